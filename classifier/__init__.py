@@ -1,0 +1,1 @@
+"""The detector: backbones, training, scoring, calibration and evaluation."""

@@ -1,0 +1,1 @@
+"""Face data: media, detection, manifest, splits, loading and the embedded faces."""

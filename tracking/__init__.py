@@ -1,0 +1,1 @@
+"""MLflow: where runs live, runs, models and the registry."""
