@@ -1,0 +1,321 @@
+"""From scores to what is claimed: metrics with intervals per data set and overall, by frame or by source.
+
+An `Evaluation` is plain data that goes to JSON and back, and to a tidy table. A score table keeps the scores
+themselves, so that two detectors can be compared pairwise later, without the images.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from sklearn.metrics import roc_auc_score, roc_curve
+
+from classifier.intervals import Difference, Interval, Paired, bootstrap_all, paired_difference_of_means, roc_band
+from classifier.metrics import Floats, Ints, compute, confusion
+from faces.errors import UserError
+
+By = Literal["frame", "source"]
+ALL = "all"  # every row of every data set, pooled
+MEAN = "mean"  # the unweighted mean over the data sets
+WITH_INTERVALS = ("auc", "ap", "eer", "accuracy", "recall", "fpr")
+TABLE_COLUMNS = ("sha256", "dataset", "label", "method", "source", "group", "score")
+_ROC_POINTS = 200
+
+
+@dataclass(frozen=True)
+class Roc:
+    """Points of a ROC curve, from (0, 0) to (1, 1), at most 200; empty where one class is missing.
+
+    A face is called fake where its score >= threshold; the first threshold lies just above 1, where nothing is.
+    `low` and `high` are the pointwise band of tpr at each fpr (nan where there are under two groups a class).
+    """
+
+    fpr: tuple[float, ...] = ()
+    tpr: tuple[float, ...] = ()
+    threshold: tuple[float, ...] = ()
+    low: tuple[float, ...] = ()
+    high: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Result:
+    """One data set: counts of what was scored (frames or sources), metrics, intervals, curve, errors, methods."""
+
+    real: int
+    fake: int
+    groups: int  # identities, or else sources: what the intervals rest on
+    metrics: dict[str, float]  # names of classifier.metrics.NAMES; nan where undefined
+    intervals: dict[str, Interval]  # names of WITH_INTERVALS
+    confusion: tuple[tuple[int, int], tuple[int, int]]  # ((tn, fp), (fn, tp)) at the fixed threshold
+    roc: Roc
+    by_method: dict[str, float]  # AUC of each fake method against all reals of the data set
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What one detector did on a manifest's rows: a `Result` for each data set, and for `all` of them pooled."""
+
+    by: By
+    threshold: float
+    level: float
+    replicates: int
+    seed: int
+    results: dict[str, Result]
+
+    @property
+    def datasets(self) -> list[str]:
+        """Names of the data sets, without `all`."""
+        return [name for name in self.results if name != ALL]
+
+    def mean(self, metric: str = "auc") -> float:
+        """The unweighted mean of a metric over the data sets that define it; nan where none does."""
+        values = [self.results[name].metrics[metric] for name in self.datasets]
+        defined = [value for value in values if not math.isnan(value)]
+        return float(np.mean(defined)) if defined else math.nan
+
+    def to_json(self) -> str:
+        """Strict JSON; what is not a number becomes null."""
+        return json.dumps(_without_nan(asdict(self)), indent=1, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Evaluation:
+        """The evaluation that `to_json` wrote.
+
+        Raises:
+            UserError: the text is something else.
+        """
+        try:
+            raw = _with_nan(json.loads(text))
+            results = {name: _result(values) for name, values in raw.pop("results").items()}
+            return cls(**raw, results=results)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise UserError(
+                f"this is not an evaluation ({error}): write it anew with `counterforge evaluate`"
+            ) from error
+
+    def to_frame(self) -> pd.DataFrame:
+        """Tidy table, one row a figure: dataset, metric, method, value, low, high, real, fake, groups.
+
+        `method` is empty but for the AUC of one fake method; low and high are nan for a metric without interval.
+        """
+        rows: list[dict[str, object]] = []
+        for name, result in self.results.items():
+            counts = {"real": result.real, "fake": result.fake, "groups": result.groups}
+            for metric, value in result.metrics.items():
+                interval = result.intervals.get(metric, Interval(value, math.nan, math.nan))
+                bounds = {"value": value, "low": interval.low, "high": interval.high}
+                rows.append({"dataset": name, "metric": metric, "method": "", **bounds, **counts})
+            for method, value in result.by_method.items():
+                bounds = {"value": value, "low": math.nan, "high": math.nan}
+                rows.append({"dataset": name, "metric": "auc", "method": method, **bounds, **counts})
+        columns = ["dataset", "metric", "method", "value", "low", "high", "real", "fake", "groups"]
+        return pd.DataFrame(rows, columns=columns)
+
+
+def evaluate(
+    rows: pd.DataFrame,
+    scores: ArrayLike,
+    threshold: float,
+    *,
+    by: By = "frame",
+    level: float = 0.95,
+    replicates: int = 2000,
+    seed: int = 0,
+) -> Evaluation:
+    """Evaluate one detector's scores, per data set and pooled.
+
+    Args:
+        rows: N rows of a manifest (`Manifest.rows`).
+        scores: float [N], calibrated P(fake) of each row.
+        threshold: P(fake) from which a face is called fake, fixed on val.
+        by: score each frame, or each source (see `per_source`).
+        level: of the intervals; `replicates` and `seed`: of the bootstrap.
+
+    Groups of one name are one group, also across data sets, as they are for the splits.
+
+    Raises:
+        UserError: there are no rows, or a data set is called `all` or `mean`.
+        ValueError: scores and rows differ in number, or a score is not a probability.
+    """
+    table = score_table(rows, scores)
+    if table.empty:
+        raise UserError("there are no rows to evaluate: choose a manifest, split or data set that has some")
+    if by == "source":
+        table = per_source(table)
+    names = _datasets(table)
+    options: dict[str, Any] = {"level": level, "replicates": replicates, "seed": seed}
+    results = {name: _evaluate_one(table[table["dataset"] == name], threshold, **options) for name in names}
+    results[ALL] = results[names[0]] if len(names) == 1 else _evaluate_one(table, threshold, **options)
+    return Evaluation(by=by, threshold=float(threshold), results=results, level=level, replicates=replicates, seed=seed)
+
+
+def score_table(rows: pd.DataFrame, scores: ArrayLike) -> pd.DataFrame:
+    """The scores [N] of N manifest rows as a tidy table with TABLE_COLUMNS, to be stored as parquet.
+
+    `group` is the identity, or else the source; `source` is what `per_source` averages over.
+    """
+    values = np.asarray(scores, dtype=np.float64)
+    if values.shape != (len(rows),):
+        raise ValueError(f"{values.shape} scores for {len(rows)} rows")
+    group = rows["identity"].fillna(rows["source"])
+    table = rows[["sha256", "dataset", "label", "method", "source"]].assign(group=group, score=values)
+    return table[list(TABLE_COLUMNS)].reset_index(drop=True)
+
+
+def per_source(table: pd.DataFrame) -> pd.DataFrame:
+    """One row for each source (video or photo) and person in it: the mean P(fake) of its frames.
+
+    Probabilities are averaged, not logits: by Jensen's inequality the mean has a Brier score and a log loss no worse
+    than the frames' average, and one frame at 1e-9 cannot outvote the others. Frames of another label, method or person
+    are averaged apart, so that a forged video keeps apart from the original that shares its source name.
+    """
+    keys = ["dataset", "source", "label", "method", "group"]
+    means = table.groupby(keys, sort=True, as_index=False, dropna=False).agg(
+        sha256=("sha256", "first"), score=("score", "mean")
+    )
+    return means[list(TABLE_COLUMNS)].assign(score=means["score"].clip(0.0, 1.0))
+
+
+def compare(
+    table_a: pd.DataFrame,
+    table_b: pd.DataFrame,
+    *,
+    metric: str = "auc",
+    by: By = "frame",
+    thresholds: tuple[float, float] = (0.5, 0.5),
+    level: float = 0.95,
+    replicates: int = 2000,
+    seed: int = 0,
+) -> dict[str, Difference]:
+    """Metric of detector a minus that of b on the same rows: per data set and, of several, `mean` and `all` pooled.
+
+    `mean` is over the data sets where the metric is defined. Two score tables (see `score_table`) may be in any order.
+
+    Raises:
+        UserError: the tables hold different rows, or none.
+    """
+    a, b = _aligned(table_a), _aligned(table_b)
+    _refuse_unlike(a, b)
+    if by == "source":
+        a, b = per_source(a), per_source(b)
+    names = _datasets(a)
+    options: dict[str, Any] = {"metric": metric, "thresholds": thresholds, "level": level, "replicates": replicates}
+    targets, groups = _targets(a), a["group"].to_numpy(dtype=np.str_)
+    scores_a, scores_b = a["score"].to_numpy(dtype=np.float64), b["score"].to_numpy(dtype=np.float64)
+
+    def pair(keep: NDArray[np.bool_]) -> Paired:
+        return Paired(targets[keep], scores_a[keep], scores_b[keep], groups[keep])
+
+    domains = {name: pair((a["dataset"] == name).to_numpy(dtype=bool)) for name in names}
+    found = {name: paired_difference_of_means([domain], seed=seed, **options) for name, domain in domains.items()}
+    if len(names) > 1:
+        defined = [domain for name, domain in domains.items() if not math.isnan(found[name].value)]
+        if defined:
+            found[MEAN] = paired_difference_of_means(defined, seed=seed, **options)
+        found[ALL] = paired_difference_of_means([pair(np.ones(len(a), dtype=bool))], seed=seed, **options)
+    return found
+
+
+def _evaluate_one(table: pd.DataFrame, threshold: float, *, level: float, replicates: int, seed: int) -> Result:
+    targets, scores = _targets(table), table["score"].to_numpy(dtype=np.float64)
+    groups = table["group"].to_numpy(dtype=np.str_)
+    intervals = bootstrap_all(
+        targets, scores, groups, WITH_INTERVALS, level=level, replicates=replicates, seed=seed, threshold=threshold
+    )
+    (tn, fp), (fn, tp) = confusion(targets, scores, threshold).tolist()
+    return Result(
+        real=tn + fp,
+        fake=fn + tp,
+        groups=len(np.unique(groups)),
+        metrics=compute(targets, scores, threshold),
+        intervals=intervals,
+        confusion=((tn, fp), (fn, tp)),
+        roc=_roc(targets, scores, groups, level=level, replicates=min(replicates, 500), seed=seed),
+        by_method=_by_method(table["method"].to_numpy(dtype=np.str_), targets, scores),
+    )
+
+
+def _by_method(methods: NDArray[np.str_], targets: Ints, scores: Floats) -> dict[str, float]:
+    found = {}
+    for method in np.unique(methods[targets == 1]):
+        keep = (targets == 0) | (methods == method)
+        one_class = targets[keep].all()
+        found[str(method)] = math.nan if one_class else float(roc_auc_score(targets[keep], scores[keep]))
+    return found
+
+
+def _roc(targets: Ints, scores: Floats, groups: NDArray[np.str_], *, level: float, replicates: int, seed: int) -> Roc:
+    if not 0 < targets.sum() < len(targets):
+        return Roc()
+    fpr, tpr, threshold = roc_curve(targets, scores)
+    if len(fpr) > _ROC_POINTS:  # evenly along the curve, so that its steep start keeps its points
+        length = np.append(0.0, np.cumsum(np.diff(fpr) + np.diff(tpr)))
+        keep = np.unique(np.searchsorted(length, np.linspace(0, length[-1], _ROC_POINTS)).clip(max=len(fpr) - 1))
+        fpr, tpr, threshold = fpr[keep], tpr[keep], threshold[keep]
+    threshold = np.minimum(threshold, np.nextafter(1.0, 2.0))  # scikit-learn starts at infinity, which JSON lacks
+    low, high = roc_band(targets, scores, groups, fpr, level=level, replicates=replicates, seed=seed)
+    return Roc(*(tuple(map(float, values)) for values in (fpr, tpr, threshold, low, high)))
+
+
+def _targets(table: pd.DataFrame) -> Ints:
+    return np.asarray(table["label"] == "fake", dtype=np.int64)
+
+
+def _datasets(table: pd.DataFrame) -> list[str]:
+    names = sorted(map(str, table["dataset"].unique()))
+    for reserved in (ALL, MEAN):
+        if reserved in names:
+            raise UserError(f"a data set is called {reserved!r}, which stands for several together: rename it")
+    return names
+
+
+def _aligned(table: pd.DataFrame) -> pd.DataFrame:
+    missing = [name for name in TABLE_COLUMNS if name not in table.columns]
+    if missing:
+        raise UserError(f"a score table has no column {', '.join(missing)}: write it anew with `counterforge evaluate`")
+    text = [name for name in TABLE_COLUMNS if name != "score"]
+    plain = table[list(TABLE_COLUMNS)].astype(dict.fromkeys(text, str))
+    return plain.sort_values([*text, "score"], ignore_index=True)
+
+
+def _refuse_unlike(a: pd.DataFrame, b: pd.DataFrame) -> None:
+    keys = ["sha256", "dataset", "label", "method", "source", "group"]
+    if a.empty and b.empty:
+        raise UserError("both score tables are empty: evaluate both detectors on a manifest that has rows")
+    if a[keys].equals(b[keys]):
+        return
+    first, second = (set(zip(*(frame[key] for key in keys), strict=True)) for frame in (a, b))
+    raise UserError(
+        f"the two score tables are not of the same rows ({len(first - second)} only in a, "
+        f"{len(second - first)} only in b, of {len(a)} and {len(b)}): evaluate both detectors on the same manifest"
+    )
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _with_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _with_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_with_nan(item) for item in value]
+    return math.nan if value is None else value
+
+
+def _result(values: dict[str, Any]) -> Result:
+    intervals = {name: Interval(**fields) for name, fields in values.pop("intervals").items()}
+    roc = Roc(**{name: tuple(points) for name, points in values.pop("roc").items()})
+    (tn, fp), (fn, tp) = values.pop("confusion")
+    return Result(**values, intervals=intervals, roc=roc, confusion=((tn, fp), (fn, tp)))

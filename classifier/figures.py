@@ -1,0 +1,253 @@
+"""Figures of an evaluation for a report: each function returns a matplotlib `Figure`, made without pyplot.
+
+Colours are those of Okabe and Ito ("Color universal design", 2008), which stay apart for colour-blind readers. Sizes
+are chosen so that a figure is legible when it is shown 600 pixels wide.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import cycle
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.ticker import MultipleLocator, PercentFormatter
+from numpy.typing import ArrayLike
+
+from classifier.evaluation import Evaluation
+from classifier.metrics import ECE_BINS, ece, equal_mass_bins, validated
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+DASHES = ("-", "--", "-.", ":")
+REAL, FAKE = COLOURS[0], COLOURS[1]
+_GREY = "#666666"
+# From white to the blue of the palette and darker: lightness falls steadily, so that it also reads in grey.
+_SHADES = LinearSegmentedColormap.from_list("shades", ["#ffffff", "#9ecae8", "#0072B2", "#003a5d"])
+_DPI = 100
+
+
+def roc_curves(evaluation: Evaluation) -> Figure:
+    """ROC curve of every data set with its pointwise bootstrap band; data sets with one class only are left out."""
+    figure, axes = _square(6.0, 6.0)
+    axes.plot([0, 1], [0, 1], color=_GREY, linewidth=0.8, linestyle=":")
+    names = evaluation.datasets
+    for name, colour, dash in zip(names, cycle(COLOURS), _dashes(), strict=False):
+        result = evaluation.results[name]
+        if not result.roc.fpr:
+            continue
+        auc = result.intervals["auc"]
+        known = "" if math.isnan(auc.low) else f" [{auc.low:.3f}, {auc.high:.3f}]"
+        axes.fill_between(result.roc.fpr, result.roc.low, result.roc.high, color=colour, alpha=0.15, linewidth=0)
+        axes.plot(
+            result.roc.fpr,
+            result.roc.tpr,
+            color=colour,
+            linestyle=dash,
+            linewidth=2,
+            label=f"{name}  {auc.value:.3f}{known}",
+        )
+        (tn, fp), (fn, tp) = result.confusion
+        axes.plot(fp / (fp + tn), tp / (fn + tp), marker="o", color=colour, markersize=7, markeredgecolor="white")
+    axes.set(xlim=(0, 1), ylim=(0, 1.005), xlabel="reals called fake", ylabel="fakes found")
+    _percent(axes)
+    if len(axes.lines) > 1:
+        title = f"AUC by {evaluation.by} [{evaluation.level:.0%} interval]; dot: threshold {evaluation.threshold:.3f}"
+        axes.legend(loc="lower right", fontsize=9, title=title, title_fontsize=9, framealpha=0.9, edgecolor="none")
+    else:
+        _say(axes, "no data set holds both reals and fakes")
+    return figure
+
+
+def confusion_matrices(evaluation: Evaluation) -> Figure:
+    """Confusion matrix of every data set at the fixed threshold: counts, and shares of the row (the truth)."""
+    names = evaluation.datasets
+    columns = min(len(names), 3)
+    rows = math.ceil(len(names) / columns)
+    figure = Figure(figsize=(max(2.6 * columns, 3.4), 3.2 * rows + 0.4), dpi=_DPI, layout="constrained")
+    for index, name in enumerate(names):
+        axes = figure.add_subplot(rows, columns, index + 1)
+        counts = np.array(evaluation.results[name].confusion, dtype=np.float64)
+        totals = counts.sum(axis=1, keepdims=True)
+        shares = np.divide(counts, totals, out=np.zeros_like(counts), where=totals > 0)
+        axes.imshow(shares, cmap=_SHADES, vmin=0, vmax=1)
+        for i, j in np.ndindex(2, 2):
+            text = f"{counts[i, j]:,.0f}\n{shares[i, j]:.1%}" if totals[i, 0] else "none"
+            axes.text(j, i, text, ha="center", va="center", fontsize=11, color=_ink(shares[i, j]))
+        axes.set_xticks([0, 1], ["real", "fake"])
+        axes.set_yticks([0, 1], ["real", "fake"], rotation=90, va="center")
+        axes.tick_params(length=0)
+        axes.set_title(_short(name), fontsize=11)
+        if index % columns == 0:
+            axes.set_ylabel("truth")
+        axes.set_xlabel("called")
+    figure.suptitle(f"at threshold {evaluation.threshold:.3f}, by {evaluation.by}", fontsize=10, color=_GREY)
+    return figure
+
+
+def reliability_diagram(targets: ArrayLike, scores: ArrayLike, bins: int = ECE_BINS) -> Figure:
+    """Share of fakes against the mean score in bins of equal mass, with 95 % Wilson intervals; below, where scores lie.
+
+    The intervals take samples as independent, and are too short where frames of one source resemble each other.
+
+    Args:
+        targets: int [N], fake = 1.
+        scores: float [N], calibrated P(fake).
+    """
+    t, s = validated(targets, scores)
+    figure = Figure(figsize=(6.0, 6.6), dpi=_DPI, layout="constrained")
+    grid = figure.add_gridspec(2, 1, height_ratios=(5, 1))
+    above = figure.add_subplot(grid[0])
+    below = figure.add_subplot(grid[1], sharex=above)
+    above.plot([0, 1], [0, 1], color=_GREY, linewidth=0.8, linestyle=":", label="perfect")
+    index = equal_mass_bins(s, bins)
+    counts = np.bincount(index, minlength=bins).astype(np.float64)
+    held = counts > 0
+    n = counts[held]
+    mean = np.bincount(index, weights=s, minlength=bins)[held] / n
+    share = np.bincount(index, weights=t, minlength=bins)[held] / n
+    z = 1.96
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    errors = np.clip([share - (centre - half), centre + half - share], 0, None)
+    above.errorbar(mean, share, yerr=errors, color=REAL, marker="o", linewidth=1.5, capsize=3, label="measured")
+    above.set(xlim=(0, 1), ylim=(0, 1), ylabel="share of fakes")
+    above.legend(loc="upper left", fontsize=10, title=f"ECE {ece(t, s, bins):.3f}, N = {len(t):,}", edgecolor="none")
+    above.tick_params(labelbottom=False)
+    below.hist(s, bins=50, range=(0, 1), color=_GREY)
+    below.set(xlabel="P(fake)", ylabel="samples")
+    for axes in (above, below):
+        _plain(axes)
+    return figure
+
+
+def score_histograms(table: pd.DataFrame, threshold: float | None = None) -> Figure:
+    """Distribution of the scores of each method, one panel below the other: reals first, then fakes.
+
+    Args:
+        table: columns label, method and score, as `classifier.evaluation.score_table` makes them.
+        threshold: drawn as a line, if given.
+    """
+    kinds = sorted(
+        set(zip(table["label"], table["method"], strict=True)), key=lambda kind: (kind[0] == "fake", kind[1])
+    )
+    figure = Figure(figsize=(6.0, 0.9 + 0.8 * max(len(kinds), 1)), dpi=_DPI, layout="constrained")
+    panels = figure.subplots(max(len(kinds), 1), 1, sharex=True, squeeze=False)[:, 0]
+    for axes, (label, method) in zip(panels, kinds, strict=False):
+        values = table.loc[(table["label"] == label) & (table["method"] == method), "score"].to_numpy(dtype=np.float64)
+        colour = FAKE if label == "fake" else REAL
+        axes.hist(
+            values,
+            bins=50,
+            range=(0, 1),
+            color=colour,
+            hatch="" if label == "fake" else "////",
+            edgecolor="white",
+            linewidth=0,
+        )
+        if threshold is not None:
+            axes.axvline(threshold, color="black", linewidth=1, linestyle="--")
+        axes.set_yticks([])
+        axes.spines[["left", "right", "top"]].set_visible(False)
+        axes.set_ylabel(
+            f"{_short(method, 18)}\n{label}, {len(values):,}",
+            rotation=0,
+            ha="right",
+            va="center",
+            fontsize=9,
+            color=colour,
+        )
+    panels[-1].set(
+        xlim=(0, 1), xlabel="P(fake)" + ("" if threshold is None else f"   (dashed: threshold {threshold:.3f})")
+    )
+    return figure
+
+
+def generalisation_matrix(
+    values: pd.DataFrame,
+    *,
+    low: pd.DataFrame | None = None,
+    high: pd.DataFrame | None = None,
+    metric: str = "AUC",
+    worst: float = 0.5,
+    best: float = 1.0,
+) -> Figure:
+    """Heat map of a metric: a row for what was trained on (or an arm of a comparison), a column for what was tested on.
+
+    Args:
+        values: metric in each cell; nan is left empty. The names of index and columns are the labels of the axes.
+        low: interval's ends for each cell, written below the figure where both are given.
+        high: see low.
+        metric: what the values are.
+        worst: value of the lightest shade.
+        best: value of the darkest shade.
+    """
+    rows, columns = values.shape
+    labels = [_short(name, 20) for name in values.index]
+    width = max(1.1 * columns + 0.09 * max((len(name) for name in labels), default=0) + 1.6, 4.0)
+    figure = Figure(figsize=(width, max(0.75 * rows + 1.7, 2.6)), dpi=_DPI, layout="constrained")
+    axes = figure.add_subplot()
+    cells = values.to_numpy(dtype=np.float64)
+    image = axes.imshow(np.ma.masked_invalid(cells), cmap=_SHADES, vmin=worst, vmax=best, aspect="auto")
+    for i, j in np.ndindex(rows, columns):
+        if math.isnan(cells[i, j]):
+            axes.text(j, i, "–", ha="center", va="center", color=_GREY)
+            continue
+        ink = _ink((cells[i, j] - worst) / (best - worst))
+        bounded = low is not None and high is not None and not math.isnan(float(low.iloc[i, j]))
+        axes.text(
+            j, i - (0.12 if bounded else 0), f"{cells[i, j]:.3f}", ha="center", va="center", fontsize=12, color=ink
+        )
+        if bounded and low is not None and high is not None:
+            text = f"{low.iloc[i, j]:.2f}–{high.iloc[i, j]:.2f}"
+            axes.text(j, i + 0.22, text, ha="center", va="center", fontsize=8, color=ink)
+    axes.set_xticks(range(columns), [_short(name, 20) for name in values.columns], rotation=30, ha="right")
+    axes.set_yticks(range(rows), labels)
+    axes.set_xticks(np.arange(columns + 1) - 0.5, minor=True)
+    axes.set_yticks(np.arange(rows + 1) - 0.5, minor=True)
+    axes.grid(which="minor", color="white", linewidth=2)
+    axes.tick_params(which="both", length=0)
+    axes.spines[:].set_visible(False)
+    axes.set(xlabel=str(values.columns.name or "tested on"), ylabel=str(values.index.name or "trained on"))
+    figure.colorbar(image, ax=axes, label=metric, fraction=0.05, pad=0.02).outline.set_visible(False)
+    return figure
+
+
+def _square(width: float, height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_aspect("equal")
+    _plain(axes)
+    return figure, axes
+
+
+def _plain(axes: Axes) -> None:
+    axes.spines[["right", "top"]].set_visible(False)
+    axes.grid(color="#e6e6e6", linewidth=0.6)
+    axes.set_axisbelow(True)
+
+
+def _percent(axes: Axes) -> None:
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MultipleLocator(0.2))
+        axis.set_major_formatter(PercentFormatter(1.0))
+
+
+def _dashes() -> list[str]:
+    # The dash changes only when the colours are used up, and the first round is solid: easiest to read.
+    return [dash for dash in DASHES for _ in COLOURS]
+
+
+def _ink(shade: float) -> str:
+    return "white" if shade > 0.55 else "black"
+
+
+def _short(name: object, most: int = 24) -> str:
+    text = str(name)
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def _say(axes: Axes, text: str) -> None:
+    axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes, color=_GREY)
