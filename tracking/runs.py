@@ -1,0 +1,345 @@
+"""Runs: one piece of work, recorded once, with a status that is always right.
+
+A run is found again by its key, so that a job that was killed and started again continues its run and makes no second
+one. What a resumed job logs twice is left out.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import logging
+import math
+import posixpath
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+
+from tracking.errors import TrackingError, explained
+from tracking.store import Store
+
+KEY_TAG = "counterforge.key"
+ATTEMPTS_TAG = "counterforge.attempts"
+ERROR_TAG = "error"
+KILLED_TAG = "killed_because"
+OPENED_TEST = "test_opened"
+# Limits of MLflow's database columns and of one request.
+_MAX_NAME, _MAX_PARAM, _MAX_TAG, _MAX_DIGEST = 250, 6000, 5000, 36
+_METRICS_PER_CALL, _PARAMS_PER_CALL = 1000, 100
+
+_log = logging.getLogger(__name__)
+
+
+def metric_name(name: str) -> str:
+    """`name` as MLflow accepts it: other signs than letters, digits, `_ - . /` and space become `_`.
+
+    Raises:
+        TrackingError: nothing is left of it, or it is longer than 250 characters.
+    """
+    clean = posixpath.normpath(re.sub(r"[^/\w.\- ]", "_", name).strip("/ ") or ".")
+    if clean.startswith(".") or len(clean) > _MAX_NAME:
+        raise TrackingError(f"{name[:80]!r} cannot name a metric or parameter: use letters, digits, _, -, . and /")
+    return clean
+
+
+def shortened(value: object, limit: int) -> str:
+    """`str(value)`, cut to `limit` characters with a note of the original length."""
+    text = str(value)
+    note = f"... ({len(text)} characters)"
+    return text if len(text) <= limit else text[: limit - len(note)] + note
+
+
+def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one: `{"train": {"epochs": 3}}` becomes `{"train.epochs": 3}`."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flattened(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+@lru_cache(maxsize=1)
+def git_commit() -> str | None:
+    """The commit of the code that runs, or else of the working directory; None where there is no git repository."""
+    for folder in (Path(__file__).parent, Path.cwd()):
+        with suppress(OSError, subprocess.SubprocessError):
+            answer = subprocess.run(
+                ["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True
+            )
+            return answer.stdout.strip() or None
+    return None
+
+
+@dataclass
+class Run:
+    """A run to log into. Made by `run` (which also ends it) or by `attach` (which does not).
+
+    Every method raises `TrackingError` where the store refuses or cannot be reached.
+    """
+
+    store: Store
+    id: str
+    experiment_id: str
+    name: str
+    reopened: bool = False
+    _logged: dict[str, tuple[int, float]] = field(default_factory=dict, repr=False)
+    _killed: str | None = field(default=None, repr=False)
+
+    def metrics(
+        self,
+        values: Mapping[str, float],
+        step: int = 0,
+        *,
+        model_id: str | None = None,
+        dataset: tuple[str, str] | None = None,
+    ) -> None:
+        """Log all `values` at `step` in one call; on a model and a data set `(name, digest)` too, if given.
+
+        In a re-opened run, what was logged before it was killed is left out: steps before the last one of a metric,
+        and the last one if its value is the same. NaN is kept; MLflow stores infinities as the largest floats.
+        """
+        now = int(time.time() * 1000)
+        name, digest = dataset or (None, None)
+        clean: dict[str, float] = {}
+        for raw, value in values.items():
+            key = metric_name(raw)
+            if key in clean:
+                raise TrackingError(f"two metrics are called {key!r} once MLflow's alphabet is applied: rename {raw!r}")
+            try:
+                clean[key] = float(value)
+            except (TypeError, ValueError) as error:
+                raise TrackingError(f"metric {raw!r} is {value!r}, which is not a number (run {self.name})") from error
+        fresh = [
+            Metric(key, value, now, step, model_id=model_id, dataset_name=name, dataset_digest=digest)
+            for key, value in clean.items()
+            if model_id is not None or not self._is_old(key, value, step)
+        ]
+        with explained(f"log metrics of run {self.name}", self.store.tracking_uri):
+            for start in range(0, len(fresh), _METRICS_PER_CALL):
+                self.store.client.log_batch(self.id, metrics=fresh[start : start + _METRICS_PER_CALL])
+
+    def _is_old(self, key: str, value: float, step: int) -> bool:
+        if key not in self._logged:
+            return False
+        last_step, last_value = self._logged[key]
+        same = value == last_value or (math.isnan(value) and math.isnan(last_value))
+        return step < last_step or (step == last_step and same)
+
+    def params(self, values: Mapping[str, Any]) -> None:
+        """Log parameters; nested mappings become dotted names, long values are cut.
+
+        MLflow never overwrites a parameter. Logging the same value again does nothing; another value is recorded as
+        the tag `changed.<name>` beside the old one.
+        """
+        wanted = {metric_name(name): shortened(value, _MAX_PARAM) for name, value in flattened(values).items()}
+        with explained(f"log parameters of run {self.name}", self.store.tracking_uri):
+            known = self.store.client.get_run(self.id).data.params
+            new = [Param(name, value) for name, value in wanted.items() if name not in known]
+            for start in range(0, len(new), _PARAMS_PER_CALL):
+                self.store.client.log_batch(self.id, params=new[start : start + _PARAMS_PER_CALL])
+        changed = {name: value for name, value in wanted.items() if name in known and known[name] != value}
+        if changed:
+            _log.warning("run %s continues with other parameters: %s", self.name, ", ".join(sorted(changed)))
+            self.tags({f"changed.{name}": value for name, value in changed.items()})
+
+    def tags(self, values: Mapping[str, Any]) -> None:
+        """Set tags, replacing old values; values over 5,000 characters are cut."""
+        tags = [RunTag(metric_name(name), shortened(value, _MAX_TAG)) for name, value in values.items()]
+        with explained(f"tag run {self.name}", self.store.tracking_uri):
+            for start in range(0, len(tags), _PARAMS_PER_CALL):
+                self.store.client.log_batch(self.id, tags=tags[start : start + _PARAMS_PER_CALL])
+
+    def figure(self, figure: Any, name: str) -> None:
+        """Log a picture as `figures/<name>`: a Matplotlib figure, a PIL image, or the path of a file.
+
+        A name without a suffix gets the file's, or else `.png`.
+        """
+        path = Path(figure) if isinstance(figure, str | Path) else None
+        file = name if Path(name).suffix else name + (path.suffix if path else ".png")
+        with explained(f"log the figure {name} of run {self.name}", self.store.tracking_uri):
+            if path is not None:
+                self._upload(path, f"figures/{file}")
+            elif hasattr(figure, "savefig"):
+                self.store.client.log_figure(self.id, figure, f"figures/{file}")
+            else:
+                self.store.client.log_image(self.id, figure, f"figures/{file}")
+
+    def text(self, name: str, content: str) -> None:
+        """Log `content` as the artifact `name`, such as `report.html`."""
+        with explained(f"log {name} of run {self.name}", self.store.tracking_uri):
+            self.store.client.log_text(self.id, content, name)
+
+    def artifact(self, path: Path | str, folder: str | None = None) -> None:
+        """Log a file or a whole folder, below `folder` in the run's artifacts if given."""
+        if not Path(path).exists():
+            raise TrackingError(f"{path} does not exist and cannot be logged to run {self.name}")
+        with explained(f"log {path} to run {self.name}", self.store.tracking_uri):
+            self.store.client.log_artifact(self.id, str(path), folder)
+
+    def _upload(self, path: Path, name: str) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            renamed = Path(folder) / Path(name).name
+            shutil.copyfile(path, renamed)
+            self.store.client.log_artifact(self.id, str(renamed), posixpath.dirname(name) or None)
+
+    def dataset(self, name: str, digest: str, source: Path | str, counts: Mapping[str, int], context: str) -> None:
+        """Record which data went in: no picture is copied, only where they are, how many, and their content hash.
+
+        `context` says for what ("train", "val", "test"); `counts` shows in the UI as the data set's profile.
+        """
+        if len(digest) > _MAX_DIGEST:
+            raise TrackingError(f"the digest of data set {name!r} has {len(digest)} characters, at most 36 are kept")
+        entity = Dataset(
+            name=shortened(name, 500),
+            digest=digest,
+            source_type="local",  # MLflow's own reader of this source takes a path or a file: URI
+            source=json.dumps({"uri": str(source)}),
+            profile=json.dumps({key: int(count) for key, count in counts.items()}),
+        )
+        tags = [InputTag("mlflow.data.context", context)]
+        with explained(f"record the data set {name} of run {self.name}", self.store.tracking_uri):
+            self.store.client.log_inputs(self.id, datasets=[DatasetInput(entity, tags)])
+
+    def opened_test(self, dataset: str) -> int:
+        """Count that somebody looked at the sealed test rows of `dataset` in this run; returns the run's count."""
+        name = metric_name(f"{OPENED_TEST}/{dataset}")
+        with explained(f"count the opening of {dataset}'s test rows", self.store.tracking_uri):
+            count = int(self.store.client.get_run(self.id).data.metrics.get(name, 0)) + 1
+        self.metrics({name: count}, step=count)
+        return count
+
+    def killed(self, reason: str) -> None:
+        """Mark the run as stopped on purpose (a pruned trial): it will end as KILLED, whatever leaves the block."""
+        self._killed = reason
+
+    def _end(self, error: BaseException | None) -> None:
+        status, tags = "FINISHED", {}
+        if isinstance(error, KeyboardInterrupt | GeneratorExit) and self._killed is None:
+            self._killed = "interrupted"
+        if self._killed is not None:
+            status, tags = "KILLED", {KILLED_TAG: self._killed}
+        elif error is not None and not (isinstance(error, SystemExit) and error.code in (None, 0)):
+            status, tags = "FAILED", {ERROR_TAG: f"{type(error).__name__}: {error}"}
+        self.tags(tags)
+        with explained(f"end run {self.name}", self.store.tracking_uri):
+            self.store.client.set_terminated(self.id, status)
+
+
+@contextmanager
+def run(
+    store: Store,
+    experiment: str,
+    name: str,
+    *,
+    key: str,
+    parent: str | None = None,
+    tags: Mapping[str, Any] | None = None,
+    params: Mapping[str, Any] | None = None,
+    description: str = "",
+) -> Iterator[Run]:
+    """A run for the work that `key` identifies within `experiment`: re-opened if it exists, or else made.
+
+    It ends as FINISHED; as KILLED after Ctrl-C or `Run.killed`; as FAILED, with the tag `error`, after any other
+    exception, which passes through. A process that is killed outright leaves RUNNING behind until it runs again.
+
+    Args:
+        parent: the id of the parent run, which may belong to another process.
+    """
+    handle = _open(store, experiment, name, key, parent, dict(tags or {}), description)
+    try:
+        if params:
+            handle.params(params)
+        yield handle
+    except BaseException as error:
+        try:
+            handle._end(error)
+        except TrackingError as second:  # what went wrong first matters more
+            _log.warning("%s", second)
+        raise
+    handle._end(None)
+
+
+def attach(store: Store, run_id: str) -> Run:
+    """The run with this id, to log into from elsewhere; its status stays as it is."""
+    with explained(f"find the run {run_id}", store.tracking_uri):
+        info = store.client.get_run(run_id).info
+    return Run(store, run_id, info.experiment_id, info.run_name)
+
+
+def find_run(store: Store, experiment: str, key: str) -> str | None:
+    """The id of the run for `key` in `experiment`, or None. Deleted runs do not count."""
+    if not key or len(key) > _MAX_NAME or set(key) & set("'\"`\\\n"):
+        raise TrackingError(f"the run key {key[:80]!r} must be 1 to {_MAX_NAME} characters without quotes")
+    experiment_id = store.experiment(experiment)
+    with explained(f"look for the run {key}", store.tracking_uri):
+        found = store.client.search_runs(
+            [experiment_id], f"tags.`{KEY_TAG}` = '{key}'", max_results=1, order_by=["attributes.start_time ASC"]
+        )
+    return str(found[0].info.run_id) if found else None
+
+
+def test_openings(store: Store, experiment: str) -> dict[str, int]:
+    """How often the sealed test rows of each data set were opened, over all runs of `experiment`."""
+    counts: dict[str, int] = {}
+    experiment_id, token = store.experiment(experiment), None
+    with explained("count the openings of test rows", store.tracking_uri):
+        while True:
+            page = store.client.search_runs([experiment_id], max_results=1000, page_token=token)
+            for found in page:
+                for name, value in found.data.metrics.items():
+                    if name.startswith(f"{OPENED_TEST}/"):
+                        dataset = name.removeprefix(f"{OPENED_TEST}/")
+                        counts[dataset] = counts.get(dataset, 0) + int(value)
+            if not (token := page.token):
+                return counts
+
+
+def _open(
+    store: Store, experiment: str, name: str, key: str, parent: str | None, tags: dict[str, Any], description: str
+) -> Run:
+    own = {KEY_TAG: key, "mlflow.source.name": Path(sys.argv[0]).name or "python", "mlflow.source.type": "LOCAL"}
+    if commit := git_commit():
+        own["mlflow.source.git.commit"] = commit
+    if parent:
+        own["mlflow.parentRunId"] = parent
+    if description:
+        own["mlflow.note.content"] = description
+    with suppress(Exception):  # a container's user may have no name
+        own["mlflow.user"] = getpass.getuser()
+    run_id = find_run(store, experiment, key)
+    if run_id is not None:
+        return _reopen(store, run_id, name, own | tags)
+    experiment_id = store.experiment(experiment)
+    with explained(f"start the run {name}", store.tracking_uri):
+        # The key goes in with the run itself: a kill between two calls could not leave a run that nobody finds again.
+        made = store.client.create_run(experiment_id, run_name=name, tags=own | {ATTEMPTS_TAG: "1"})
+    handle = Run(store, str(made.info.run_id), experiment_id, name)
+    handle.tags(tags)
+    return handle
+
+
+def _reopen(store: Store, run_id: str, name: str, tags: dict[str, Any]) -> Run:
+    client = store.client
+    with explained(f"re-open the run {name}", store.tracking_uri):
+        before = client.get_run(run_id)
+        client.update_run(run_id, status="RUNNING", name=name)
+        for stale in {ERROR_TAG, KILLED_TAG} & set(before.data.tags):
+            client.delete_tag(run_id, stale)
+    # MLflow's public view of a run has the last values of its metrics but not their steps.
+    logged = {metric.key: (int(metric.step), float(metric.value)) for metric in before.data._metric_objs}
+    handle = Run(store, run_id, str(before.info.experiment_id), name, reopened=True, _logged=logged)
+    handle.tags(tags | {ATTEMPTS_TAG: int(before.data.tags.get(ATTEMPTS_TAG, 1)) + 1})
+    return handle

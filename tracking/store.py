@@ -1,0 +1,239 @@
+"""Where runs live: a folder with a SQLite database and artifacts, or a server.
+
+Everything here passes the tracking URI explicitly. MLflow's own default depends on what lies in the working directory
+(a leftover `mlruns/0/meta.yaml` selects a store that no longer works), so it is never relied on.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shutil
+import sqlite3
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+# Before MLflow is imported: it decides at import whether it reports its use.
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+
+import mlflow
+from mlflow.exceptions import MlflowException
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
+
+from tracking import artifacts
+from tracking.errors import TrackingError, explained, first_line
+
+DEFAULT_ROOT = Path("mlruns")
+DATABASE = "mlflow.db"
+MIN_FREE_MEGABYTES = 100
+# How long a job waits for another job's write to the same database before it gives up.
+_LOCK_TIMEOUT_SECONDS = 60
+# How long the first request to a server may take: a job that cannot be recorded should say so at once.
+_PROBE_TIMEOUT_SECONDS = 4
+
+
+@dataclass(frozen=True)
+class Store:
+    """Where runs, models and the registry are kept.
+
+    Attributes:
+        tracking_uri: `http(s)://...` or an absolute `sqlite:///...`, for tracking and for the registry.
+        root: the local folder, absolute. A server's store has it too, for studies and logs.
+        artifact_location: where artifacts lie, for people: a folder, or "kept by <server>".
+    """
+
+    tracking_uri: str
+    root: Path
+    artifact_location: str
+
+    @property
+    def is_server(self) -> bool:
+        """Whether runs go through an MLflow server."""
+        return self.tracking_uri.startswith("http")
+
+    @cached_property
+    def client(self) -> Any:
+        """An `mlflow.MlflowClient` on this store."""
+        return mlflow.MlflowClient(tracking_uri=self.tracking_uri, registry_uri=self.tracking_uri)
+
+    def activate(self) -> None:
+        """Point MLflow's global functions at this store, which some of its own code falls back to.
+
+        The environment is left as it was: a sub-process decides for itself, by the same rules as `open_store`.
+        """
+        before = os.environ.get("MLFLOW_TRACKING_URI")
+        mlflow.set_tracking_uri(self.tracking_uri)
+        mlflow.set_registry_uri(self.tracking_uri)
+        if before is None:
+            os.environ.pop("MLFLOW_TRACKING_URI", None)
+        else:
+            os.environ["MLFLOW_TRACKING_URI"] = before
+
+    def experiment(self, name: str) -> str:
+        """The id of the experiment called `name`, made if there is none. Raises `TrackingError` for a deleted one."""
+        if not name.strip():
+            raise TrackingError("the experiment has an empty name: give the project a name")
+        with explained(f"open the experiment {name!r}", self.tracking_uri):
+            found = self.client.get_experiment_by_name(name)
+            if found is None:
+                # A server decides by itself; a fresh folder keeps a deleted and a new experiment of one name apart.
+                folder = f"{re.sub(r'[^A-Za-z0-9_-]+', '-', name).strip('-')[:60]}-{uuid.uuid4().hex[:6]}"
+                location = None if self.is_server else f"{artifacts.SCHEME}:/{folder}"
+                try:
+                    return str(self.client.create_experiment(name, artifact_location=location))
+                except MlflowException as error:
+                    if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                        raise
+                    found = self.client.get_experiment_by_name(name)  # another process was faster
+        if found.lifecycle_stage == "deleted":
+            raise TrackingError(
+                f"the experiment {name!r} was deleted ({self.tracking_uri}): restore it with "
+                f"`mlflow experiments restore -x {found.experiment_id}`, or choose another project name"
+            )
+        return str(found.experiment_id)
+
+
+def open_store(root: Path = DEFAULT_ROOT) -> Store:
+    """The store that the environment asks for, checked before any work starts.
+
+    `MLFLOW_TRACKING_URI=http(s)://...` selects a server; otherwise the database is `root/mlflow.db` (made at need) and
+    the artifacts lie in `root/artifacts`.
+
+    Raises:
+        TrackingError: the server does not answer, the folder cannot be written, less than 100 MB are free, the
+            database is damaged or of another version of MLflow, or the variable asks for what is not offered.
+    """
+    artifacts.register()
+    root = Path(root).absolute()
+    wanted = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
+    ours = f"sqlite:///{root / DATABASE}?timeout={_LOCK_TIMEOUT_SECONDS}"
+    if urlsplit(wanted).scheme in ("http", "https"):
+        store = Store(wanted.rstrip("/"), root, f"kept by {wanted.rstrip('/')}")
+        _check_server(store)
+    elif wanted and artifacts.database_path(wanted) != root / DATABASE:
+        raise TrackingError(
+            f"MLFLOW_TRACKING_URI is {wanted!r}, and only the http(s) address of an MLflow server is understood: start "
+            f"one over it with `mlflow server --backend-store-uri`, or unset the variable to use {root}"
+        )
+    else:
+        store = Store(ours, root, str(root / artifacts.FOLDER))
+        _check_folder(root)
+        _check_database(root / DATABASE)
+        with explained("read the tracking database", str(root / DATABASE)):
+            store.client.search_experiments(max_results=1)
+    store.activate()
+    return store
+
+
+def _check_server(store: Store) -> None:
+    with _default_environment(
+        MLFLOW_HTTP_REQUEST_TIMEOUT=str(_PROBE_TIMEOUT_SECONDS), MLFLOW_HTTP_REQUEST_MAX_RETRIES="0"
+    ):
+        try:
+            store.client.search_experiments(max_results=1)
+        except Exception as error:  # MLflow lets requests' and JSON's own exceptions through
+            raise TrackingError(
+                f"the MLflow server {store.tracking_uri} (from MLFLOW_TRACKING_URI) does not answer as one "
+                f"({first_line(error).rstrip('.')}): start it, correct the address, or unset the variable to use "
+                f"{store.root}"
+            ) from error
+
+
+@contextmanager
+def _default_environment(**defaults: str) -> Iterator[None]:
+    """Set the variables that the user has not set, for the time of the block."""
+    missing = {name: value for name, value in defaults.items() if name not in os.environ}
+    os.environ.update(missing)
+    try:
+        yield
+    finally:
+        for name in missing:
+            os.environ.pop(name, None)
+
+
+def _check_folder(root: Path) -> None:
+    if bad := sorted(set("%?#") & set(str(root))):
+        raise TrackingError(f"the folder {root} has {' and '.join(bad)} in its path, which database URIs do not allow")
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        # A real write: permission bits say nothing about a read-only mount, a quota, or the user being root.
+        with tempfile.NamedTemporaryFile(dir=root, prefix=".probe-") as probe:
+            probe.write(b"\0" * 65536)
+            probe.flush()
+            os.fsync(probe.fileno())
+    except OSError as error:
+        raise TrackingError(
+            f"the tracking folder {root} cannot be written ({first_line(error)}): make it writable, free disk space, "
+            "or choose another folder"
+        ) from error
+    free = shutil.disk_usage(root).free / 1e6
+    if free < MIN_FREE_MEGABYTES:
+        raise TrackingError(
+            f"only {free:.0f} MB are free on the disk of {root}, and {MIN_FREE_MEGABYTES} are needed to start: free "
+            "some, or choose another folder"
+        )
+
+
+def _check_database(path: Path) -> None:
+    if not path.exists() or path.stat().st_size == 0:
+        _create_database(path)
+    try:
+        uri = f"{path.as_uri()}?mode=rw"
+        with closing(sqlite3.connect(uri, uri=True, timeout=_LOCK_TIMEOUT_SECONDS, isolation_level=None)) as database:
+            database.execute("BEGIN IMMEDIATE")  # fails where nothing could be written, without writing
+            database.execute("ROLLBACK")
+            if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'experiments'").fetchall():
+                raise sqlite3.DatabaseError("it holds no MLflow tables")
+    except sqlite3.Error as error:
+        raise TrackingError(
+            f"{path} cannot be used as the tracking database ({first_line(error)}): move it away to start a new one, "
+            "or restore it from a copy"
+        ) from error
+
+
+def _create_database(path: Path) -> None:
+    """Make the database under another name and publish it whole, so that neither a kill nor a race leaves half of one.
+
+    MLflow runs its whole chain of migrations here, one disk flush each; without the flushes it takes 1.5 instead of
+    6 seconds on a slow disk, and a crash before publishing costs nothing.
+    """
+    draft = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
+
+    def without_flushes(connection: Any, _: Any) -> None:
+        connection.execute("PRAGMA synchronous=OFF")
+
+    event.listen(Engine, "connect", without_flushes)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # its news are no news to the user
+    try:
+        with explained("make the tracking database", str(path)):
+            # This root makes the default experiment portable too; see tracking.artifacts.
+            made = SqlAlchemyStore(f"sqlite:///{draft}", f"{artifacts.SCHEME}:/")
+            made.engine.dispose()
+            with draft.open("rb") as written:
+                os.fsync(written.fileno())
+            _publish(draft, path)
+    finally:
+        event.remove(Engine, "connect", without_flushes)
+        draft.unlink(missing_ok=True)
+
+
+def _publish(draft: Path, path: Path) -> None:
+    if path.exists() and path.stat().st_size == 0:
+        path.unlink()
+    try:
+        path.hardlink_to(draft)
+    except FileExistsError:
+        pass  # another process was faster: its database is as good
+    except OSError:  # a file system without hard links
+        if not path.exists():
+            draft.replace(path)
