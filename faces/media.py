@@ -1,0 +1,261 @@
+"""Pictures and videos on disk: find them, decode them, and say why one cannot be decoded.
+
+Pictures are decoded by Pillow, videos by PyAV. Of a video only the sampled frames are converted to RGB, and the
+stretches between them are skipped wherever its index shows a keyframe to jump to.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from faces.errors import UserError
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
+VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm"})
+# Pillow's own limit, above which it warns of a decompression bomb: a quarter of a gigabyte of RGB.
+MAX_PIXELS = 89_478_485
+# H.264 and HEVC hold back at most 16 frames to reorder them, so an index by decoding time is off by as many.
+_MAX_REORDERED_FRAMES = 16
+
+Pixels = NDArray[np.uint8]
+
+
+class UnreadableError(Exception):
+    """This file, or the rest of it, cannot be decoded; the message is the reason, without the file's name."""
+
+
+@dataclass(frozen=True)
+class MediaFile:
+    """One picture or video that was found, as it stood on disk at that moment."""
+
+    name: str  # relative to the folder that was searched, with forward slashes
+    path: Path
+    kind: Literal["image", "video"]
+    size: int  # bytes
+    mtime_ns: int
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One decoded picture: `pixels` [H, W, 3] uint8 RGB, upright."""
+
+    pixels: Pixels
+    codec: str
+    index: int | None = None  # number of the frame in its video, from its time and the average frame rate
+    time_s: float | None = None  # seconds from the start of the video
+
+
+def find_media(folder: Path) -> list[MediaFile]:
+    """Pictures and videos at any depth of `folder`, sorted by name; hidden files and folders are passed over.
+
+    Symbolic links to folders are followed, each real folder once.
+
+    Raises:
+        UserError: a name is not valid UTF-8, so that no manifest can hold it.
+    """
+    found: list[MediaFile] = []
+    seen: set[str] = set()
+    for here, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(here)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for file in files:
+            suffix = Path(file).suffix.lower()
+            if file.startswith(".") or suffix not in IMAGE_SUFFIXES | VIDEO_SUFFIXES:
+                continue
+            path = Path(here, file)
+            name = path.relative_to(folder).as_posix()
+            if not name.isprintable() and any("\ud800" <= sign <= "\udfff" for sign in name):
+                raise UserError(f"the file name {name!r} in {folder} is not UTF-8: rename the file")
+            try:
+                status = path.stat()
+            except OSError:  # a dangling link
+                continue
+            kind: Literal["image", "video"] = "image" if suffix in IMAGE_SUFFIXES else "video"
+            found.append(MediaFile(name, path, kind, status.st_size, status.st_mtime_ns))
+    return sorted(found, key=lambda media: media.name)
+
+
+def read_image(path: Path) -> Frame:
+    """Decode a picture file. See `decode_image`."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UnreadableError(f"cannot be opened: {error.strerror}") from error
+    return decode_image(data)
+
+
+def decode_image(data: bytes) -> Frame:
+    """Decode the bytes of a picture, turned upright by its EXIF orientation; of an animation, the first picture.
+
+    Transparent pixels lie on black. 16-bit grey is scaled to 8 bits.
+
+    Raises:
+        UnreadableError: empty, damaged, cut short, not a picture, or of more than `MAX_PIXELS`.
+    """
+    if not data:
+        raise UnreadableError("the file is empty")
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise UnreadableError(f"{image.width} x {image.height} pixels are more than {MAX_PIXELS}")
+            # MPO is what cameras call a JPEG with a preview behind it.
+            codec = (image.format or "unknown").lower().replace("mpo", "jpeg")
+            upright = ImageOps.exif_transpose(image)
+            return Frame(_rgb(upright), codec)
+    except UnreadableError:
+        raise
+    except Exception as error:  # damaged files make Pillow's plugins raise a dozen kinds, from SyntaxError to zlib's
+        raise UnreadableError(f"not a readable picture: {_short(error)}") from error
+
+
+def _rgb(image: Image.Image) -> Pixels:
+    if image.mode.startswith("I"):
+        grey = np.asarray(image).astype(np.uint32)
+        return np.repeat((grey >> 8).clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        flat = Image.new("RGB", rgba.size)
+        flat.paste(rgba, mask=rgba.getchannel("A"))
+        return np.array(flat)
+    return np.array(image.convert("RGB"))
+
+
+def read_frames(path: Path, every_seconds: float = 3.0, max_frames: int | None = None) -> Iterator[Frame]:
+    """Decode one frame every `every_seconds` of a video, from its first frame on.
+
+    Raises:
+        UnreadableError: after the readable frames were yielded, where the file is damaged or ends before its own
+            header says it does; at once where it is no video at all.
+    """
+    try:
+        container = av.open(os.fspath(path))
+    except (OSError, ValueError) as error:  # PyAV's errors are subclasses of these
+        raise UnreadableError(f"not a readable video: {_short(error)}") from error
+    with container:
+        if not container.streams.video:
+            raise UnreadableError("the file has no video stream")
+        stream = container.streams.video[0]
+        stream.thread_type = "AUTO"
+        codec = stream.codec_context.codec.canonical_name
+        sampler = _Sampler(container, stream, every_seconds)
+        for count, (time_s, frame) in enumerate(sampler):
+            index = round(time_s * sampler.rate)
+            yield Frame(_upright(frame), codec, index, round(time_s, 3))
+            if max_frames is not None and count + 1 >= max_frames:
+                return
+        if sampler.damage:
+            raise UnreadableError(sampler.damage)
+
+
+def _upright(frame: VideoFrame) -> Pixels:
+    # Telephones store their portraits lying on a side, with a matrix that turns them.
+    quarter_turns = round(frame.rotation / 90)
+    return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), quarter_turns))
+
+
+class _Sampler:
+    """Iterates over (time_s, frame) at multiples of `every_seconds`; afterwards `damage` says what went wrong."""
+
+    def __init__(self, container: InputContainer, stream: VideoStream, every_seconds: float) -> None:
+        self.container, self.stream, self.every_seconds = container, stream, every_seconds
+        self.rate = float(stream.average_rate or stream.guessed_rate or 25)
+        self.damage = ""
+        self._errors: list[str] = []
+        self._time_base = float(stream.time_base or 1 / 1000)
+        self._origin = stream.start_time or 0
+        self._keyframes = [entry.timestamp for entry in stream.index_entries if entry.is_keyframe]
+
+    def __iter__(self) -> Iterator[tuple[float, VideoFrame]]:
+        step = 0
+        position = 0.0  # time of the frame that was decoded last
+        frames = self._decode()
+        while True:
+            target = step * self.every_seconds
+            keyframe = self._keyframe_before(target, position)
+            if keyframe is not None:
+                try:
+                    self.container.seek(keyframe, stream=self.stream, backward=True)
+                except OSError as error:
+                    self._errors.append(_short(error))
+                    break
+                frames = self._decode()
+            for count, frame in enumerate(frames):
+                position = self._seconds(frame, fallback=position + (count > 0) / self.rate)
+                if position >= target - 0.5 / self.rate and not frame.is_corrupt:
+                    break
+            else:
+                break
+            yield position, frame
+            step = max(step, int((position + 0.5 / self.rate) / self.every_seconds)) + 1
+        self.damage = self._verdict(target, position)
+
+    def _seconds(self, frame: VideoFrame, fallback: float) -> float:
+        stamp = frame.pts if frame.pts is not None else frame.dts
+        return fallback if stamp is None else (stamp - self._origin) * self._time_base
+
+    def _keyframe_before(self, target: float, position: float) -> int | None:
+        """Time stamp of a keyframe that is worth a jump on the way to `target`, if the index knows one."""
+        reordering = _MAX_REORDERED_FRAMES / self.rate
+        latest = (target - reordering) / self._time_base + self._origin
+        earliest = (position + reordering) / self._time_base + self._origin
+        return max((stamp for stamp in self._keyframes if earliest < stamp <= latest), default=None)
+
+    def _decode(self) -> Iterator[VideoFrame]:
+        """Decode packet by packet, so that one damaged packet does not cost the frames behind it."""
+        packets = self.container.demux(self.stream)
+        while True:
+            try:
+                packet = next(packets)
+            except StopIteration:
+                return
+            except (OSError, ValueError) as error:
+                self._errors.append(_short(error))
+                return
+            try:
+                decoded = packet.decode()
+            except (OSError, ValueError) as error:
+                self._errors.append(_short(error))
+                continue
+            for frame in decoded:
+                if isinstance(frame, VideoFrame):
+                    yield frame
+
+    def _verdict(self, target: float, position: float) -> str:
+        duration = self._duration()
+        if duration is not None and target <= duration - 2 / self.rate:
+            cause = f" ({self._errors[0]})" if self._errors else ""
+            return f"the video ends at {position:.1f} s of {duration:.1f} s{cause}: it is cut short or damaged"
+        if self._errors:
+            return f"{len(self._errors)} damaged packets ({self._errors[0]})"
+        return ""
+
+    def _duration(self) -> float | None:
+        """Seconds that the header promises for the picture (the sound beside it may be longer)."""
+        if self.stream.duration:
+            return self.stream.duration * self._time_base
+        if self.container.duration and len(self.container.streams) == 1:
+            return float(self.container.duration / av.time_base)
+        return None
+
+
+def _short(error: Exception) -> str:
+    """The error's own words without the path and object addresses that libraries put into them."""
+    words = str(getattr(error, "strerror", None) or error).split(" <_io.")[0].strip()
+    return words[:120] or type(error).__name__
