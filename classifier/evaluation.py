@@ -34,7 +34,7 @@ class Roc:
     """Points of a ROC curve, from (0, 0) to (1, 1), at most 200; empty where one class is missing.
 
     A face is called fake where its score >= threshold; the first threshold lies just above 1, where nothing is.
-    `low` and `high` are the pointwise band of tpr at each fpr (nan where there are under two groups a class).
+    `low` and `high` are the pointwise band of the highest tpr at each fpr (nan where a class has under two groups).
     """
 
     fpr: tuple[float, ...] = ()
@@ -234,7 +234,8 @@ def _evaluate_one(table: pd.DataFrame, threshold: float, *, level: float, replic
         real=tn + fp,
         fake=fn + tp,
         groups=len(np.unique(groups)),
-        metrics=compute(targets, scores, threshold),
+        # A figure and its interval are one number, to the last digit.
+        metrics=compute(targets, scores, threshold) | {name: interval.value for name, interval in intervals.items()},
         intervals=intervals,
         confusion=((tn, fp), (fn, tp)),
         roc=_roc(targets, scores, groups, level=level, replicates=min(replicates, 500), seed=seed),

@@ -47,7 +47,7 @@ def roc_curves(evaluation: Evaluation) -> Figure:
             color=colour,
             linestyle=dash,
             linewidth=2,
-            label=f"{name}  {auc.value:.3f}{known}",
+            label=f"{_short(name)}  {auc.value:.3f}{known}",
         )
         (tn, fp), (fn, tp) = result.confusion
         axes.plot(fp / (fp + tn), tp / (fn + tp), marker="o", color=colour, markersize=7, markeredgecolor="white")
@@ -55,7 +55,8 @@ def roc_curves(evaluation: Evaluation) -> Figure:
     _percent(axes)
     if len(axes.lines) > 1:
         title = f"AUC by {evaluation.by} [{evaluation.level:.0%} interval]; dot: threshold {evaluation.threshold:.3f}"
-        axes.legend(loc="lower right", fontsize=9, title=title, title_fontsize=9, framealpha=0.9, edgecolor="none")
+        figure.set_figheight(5.8 + 0.2 * (len(axes.get_legend_handles_labels()[0]) + 1))
+        figure.legend(loc="outside lower center", fontsize=10, title=title, title_fontsize=10, edgecolor="none")
     else:
         _say(axes, "no data set holds both reals and fakes")
     return figure
