@@ -12,7 +12,7 @@ Intervals are studentised on the logit scale, where logit(A) has the standard er
     A = 0 or 1        replicates see no spread there: the exact bound ((1 - level) / 2) ** (1 / n) of n faultless
                       independent pairs of a real and a fake group (Clopper & Pearson 1934); in a difference by MOVER
 
-Measured coverage of 95 % intervals in 24 settings, 500 draws of new people each: 30, 60, 100 or 200 groups, of one label
+Measured coverage of 95 % intervals in 24 settings of 500 draws each: 30, 60, 100 or 200 groups, of one label
 each or of both; 5 frames a group on average, geometrically spread; half of the variance between people; AUC 0.7, 0.9 or
 0.97. Mean over the settings (lowest and highest, each ± 1 % by chance):
 
