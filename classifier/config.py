@@ -1,0 +1,68 @@
+"""What decides how a detector is trained."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from classifier.backbones import OFFLINE_BACKBONE, check_size, spec
+
+
+class DetectorConfig(BaseModel):
+    """Transfer learning of one detector: the head alone for `frozen_epochs`, then everything.
+
+    Raises a ValueError (pydantic's ValidationError) that names the field where a value is out of its range.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    backbone: str = Field(default=OFFLINE_BACKBONE, description="a key of classifier.backbones.BACKBONES")
+    weights: str = Field(default="imagenet", min_length=1, description="imagenet, none, or a file of weights")
+    image_size: int = Field(default=192, ge=16, le=1024, description="side of the square that the network sees, pixels")
+    batch_size: int = Field(default=32, ge=2, le=4096)
+    epochs: int = Field(default=6, ge=1, le=1000)
+    frozen_epochs: int = Field(default=1, ge=0, description="of `epochs`, how many train the head alone, first")
+    learning_rate: float = Field(default=1e-3, gt=0, le=10, description="of the head, at its peak")
+    backbone_learning_rate_factor: float = Field(default=0.5, gt=0, le=10, description="times learning_rate")
+    weight_decay: float = Field(default=0.02, ge=0, le=10)
+    warmup_share: float = Field(default=0.1, ge=0, lt=1, description="of a phase's steps, before the cosine")
+    balance: Literal["none", "weights", "oversample"] = "weights"
+    augmentation: float = Field(default=0.3, ge=0, le=1, description="strength of faces.augmentation")
+    dropout: float = Field(default=0.2, ge=0, lt=1, description="before the classifier")
+    label_smoothing: float = Field(default=0.05, ge=0, lt=0.5)
+    early_stopping_epochs: int = Field(default=4, ge=0, description="stop after so many without a better AUC; 0 never")
+    ema_decay: float = Field(default=0.0, ge=0, lt=1, description="average of the weights; 0 is off")
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    device: str = Field(default="auto", description="auto, cpu, cuda, mps")
+    precision: Literal["auto", "32", "bf16"] = "auto"
+    checkpoint_every_seconds: float = Field(default=60, ge=0)
+
+    @field_validator("backbone")
+    @classmethod
+    def _known_backbone(cls, name: str) -> str:
+        spec(name)
+        return name
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        check_size(self.backbone, self.image_size)
+        if self.frozen_epochs > self.epochs:
+            raise ValueError(
+                f"frozen_epochs {self.frozen_epochs} is more than epochs {self.epochs}: lower it, or train longer"
+            )
+        return self
+
+
+# Fields that change neither the weights nor the order of the data: a job may go on with other ones.
+WITHOUT_EFFECT = frozenset({"checkpoint_every_seconds"})
+
+
+def differences(old: DetectorConfig, new: DetectorConfig) -> list[str]:
+    """Sentences "field: old, now new" for the fields that decide the result and differ."""
+    before, after = old.model_dump(), new.model_dump()
+    return [
+        f"{name}: {before[name]!r}, now {after[name]!r}"
+        for name in before
+        if name not in WITHOUT_EFFECT and before[name] != after[name]
+    ]

@@ -1,0 +1,367 @@
+"""Transfer learning of a detector: the head on a frozen backbone, then everything.
+
+All randomness of a step is a function of (seed, epoch, step): the order of the rows, the augmentation and the dropout.
+So the two counters are the whole random state, and a resumed run repeats the uninterrupted one bit for bit on a CPU.
+One process trains on one device; plain torch does, since all that Fabric would add here is a second's import.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from sklearn.metrics import log_loss, roc_auc_score
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
+from tqdm import tqdm
+
+from classifier.backbones import head, head_keys, pooled
+from classifier.balance import class_weights, epoch_order
+from classifier.calibration import fit_temperature, fit_threshold, probabilities
+from classifier.config import DetectorConfig, differences
+from classifier.detector import Detector, read_description, write_json
+from classifier.device import autocast, pick_device, pick_precision
+from classifier.features import frozen_features
+from classifier.interruption import deferred_interrupt
+from classifier.progress import Progress, read_state, write_state
+from classifier.scoring import logits
+from faces.augmentation import augment
+from faces.errors import UserError
+from faces.loading import load_crops
+from faces.manifest import Manifest
+
+Report = Callable[[Mapping[str, float], int], None]
+HISTORY, STATE = "history.json", "training.pt"
+_log = logging.getLogger(__name__)
+
+
+def ignore(_metrics: Mapping[str, float], _step: int) -> None:
+    """A report that goes nowhere."""
+
+
+def train(manifest: Manifest, config: DetectorConfig, out: Path, cache: Path, report: Report = ignore) -> Path:
+    """Train on split=train, stop early and calibrate on split=val; rows of split=test are not looked at.
+
+    The same call again goes on where a killed one stopped, or returns at once where it was finished.
+
+    Args:
+        manifest: with both labels in train, and better in val too.
+        config: see DetectorConfig.
+        out: folder of the detector; holds `training.pt` while the job is unfinished.
+        cache: folder of the crop cache and the feature store.
+        report: called after each epoch (from 1) with train_loss, val_loss, val_auc, images_per_second; the two of val
+            only where val has both labels. What it raises stops the job, which can be resumed.
+
+    Returns:
+        `out`, with weights.safetensors, config.json and history.json.
+
+    Raises:
+        UserError: train lacks a class, `out` belongs to another job, the weights cannot be had, or the loss became nan.
+    """
+    out = Path(out)
+    described = read_description(out)
+    if described is not None:
+        _refuse_other(described["config"], described["manifest_digest"], config, manifest, out)
+        return out
+    job = _Job(manifest, config, out, Path(cache), report)
+    job.run()
+    return out
+
+
+class _Job:
+    """The state of one training and the steps that move it on."""
+
+    def __init__(self, manifest: Manifest, config: DetectorConfig, out: Path, cache: Path, report: Report) -> None:
+        out.mkdir(parents=True, exist_ok=True)
+        self.config, self.out, self.cache, self.report = config, out, cache, report
+        self.digest = manifest.digest
+        self.device = pick_device(config.device)
+        self.precision = pick_precision(config.precision, self.device)
+        # In the order of their hashes, so that the order of the manifest's rows does not matter.
+        rows = manifest.select(split=["train", "val"])
+        by_hash = rows.rows.sort_values(["sha256", "dataset", "label"], kind="stable").reset_index(drop=True)
+        self.rows = Manifest(by_hash, rows.root)
+        split = by_hash["split"].to_numpy(dtype=np.str_)
+        self.train_rows, self.val_rows = np.flatnonzero(split == "train"), np.flatnonzero(split == "val")
+        self.targets = self.rows.targets
+        self._check_classes()
+        weights = class_weights(self.targets[self.train_rows]) if config.balance == "weights" else torch.ones(2)
+        self.class_weights = weights.to(self.device)
+        self.detector = Detector.create(config).to(self.device)
+        self.optimizer = self._optimizer()
+        self.ema = _average(self.detector, config.ema_decay) if config.ema_decay else None
+        self.progress = Progress()
+        self._resume()
+        self.saved_at = time.monotonic()
+        # Without augmentation, a frozen backbone sees the same pixels in every epoch (and trial).
+        self.features: NDArray[np.float32] | None = None
+        if self.config.augmentation == 0 and self.progress.epoch < config.frozen_epochs:
+            self.features = frozen_features(self.detector, self.rows, cache)
+        # Where every epoch works on stored features, the images are needed by the calibration alone.
+        self.crops = load_crops(self.rows, config.image_size, cache)
+
+    def _check_classes(self) -> None:
+        train, val = self.targets[self.train_rows], self.targets[self.val_rows]
+        if len(np.unique(train)) < 2:
+            held = f"only {'fake' if train[0] else 'real'} faces" if len(train) else "no faces"
+            raise UserError(
+                f"the train split holds {held} ({len(train)} rows): a detector learns from both, so add the other label"
+            )
+        self.judged = len(np.unique(val)) == 2
+        if not self.judged:
+            _log.warning(
+                "the val split holds %d rows of one label at most: no early stopping, the last epoch is kept, "
+                "temperature 1 and threshold 0.5",
+                len(val),
+            )
+
+    def _optimizer(self) -> torch.optim.AdamW:
+        """Four groups: head and backbone, with and without weight decay (none for biases and norms)."""
+        above = set(head_keys(self.detector.module))
+        groups: dict[tuple[bool, bool], list[Tensor]] = {(h, d): [] for h in (True, False) for d in (True, False)}
+        for name, parameter in self.detector.module.named_parameters():
+            groups[name in above, parameter.ndim > 1].append(parameter)
+        return torch.optim.AdamW(
+            [
+                {"params": members, "weight_decay": self.config.weight_decay * decays, "head": is_head}
+                for (is_head, decays), members in groups.items()
+            ],
+            lr=self.config.learning_rate,
+        )
+
+    # --- the loop
+
+    def run(self) -> None:
+        """Train to the end, then calibrate and publish."""
+        config, progress = self.config, self.progress
+        with deferred_interrupt() as interrupted:
+            self.interrupted = interrupted
+            while progress.epoch < config.epochs and not self._should_stop():
+                self._epoch()
+                if self.features is None or self._due():
+                    self._save()
+                write_json(self.out / HISTORY, {"epochs": progress.history})
+                metrics = {name: value for name, value in progress.history[-1].items() if name != "epoch"}
+                self.report(metrics, progress.epoch)
+        self._publish()
+
+    def _should_stop(self) -> bool:
+        patience, best = self.config.early_stopping_epochs, self.progress.best
+        return bool(patience and best is not None and self.progress.epoch - best["epoch"] >= patience)
+
+    def _epoch(self) -> None:
+        config, progress = self.config, self.progress
+        frozen = progress.epoch < config.frozen_epochs
+        if not frozen:
+            self.features = None
+        self._freeze(frozen)
+        order = self._order()
+        parts = np.array_split(order, math.ceil(len(order) / config.batch_size))  # no last batch of one face
+        seen, seconds = 0, 0.0
+        interval = 0.5 if sys.stderr.isatty() else 15.0
+        label = f"epoch {progress.epoch + 1}/{config.epochs}" + (", head" if frozen else "")
+        with tqdm(total=len(order), desc=label, unit="crop", leave=False, mininterval=interval, delay=3) as bar:
+            bar.update(sum(map(len, parts[: progress.step])))
+            for part in parts[progress.step :]:
+                began = time.perf_counter()
+                loss = self._step(part, frozen, len(parts))
+                seconds += time.perf_counter() - began
+                seen += len(part)
+                progress.step += 1
+                progress.loss_sum += loss * len(part)
+                bar.update(len(part))
+                if self.interrupted():
+                    self._save()
+                    raise KeyboardInterrupt
+                if self._due():
+                    self._save()
+        metrics = {"epoch": progress.epoch + 1, "train_loss": progress.loss_sum / len(order)}
+        if seconds > 0:
+            metrics["images_per_second"] = seen / seconds
+        metrics |= self._validate()
+        progress.finish_epoch(metrics, self._published_state, judged=self.judged)
+
+    def _step(self, rows: NDArray[np.int64], frozen: bool, steps: int) -> float:
+        config, progress = self.config, self.progress
+        for group in self.optimizer.param_groups:
+            factor = 1.0 if group["head"] else config.backbone_learning_rate_factor
+            group["lr"] = config.learning_rate * factor * self._schedule(frozen, steps)
+        # Dropout draws from torch's global generators: they are seeded for this step and put back after it.
+        cuda = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=cuda):
+            torch.manual_seed(_stream(config.seed, 1, progress.epoch, progress.step))
+            seen = self._seen(rows, frozen)
+            outputs = head(self.detector.module)(F.dropout(seen.float(), config.dropout)).squeeze(1)
+        fake = torch.from_numpy(self.targets[rows]).to(self.device)
+        smooth = fake * (1 - 2 * config.label_smoothing) + config.label_smoothing
+        loss = F.binary_cross_entropy_with_logits(outputs, smooth.float(), weight=self.class_weights[fake])
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise self._diverged(value)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        if self.ema is not None:
+            self.ema.update_parameters(self.detector.module)
+        return value
+
+    def _seen(self, rows: NDArray[np.int64], frozen: bool) -> Tensor:
+        """[B, F] what the head sees of those rows."""
+        if self.features is not None:
+            return torch.from_numpy(self.features[rows]).to(self.device)
+        images = self.crops.batch(rows).to(self.device)
+        if self.config.augmentation > 0:
+            seed = _stream(self.config.seed, 2, self.progress.epoch, self.progress.step)
+            images = augment(images, self.config.augmentation, torch.Generator().manual_seed(seed))
+        with torch.set_grad_enabled(not frozen), autocast(self.device, self.precision):
+            return pooled(self.detector.module, self.detector.normalise(images))
+
+    def _freeze(self, frozen: bool) -> None:
+        """Frozen: no gradients below the head, and the norms keep their ImageNet statistics."""
+        module = self.detector.module
+        module.requires_grad_(not frozen)
+        module.train(not frozen)
+        head(module).requires_grad_(True)
+
+    def _order(self) -> NDArray[np.int64]:
+        generator = torch.Generator().manual_seed(_stream(self.config.seed, 0, self.progress.epoch))
+        return self.train_rows[epoch_order(self.targets[self.train_rows], self.config.balance, generator)]
+
+    def _schedule(self, frozen: bool, steps: int) -> float:
+        """Factor of the learning rate in (0, 1]: a linear warm-up, then half a cosine; anew for each phase."""
+        first = 0 if frozen else self.config.frozen_epochs
+        last = self.config.frozen_epochs if frozen else self.config.epochs
+        total = (last - first) * steps
+        step = (self.progress.epoch - first) * steps + self.progress.step
+        warm = math.ceil(self.config.warmup_share * total)
+        if step < warm:
+            return (step + 1) / (warm + 1)
+        return 0.5 * (1 + math.cos(math.pi * (step - warm) / (total - warm)))
+
+    # --- val
+
+    def _validate(self) -> dict[str, float]:
+        """val_loss (mean cross-entropy of a face) and val_auc, or nothing where val cannot be judged."""
+        if not self.judged:
+            return {}
+        outputs = self._val_logits()
+        if not np.isfinite(outputs).all():
+            raise self._diverged(float("nan"))
+        targets = self.targets[self.val_rows]
+        loss = float(log_loss(targets, probabilities(outputs, 1.0).astype(np.float64), labels=[0, 1]))
+        return {"val_loss": loss, "val_auc": float(roc_auc_score(targets, outputs))}
+
+    def _val_logits(self) -> NDArray[np.float32]:
+        module = self.detector.module
+        try:
+            if self.ema is not None:
+                self.detector.module = self.ema.module
+            if self.features is None:
+                return logits(self.detector, self.crops, self.val_rows, precision=self.precision)
+            with torch.inference_mode():
+                seen = torch.from_numpy(self.features[self.val_rows]).to(self.device)
+                return head(self.detector.module)(seen).squeeze(1).cpu().numpy()
+        finally:
+            self.detector.module = module
+
+    def _published_state(self) -> dict[str, Tensor]:
+        """A copy on the CPU of the weights that would be published now: the averaged ones where there are any."""
+        module = self.detector.module if self.ema is None else self.ema.module
+        return {key: tensor.detach().cpu().clone() for key, tensor in module.state_dict().items()}
+
+    def _publish(self) -> None:
+        """Calibrate the best weights on val and write the detector."""
+        best = self.progress.best
+        assert best is not None
+        detector = self.detector
+        detector.module.load_state_dict(best["state"])
+        if self.judged:
+            outputs, targets = logits(detector, self.crops, self.val_rows), self.targets[self.val_rows]
+            detector.temperature = fit_temperature(outputs, targets)
+            detector.threshold = fit_threshold(probabilities(outputs, detector.temperature), targets)
+        detector.manifest_digest = self.digest
+        write_json(self.out / HISTORY, {"epochs": self.progress.history, "best_epoch": best["epoch"]})
+        detector.save(self.out)
+        (self.out / STATE).unlink(missing_ok=True)
+
+    # --- the state on disk
+
+    def _due(self) -> bool:
+        return time.monotonic() - self.saved_at >= self.config.checkpoint_every_seconds
+
+    def _save(self) -> None:
+        """Write the state, but never one with numbers that are none over a good one."""
+        if not all(bool(torch.isfinite(parameter).all()) for parameter in self.detector.parameters()):
+            raise self._diverged(float("nan"))
+        write_state(
+            self.out / STATE,
+            self.progress,
+            config=self.config.model_dump(),
+            manifest_digest=self.digest,
+            model=self.detector.module.state_dict(),
+            optimizer=self.optimizer.state_dict(),
+            ema=None if self.ema is None else self.ema.state_dict(),
+        )
+        self.saved_at = time.monotonic()
+
+    def _resume(self) -> None:
+        state = read_state(self.out / STATE)
+        if state is None:
+            return
+        _refuse_other(state["config"], state["manifest_digest"], self.config, None, self.out, self.digest)
+        self.detector.module.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.ema is not None:
+            self.ema.load_state_dict(state["ema"])
+        self.progress = Progress(**state["progress"])
+
+    def _diverged(self, loss: float) -> UserError:
+        steps = math.ceil(len(self._order()) / self.config.batch_size)
+        step = self.progress.epoch * steps + self.progress.step
+        state = self.out / STATE
+        kept = f"last good checkpoint kept in {state}" if state.exists() else "no checkpoint was written yet"
+        return UserError(
+            f"loss is {loss} at step {step} of {self.config.epochs * steps}; {kept}; "
+            f"lower the learning rate ({self.config.learning_rate:g}) and train into another folder"
+        )
+
+
+def _refuse_other(
+    old: dict[str, object],
+    old_digest: str,
+    config: DetectorConfig,
+    manifest: Manifest | None,
+    out: Path,
+    digest: str | None = None,
+) -> None:
+    changed = differences(DetectorConfig.model_validate(old), config)
+    if old_digest != (digest or (manifest.digest if manifest else "")):
+        changed.append("the manifest's rows")
+    if changed:
+        raise UserError(
+            f"{out} belongs to a job with other settings ({'; '.join(changed)}): give another folder, "
+            "or delete this one"
+        )
+
+
+def _stream(seed: int, *counters: int) -> int:
+    """A seed of 63 bits for one purpose at one step, independent of those of every other."""
+    return int(np.random.SeedSequence([seed, *counters]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def _average(detector: Detector, decay: float) -> AveragedModel:
+    """Weights averaged over the steps, with a short memory at first: min(decay, (1 + n) / (10 + n))."""
+
+    def average(old: Tensor, new: Tensor, n: Tensor | int) -> Tensor:
+        now = min(decay, (1 + int(n)) / (10 + int(n)))
+        return old.lerp(new, 1 - now) if old.is_floating_point() else new
+
+    return AveragedModel(detector.module, avg_fn=average, use_buffers=True)
