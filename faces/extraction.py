@@ -28,6 +28,8 @@ from faces.media import Frame, MediaFile, UnreadableError, decode_image, read_fr
 
 # Frames and ends of files that go through the detector at once; at 1080p some 100 MB, twice over for the reading ahead.
 _EVENTS_AT_ONCE = 16
+# Intersection over union of a face in two frames some seconds apart; the heads of speakers move little.
+_SAME_FACE = 0.2
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
 
@@ -43,7 +45,9 @@ class IngestConfig(BaseModel):
     )
     every_seconds: float = Field(default=3.0, gt=0, description="one frame of a video every so often")
     max_frames_per_video: int | None = Field(default=None, gt=0)
-    faces: Literal["largest", "all"] = "largest"
+    faces: Literal["largest", "all"] = Field(
+        default="largest", description="largest: one a frame, in a video the one that goes on from the frame before"
+    )
     margin: float = Field(default=0.3, ge=0, le=2, description="share of the box's side added at each end")
     min_face_pixels: int = Field(default=32, ge=1, description="shorter side of the box in the full frame")
     min_confidence: float = Field(default=0.9, ge=0, le=1)
@@ -134,6 +138,7 @@ def _detect(
 ) -> Iterator[Record]:
     """Decode, detect in batches that run across files, crop and encode; decoding is a batch ahead of detection."""
     records: dict[str, Record] = {}
+    before: dict[str, Face] = {}  # the first face of the file's last frame that had one
     with ThreadPoolExecutor(max_workers=1) as ahead:
         batches = _batched(_decoded(media, config, pool), _EVENTS_AT_ONCE)
         coming = ahead.submit(next, batches, None)
@@ -144,10 +149,11 @@ def _detect(
             jobs: list[Callable[[], tuple[MediaFile, dict[str, Any]]]] = []
             for (item, frame), faces in zip(frames, found, strict=True):
                 record = records.setdefault(item.name, Record.of(item))
-                kept = _choose(faces, config)
+                kept = _choose(faces, config, before.get(item.name))
                 if isinstance(kept, str):
                     record.rejected.append(Rejection(kept, frame.time_s))
                     continue
+                before[item.name] = kept[0]
                 jobs += [_encoding(item, frame, face, number, out, config) for number, face in enumerate(kept)]
             for item, row in _in_order(pool, lambda job: job(), jobs):
                 records[item.name].rows.append(row)
@@ -155,6 +161,7 @@ def _detect(
                 if isinstance(event, UnreadableError):
                     records.setdefault(item.name, Record.of(item)).rejected.append(Rejection(str(event)))
                 elif event is None:
+                    before.pop(item.name, None)
                     record = records.pop(item.name) if item.name in records else Record.of(item)
                     if not record.rows and not record.rejected:
                         record.rejected.append(Rejection("the video has no frames"))
@@ -188,16 +195,31 @@ def _decoded(media: list[MediaFile], config: IngestConfig, pool: ThreadPoolExecu
             yield item, None
 
 
-def _choose(faces: list[Face], config: IngestConfig) -> list[Face] | str:
-    """The faces to keep, or the reason why there are none."""
+def _choose(faces: list[Face], config: IngestConfig, before: Face | None = None) -> list[Face] | str:
+    """The faces to keep, or the reason why there are none.
+
+    Of `largest` the face that overlaps the one `before` wins over a somewhat larger one elsewhere: a picture shown
+    behind a speaker is not the person that the video is about, and not forged where the speaker is.
+    """
     sure = [face for face in faces if face.confidence >= config.min_confidence]
     if not sure:
-        best = max((face.confidence for face in faces), default=None)
-        return "no face found" if best is None else f"no face found above confidence {config.min_confidence:g}"
+        return f"no face found above confidence {config.min_confidence:g}" if faces else "no face found"
     large = [face for face in sure if min(face.width, face.height) >= config.min_face_pixels]
     if not large:
         return f"face smaller than {config.min_face_pixels} pixels"
-    return large if config.faces == "all" else large[:1]
+    if config.faces == "all":
+        return large
+    near = [face for face in large if before is not None and _overlap(face, before) >= _SAME_FACE]
+    rivals = [face for face in near if face.width * face.height * 2 >= large[0].width * large[0].height]
+    return (rivals or large)[:1]
+
+
+def _overlap(a: Face, b: Face) -> float:
+    """Intersection over union of two boxes, in [0, 1]."""
+    width = min(a.box[2], b.box[2]) - max(a.box[0], b.box[0])
+    height = min(a.box[3], b.box[3]) - max(a.box[1], b.box[1])
+    shared = max(width, 0) * max(height, 0)
+    return shared / (a.width * a.height + b.width * b.height - shared)
 
 
 def _encoding(
