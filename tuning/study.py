@@ -108,8 +108,8 @@ def launch(config: StudyConfig, base: TrialSpec, materials: Materials, parent: s
             params={"trials": config.trials, "sampler": config.sampler, "seed": config.seed},
             description=description,
         ) as active:
-            _run_trials(study, config, base, materials, active.run_id)
-            result = _result(study, name, active.run_id, base)
+            _run_trials(study, config, base, materials, active.id)
+            result = _result(study, name, active.id, base)
             active.metrics({"best_objective": result.best_value}, config.trials)
             active.figure(history_figure(result.history), "history.png")
             if result.importance:

@@ -197,7 +197,7 @@ def train_and_log(
         if history.is_file():
             active.artifact(history)
     trained = Trained(
-        str(path), active.run_id, model_id, value, val, synthetic, explanation, time.monotonic() - started
+        str(path), active.id, model_id, value, val, synthetic, explanation, time.monotonic() - started
     )
     temporary = record.with_suffix(".tmp")
     temporary.write_text(json.dumps(asdict(trained)))

@@ -1,0 +1,362 @@
+"""The whole loop: faces, generator, study, detectors with and without synthetic faces, sealed test, report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from classifier.evaluation import Evaluation, compare
+from faces.contact_sheet import contact_sheet
+from faces.embedded import embedded
+from faces.errors import UserError
+from faces.extraction import IngestConfig
+from faces.ingest import ingest
+from faces.manifest import Manifest, concatenate
+from faces.splits import split_of
+from gan.checkpoint import generator_digest
+from gan.training import train as train_generator
+from pipelines.evaluation import Scored, evaluate_detector, model_metrics, sealed_rows
+from pipelines.promotion import consider, register_candidate
+from pipelines.report import write_report
+from pipelines.settings import RunConfig
+from pipelines.steps import Steps
+from tracking.models import score_model
+from tracking.runs import run as tracked_run
+from tracking.runs import test_openings
+from tracking.store import Store, open_store
+from tuning.study import StudyResult, launch
+from tuning.trial import Materials, Trained, TrialSpec, train_and_log
+
+WITHOUT, WITH, ALL_FAKES = "without synthetic", "with synthetic", "all real-world fakes"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run ends in: the table, where everything lies, and the gate's verdict."""
+
+    table: pd.DataFrame  # one row an arm and test domain: arm, domain, auc, low, high, objective, real, fake, groups
+    differences: pd.DataFrame  # with minus without: domain, value, low, high, probability
+    report: Path
+    candidate: str
+    verdict: dict[str, Any] | None
+    seconds: dict[str, float]
+    skipped: tuple[str, ...]
+
+
+def execute(config: RunConfig) -> Outcome:
+    """Do every step whose inputs have changed, and return the table.
+
+    Raises:
+        UserError: bad input; what was done before stays.
+    """
+    steps = Steps(config.out / "steps", total=6 + (config.study is not None))
+    store = open_store(config.mlruns)
+    cache = config.out / "cache"
+    done = steps.do("faces", [_faces_inputs(config)], lambda: _faces(config), lambda r: [Path(r["manifest"])])
+    full, reduced = Manifest.read(done["manifest"]), Manifest.read(done["reduced"])
+    with tracked_run(
+        store,
+        config.project,
+        f"run {config.project}",
+        key=f"run/{config.out.resolve()}",
+        params=config.model_dump(mode="json", include={"domains", "keep_train_fakes", "synthetic_share", "psi"}),
+        description="The whole loop: generator, study, detectors with and without synthetic faces, sealed test.",
+    ) as parent:
+        parent.artifact(Path(done["sheet"]))
+        trained_on = reduced.select(dataset=config.domains.train)
+        generator_inputs = [trained_on.select(split="train", label="real").digest, config.gan.model_dump_json()]
+        generator = Path(
+            steps.do(
+                "generator",
+                generator_inputs,
+                lambda: _generator(config, trained_on, cache, store, parent.id),
+                lambda r: [Path(r["generator"])],
+            )["generator"]
+        )
+        materials = Materials(
+            reduced,
+            config.domains.train,
+            config.domains.validation,
+            generator,
+            config.out,
+            cache,
+            store,
+            config.project,
+        )
+        shared = [materials.digest, config.detector.model_dump_json(), str(store.tracking_uri)]
+        base = TrialSpec(detector=config.detector, synthetic_share=config.synthetic_share, psi=config.psi)
+        best, study = base, None
+        if config.study is not None:
+            study_inputs = [
+                *shared,
+                config.study.model_dump_json(),
+                json.dumps(config.study_detector),
+                base.model_dump_json(),
+            ]
+            found = steps.do("study", study_inputs, lambda: _study(config, base, materials, parent.id))
+            best, study = TrialSpec.model_validate(found["best"]), found
+        arms = plan_arms(config, base, best)
+        arm_inputs = [*shared, full.digest, *(f"{name}{spec.model_dump_json()}" for name, spec in arms.items())]
+        trained = steps.do(
+            "detectors",
+            arm_inputs,
+            lambda: _detectors(config, arms, materials, full, parent.id),
+            lambda r: [Path(arm["folder"]) for arm in r.values()],
+        )
+        scores = {name: config.out / "scores" / f"{name.replace(' ', '-')}.parquet" for name in arms}
+        figures = steps.do(
+            "evaluation",
+            [*arm_inputs, json.dumps(trained), *config.domains.test],
+            lambda: _evaluation(config, trained, full, cache, scores, store, parent.id),
+            lambda _: list(scores.values()),
+        )
+        report = config.out / "report.html"
+        candidate = max((WITHOUT, WITH), key=lambda name: trained[name]["objective"])
+        promotion_inputs = [json.dumps(figures["by_source"][candidate]), candidate, config.promotion.model_dump_json()]
+        verdict = steps.do(
+            "promotion",
+            promotion_inputs,
+            lambda: _promotion(config, trained[candidate], candidate, Path(done["manifest"]), store),
+        )
+        table, differences = _table(figures, trained), pd.DataFrame(figures["differences"])
+        steps.do(
+            "report",
+            [*promotion_inputs, json.dumps(figures), json.dumps(study), json.dumps(verdict)],
+            lambda: _report(
+                config, table, differences, figures, study, verdict, candidate, scores, done, parent, steps
+            ),
+            lambda _: [report],
+        )
+    return Outcome(table, differences, report, candidate, verdict, steps.seconds, tuple(steps.done_before))
+
+
+def plan_arms(config: RunConfig, base: TrialSpec, best: TrialSpec) -> dict[str, TrialSpec]:
+    """The detectors that are compared: all else equal, only the synthetic faces differ.
+
+    The study's winner lends its settings, at the full cost of `config.detector`; the reference with all real-world
+    fakes is trained by the plain recipe.
+    """
+    searched = set(config.study.space) if config.study is not None else set()
+    values = {
+        name: value
+        for name, value in best.parameters().items()
+        if name in searched and name not in ("psi", "synthetic_share")
+    }
+    spec = base.with_parameters(values)
+    share = best.synthetic_share or config.synthetic_share
+    arms = {
+        WITHOUT: spec.with_parameters({"synthetic_share": 0.0}),
+        WITH: spec.with_parameters({"synthetic_share": share, "psi": best.psi}),
+    }
+    if config.keep_train_fakes < 1:
+        arms[ALL_FAKES] = base.with_parameters({"synthetic_share": 0.0})
+    return arms
+
+
+def keep_few_fakes(manifest: Manifest, domains: tuple[str, ...], share: float, seed: int = 0) -> Manifest:
+    """The manifest without some train fakes of the given data sets: `share` of their groups stay, chosen by name."""
+    rows = manifest.rows
+    concerned = rows["dataset"].isin(domains) & (rows["split"] == "train") & (rows["label"] == "fake")
+    stays = [split_of(f"few/{group}", seed, (share, 1 - share, 0.0)) == "train" for group in manifest.groups]
+    return manifest.where((~concerned | pd.Series(stays, index=rows.index)).to_numpy(dtype=bool))
+
+
+def _faces_inputs(config: RunConfig) -> str:
+    """What decides the manifest: the settings, and names, sizes and times of the media."""
+    if config.embedded:
+        return f"embedded {config.keep_train_fakes}"
+    for source in config.faces:
+        if not source.source.is_dir():
+            raise UserError(f"no folder at {source.source} (faces.source): give a folder that holds real/ and fake/")
+    media = [
+        (str(path.relative_to(source.source)), path.stat().st_size, path.stat().st_mtime_ns)
+        for source in config.faces
+        for path in sorted(source.source.rglob("*"))
+        if path.is_file()
+    ]
+    parts = config.model_dump_json(include={"faces", "keep_train_fakes", "domains"})
+    return parts + json.dumps(media)
+
+
+def _faces(config: RunConfig) -> dict[str, Any]:
+    folder = config.out / "faces"
+    if config.embedded:
+        manifest = embedded(folder / "embedded")
+    else:
+        parts = []
+        for source in config.faces:
+            name = source.dataset or source.source.resolve().name
+            parts.append(
+                ingest(source.source, folder / name, IngestConfig.model_validate(source.model_dump(exclude={"source"})))
+            )
+        manifest = concatenate(parts, folder)
+    known = set(manifest.rows["dataset"])
+    for part in ("train", "validation", "test"):
+        for name in getattr(config.domains, part):
+            if name not in known:
+                raise UserError(f"domains.{part} names {name!r}, but the data sets are {', '.join(sorted(known))}")
+    full = manifest.write(folder / "manifest.parquet")
+    reduced = manifest
+    if config.keep_train_fakes < 1:
+        reduced = keep_few_fakes(manifest, config.domains.train, config.keep_train_fakes)
+    few = reduced.write(folder / "reduced.parquet")
+    sheet = contact_sheet(Manifest.read(full), folder / "contact_sheet.png")
+    return {"manifest": str(full), "reduced": str(few), "sheet": str(sheet)}
+
+
+def _generator(config: RunConfig, manifest: Manifest, cache: Path, store: Store, parent: str) -> dict[str, Any]:
+    out = config.out / "generator"
+    with tracked_run(
+        store,
+        config.project,
+        "generator",
+        key=f"generator/{out.resolve()}/{config.gan.model_dump_json()}",
+        parent=parent,
+        params=config.gan.resolved().model_dump(mode="json"),
+        tags={"manifest": manifest.digest},
+        description="A generator of faces, trained on the train reals of the train domains.",
+    ) as active:
+        folder = train_generator(manifest, config.gan, out, cache, active.metrics)
+        for grid in sorted((out / "samples").glob("*.png"))[-1:]:
+            active.artifact(grid)
+        active.tags({"generator": generator_digest(folder)})
+    return {"generator": str(folder), "digest": generator_digest(folder)}
+
+
+def _study(config: RunConfig, base: TrialSpec, materials: Materials, parent: str) -> dict[str, Any]:
+    assert config.study is not None
+    cheap = base.with_parameters(config.study_detector) if config.study_detector else base
+    result: StudyResult = launch(config.study, cheap, materials, parent)
+    return {
+        "name": result.name,
+        "best": result.best.model_dump(mode="json"),
+        "best_value": result.best_value,
+        "history": json.loads(result.history.to_json(orient="records")),
+        "importance": result.importance,
+    }
+
+
+def _detectors(
+    config: RunConfig, arms: Mapping[str, TrialSpec], materials: Materials, full: Manifest, parent: str
+) -> dict[str, Any]:
+    trained: dict[str, Any] = {}
+    for name, spec in arms.items():
+        own = materials if name != ALL_FAKES else Materials(**{**vars(materials), "manifest": full})
+        trained[name] = asdict(train_and_log(spec, own, name=name, parent=parent, tags={"arm": name}))
+    return trained
+
+
+def _evaluation(
+    config: RunConfig,
+    trained: Mapping[str, Mapping[str, Any]],
+    full: Manifest,
+    cache: Path,
+    scores: Mapping[str, Path],
+    store: Store,
+    parent: str,
+) -> dict[str, Any]:
+    rows = sealed_rows(full, config.domains.test)
+    scored: dict[str, Scored] = {}
+    with tracked_run(
+        store,
+        config.project,
+        "sealed test",
+        key=f"evaluation/{rows.digest}/{config.out.resolve()}",
+        parent=parent,
+        tags={"manifest": full.digest},
+        description="Every arm on the sealed test rows, which nothing before has seen.",
+    ) as active:
+        for dataset in sorted(set(rows.rows["dataset"])):
+            active.opened_test(dataset)
+        for name, arm in trained.items():
+            scored[name] = evaluate_detector(Path(arm["folder"]), rows, cache, config.detector.device)
+            scores[name].parent.mkdir(parents=True, exist_ok=True)
+            scored[name].table.to_parquet(scores[name], index=False)
+            for dataset, metrics in model_metrics(scored[name]).items():
+                digest = rows.select(dataset=dataset).digest
+                score_model(store, arm["model_id"], dataset, digest, metrics, active)
+                active.metrics({f"{name}/auc/{dataset}": metrics["auc"]}, 0)
+            active.text(f"{name}/evaluation_by_source.json", scored[name].by_source.to_json())
+            active.text(f"{name}/evaluation_by_frame.json", scored[name].by_frame.to_json())
+    paired = compare(scored[WITH].table, scored[WITHOUT].table, by="source")
+    return {
+        "by_source": {name: one.by_source.to_json() for name, one in scored.items()},
+        "by_frame": {name: one.by_frame.to_json() for name, one in scored.items()},
+        "differences": [{"domain": name, **asdict(difference)} for name, difference in paired.items()],
+        "openings": test_openings(store, config.project),
+    }
+
+
+def _table(figures: Mapping[str, Any], trained: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+    rows = []
+    for name, text in figures["by_source"].items():
+        evaluation = Evaluation.from_json(text)
+        for domain in evaluation.datasets:
+            result = evaluation.results[domain]
+            auc = result.intervals["auc"]
+            rows.append(
+                {
+                    "arm": name,
+                    "domain": domain,
+                    "auc": auc.value,
+                    "low": auc.low,
+                    "high": auc.high,
+                    "objective": trained[name]["objective"],
+                    "synthetic": trained[name]["synthetic"],
+                    "real": result.real,
+                    "fake": result.fake,
+                    "groups": result.groups,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def _promotion(config: RunConfig, arm: Mapping[str, Any], name: str, full: Path, store: Store) -> dict[str, Any]:
+    trained = Trained(**arm)
+    domains = config.promotion.domains or config.domains.test
+    tags = {"arm": name, "objective": trained.objective, "synthetic_faces": trained.synthetic}
+    version = register_candidate(store, trained.model_id, full, project=config.project, domains=domains, tags=tags)
+    if not config.promotion.enabled:
+        return {"version": version, "promoted": False, "reason": "promotion.enabled is false", "champion": None}
+    return asdict(consider(store, version, domains=domains, cache=config.out / "cache"))
+
+
+def _report(
+    config: RunConfig,
+    table: pd.DataFrame,
+    differences: pd.DataFrame,
+    figures: Mapping[str, Any],
+    study: Mapping[str, Any] | None,
+    verdict: Mapping[str, Any],
+    candidate: str,
+    scores: Mapping[str, Path],
+    faces: Mapping[str, str],
+    parent: Any,
+    steps: Steps,
+) -> dict[str, Any]:
+    path = write_report(
+        config.out / "report.html",
+        title=config.project,
+        table=table,
+        differences=differences,
+        evaluations={name: Evaluation.from_json(text) for name, text in figures["by_source"].items()},
+        tables={name: pd.read_parquet(file) for name, file in scores.items()},
+        candidate=candidate,
+        study=study,
+        verdict=verdict,
+        openings=figures["openings"],
+        contact_sheet=Path(faces["sheet"]),
+        samples=sorted((config.out / "generator" / "samples").glob("*.png"))[-1],
+        seconds=steps.seconds,
+        config=config.model_dump(mode="json"),
+    )
+    parent.artifact(path)
+    for name, value in table.set_index(["arm", "domain"])["auc"].items():
+        parent.metrics({f"auc/{name[0]}/{name[1]}": float(value)}, 0)
+    parent.tags({"candidate": candidate, "promoted": str(verdict["promoted"])})
+    return {"report": str(path)}

@@ -1,0 +1,69 @@
+"""Steps of a pipeline that are skipped when their inputs have not changed.
+
+A step leaves a small JSON record behind: the digest of its inputs, its result and the seconds that it took. It is
+written after the work, so that a killed step is done again (each step goes on where it was by itself).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass
+class Steps:
+    """Runs steps one after another and remembers in `folder` what is done."""
+
+    folder: Path
+    total: int
+    seconds: dict[str, float] = field(default_factory=dict)
+    done_before: list[str] = field(default_factory=list)
+
+    def do(
+        self,
+        name: str,
+        inputs: Sequence[str],
+        work: Callable[[], dict[str, Any]],
+        outputs: Callable[[dict[str, Any]], Sequence[Path]] = lambda _: (),
+    ) -> dict[str, Any]:
+        """The result of `work`, from the record if inputs are the same and its output files still stand.
+
+        Args:
+            name: of the step; one record a name.
+            inputs: texts that decide the result (digests, configurations).
+            work: returns what JSON can hold.
+            outputs: files and folders that the result speaks of.
+        """
+        digest = hashlib.sha256("\0".join(inputs).encode()).hexdigest()
+        record = self.folder / f"{name}.json"
+        place = f"[{len(self.seconds) + 1}/{self.total}] {name}"
+        known = _read(record)
+        if known is not None and known["inputs"] == digest and all(path.exists() for path in outputs(known["result"])):
+            self.seconds[name] = float(known["seconds"])
+            self.done_before.append(name)
+            print(f"{place}: unchanged, done before in {known['seconds']:.0f} s", file=sys.stderr)
+            return dict(known["result"])
+        print(f"{place} ...", file=sys.stderr)
+        started = time.monotonic()
+        result = work()
+        self.seconds[name] = time.monotonic() - started
+        self.folder.mkdir(parents=True, exist_ok=True)
+        temporary = record.with_suffix(".tmp")
+        temporary.write_text(json.dumps({"inputs": digest, "seconds": self.seconds[name], "result": result}, indent=1))
+        temporary.replace(record)
+        print(f"{place}: {self.seconds[name]:.0f} s", file=sys.stderr)
+        return result
+
+
+def _read(record: Path) -> dict[str, Any] | None:
+    try:
+        content = json.loads(record.read_text())
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) and {"inputs", "seconds", "result"} <= content.keys() else None
