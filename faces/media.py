@@ -186,8 +186,11 @@ class _Sampler:
         step = 0
         position = 0.0  # time of the frame that was decoded last
         frames = self._decode()
+        duration = self._duration()
         while True:
             target = step * self.every_seconds
+            if duration is not None and target > duration - 0.5 / self.rate:
+                break  # no frame that is left is wanted
             keyframe = self._keyframe_before(target, position)
             if keyframe is not None:
                 try:
@@ -204,7 +207,7 @@ class _Sampler:
                 break
             yield position, frame
             step = max(step, int((position + 0.5 / self.rate) / self.every_seconds)) + 1
-        self.damage = self._verdict(target, position)
+        self.damage = self._verdict(target, position, duration)
 
     def _seconds(self, frame: VideoFrame, fallback: float) -> float:
         stamp = frame.pts if frame.pts is not None else frame.dts
@@ -237,8 +240,7 @@ class _Sampler:
                 if isinstance(frame, VideoFrame):
                     yield frame
 
-    def _verdict(self, target: float, position: float) -> str:
-        duration = self._duration()
+    def _verdict(self, target: float, position: float, duration: float | None) -> str:
         if duration is not None and target <= duration - 2 / self.rate:
             cause = f" ({self._errors[0]})" if self._errors else ""
             return f"the video ends at {position:.1f} s of {duration:.1f} s{cause}: it is cut short or damaged"
