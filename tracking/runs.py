@@ -11,7 +11,6 @@ import json
 import logging
 import math
 import posixpath
-import re
 import shutil
 import subprocess
 import sys
@@ -27,6 +26,7 @@ from typing import Any
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 
 from tracking.errors import TrackingError, explained
+from tracking.names import MAX_DATASET_NAME, MAX_DIGEST, MAX_NAME, MAX_PARAM, MAX_TAG, flattened, metric_name, shortened
 from tracking.store import Store
 
 KEY_TAG = "counterforge.key"
@@ -34,41 +34,10 @@ ATTEMPTS_TAG = "counterforge.attempts"
 ERROR_TAG = "error"
 KILLED_TAG = "killed_because"
 OPENED_TEST = "test_opened"
-# Limits of MLflow's database columns and of one request.
-_MAX_NAME, _MAX_PARAM, _MAX_TAG, _MAX_DIGEST = 250, 6000, 5000, 36
+# Limits of one request.
 _METRICS_PER_CALL, _PARAMS_PER_CALL = 1000, 100
 
 _log = logging.getLogger(__name__)
-
-
-def metric_name(name: str) -> str:
-    """`name` as MLflow accepts it: other signs than letters, digits, `_ - . /` and space become `_`.
-
-    Raises:
-        TrackingError: nothing is left of it, or it is longer than 250 characters.
-    """
-    clean = posixpath.normpath(re.sub(r"[^/\w.\- ]", "_", name).strip("/ ") or ".")
-    if clean.startswith(".") or len(clean) > _MAX_NAME:
-        raise TrackingError(f"{name[:80]!r} cannot name a metric or parameter: use letters, digits, _, -, . and /")
-    return clean
-
-
-def shortened(value: object, limit: int) -> str:
-    """`str(value)`, cut to `limit` characters with a note of the original length."""
-    text = str(value)
-    note = f"... ({len(text)} characters)"
-    return text if len(text) <= limit else text[: limit - len(note)] + note
-
-
-def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one: `{"train": {"epochs": 3}}` becomes `{"train.epochs": 3}`."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping) and value:
-            flat |= flattened(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat
 
 
 @lru_cache(maxsize=1)
@@ -144,7 +113,7 @@ class Run:
         MLflow never overwrites a parameter. Logging the same value again does nothing; another value is recorded as
         the tag `changed.<name>` beside the old one.
         """
-        wanted = {metric_name(name): shortened(value, _MAX_PARAM) for name, value in flattened(values).items()}
+        wanted = {metric_name(name): shortened(value, MAX_PARAM) for name, value in flattened(values).items()}
         with explained(f"log parameters of run {self.name}", self.store.tracking_uri):
             known = self.store.client.get_run(self.id).data.params
             new = [Param(name, value) for name, value in wanted.items() if name not in known]
@@ -157,7 +126,7 @@ class Run:
 
     def tags(self, values: Mapping[str, Any]) -> None:
         """Set tags, replacing old values; values over 5,000 characters are cut."""
-        tags = [RunTag(metric_name(name), shortened(value, _MAX_TAG)) for name, value in values.items()]
+        tags = [RunTag(metric_name(name), shortened(value, MAX_TAG)) for name, value in values.items()]
         with explained(f"tag run {self.name}", self.store.tracking_uri):
             for start in range(0, len(tags), _PARAMS_PER_CALL):
                 self.store.client.log_batch(self.id, tags=tags[start : start + _PARAMS_PER_CALL])
@@ -200,10 +169,12 @@ class Run:
 
         `context` says for what ("train", "val", "test"); `counts` shows in the UI as the data set's profile.
         """
-        if len(digest) > _MAX_DIGEST:
-            raise TrackingError(f"the digest of data set {name!r} has {len(digest)} characters, at most 36 are kept")
+        if len(digest) > MAX_DIGEST:
+            raise TrackingError(
+                f"the digest of data set {name!r} has {len(digest)} characters, at most {MAX_DIGEST} are kept"
+            )
         entity = Dataset(
-            name=shortened(name, 500),
+            name=shortened(name, MAX_DATASET_NAME),
             digest=digest,
             source_type="local",  # MLflow's own reader of this source takes a path or a file: URI
             source=json.dumps({"uri": str(source)}),
@@ -281,8 +252,8 @@ def attach(store: Store, run_id: str) -> Run:
 
 def find_run(store: Store, experiment: str, key: str) -> str | None:
     """The id of the run for `key` in `experiment`, or None. Deleted runs do not count."""
-    if not key or len(key) > _MAX_NAME or set(key) & set("'\"`\\\n"):
-        raise TrackingError(f"the run key {key[:80]!r} must be 1 to {_MAX_NAME} characters without quotes")
+    if not key or len(key) > MAX_NAME or set(key) & set("'\"`\\\n"):
+        raise TrackingError(f"the run key {key[:80]!r} must be 1 to {MAX_NAME} characters without quotes")
     experiment_id = store.experiment(experiment)
     with explained(f"look for the run {key}", store.tracking_uri):
         found = store.client.search_runs(
@@ -291,7 +262,7 @@ def find_run(store: Store, experiment: str, key: str) -> str | None:
     return str(found[0].info.run_id) if found else None
 
 
-def test_openings(store: Store, experiment: str) -> dict[str, int]:
+def openings_of_test(store: Store, experiment: str) -> dict[str, int]:
     """How often the sealed test rows of each data set were opened, over all runs of `experiment`."""
     counts: dict[str, int] = {}
     experiment_id, token = store.experiment(experiment), None

@@ -1,0 +1,229 @@
+"""Logged models: every trained detector with its weights, its scores per data set, and the leaderboard over them.
+
+What is kept is our own checkpoint folder (safetensors weights and a JSON configuration), no pickled class and no
+exported graph: it can be rebuilt, fine-tuned and explained. An `MLmodel` file beside it makes it a model of MLflow's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pandas as pd
+from mlflow.entities import LoggedModelOutput
+from mlflow.models import Model
+
+from tracking.errors import TrackingError, explained
+from tracking.names import MAX_PARAM, MAX_TAG, flattened, metric_name, shortened
+from tracking.registry import Registry
+from tracking.runs import Run, git_commit
+from tracking.store import Store
+
+WEIGHTS, CONFIG, SUMS = "weights.safetensors", "config.json", "SHA256SUMS"
+DIGEST_TAG = "counterforge.digest"
+MODEL_TYPE = "counterforge-detector"
+_NO_PART_OF_A_MODEL = {SUMS, "MLmodel", "registered_model_meta"}
+
+
+def log_detector(
+    run: Run,
+    *,
+    name: str,
+    folder: Path,
+    metrics: Mapping[str, float] | None = None,
+    params: Mapping[str, Any] | None = None,
+    tags: Mapping[str, Any] | None = None,
+) -> str:
+    """Keep the checkpoint in `folder` as a logged model of `run`, and return its model id (`m-...`).
+
+    All plain files of the folder are kept with their checksums, except training state (`*.pt`) and hidden files.
+    Calling it again in a run with the same name and the same files returns the id of before.
+
+    Raises:
+        TrackingError: `folder` lacks weights or configuration, or the store refuses.
+    """
+    store, client = run.store, run.store.client
+    files = _files(folder)
+    sums = "".join(f"{_sha256(path)}  {path.name}\n" for path in files)
+    digest = hashlib.sha256(sums.encode()).hexdigest()[:32]
+    clean = re.sub(r"[/:.%\"']", "-", name) or "detector"  # what MLflow refuses in a model's name
+    with explained(f"log the model {name}", store.tracking_uri):
+        model = _logged_before(store, run, clean, digest)
+        if model is not None and str(model.status) == "READY":
+            run.metrics(metrics or {}, model_id=model.model_id)
+            return str(model.model_id)
+        if model is None:
+            own = {DIGEST_TAG: digest} | ({"git_commit": commit} if (commit := git_commit()) else {})
+            model = client.create_logged_model(
+                run.experiment_id,
+                clean,
+                run.id,
+                tags=own | {metric_name(key): shortened(value, MAX_TAG) for key, value in (tags or {}).items()},
+                params={metric_name(k): shortened(v, MAX_PARAM) for k, v in flattened(params or {}).items()},
+                model_type=MODEL_TYPE,
+            )
+        with tempfile.TemporaryDirectory() as scratch:
+            (Path(scratch) / SUMS).write_text(sums)
+            _mlmodel(run, str(model.model_id), sum(path.stat().st_size for path in files)).save(f"{scratch}/MLmodel")
+            for path in (*files, Path(scratch) / SUMS, Path(scratch) / "MLmodel"):
+                client.log_model_artifact(model.model_id, str(path))
+        run.metrics(metrics or {}, model_id=model.model_id)
+        if model.model_id not in {output.model_id for output in client.get_run(run.id).outputs.model_outputs}:
+            client.log_outputs(run.id, [LoggedModelOutput(model.model_id, 0)])  # MLflow refuses a second time
+        client.finalize_logged_model(model.model_id, "READY")  # last: a model that is READY is whole
+    return str(model.model_id)
+
+
+def score_model(
+    store: Store, model_id: str, dataset: str, digest: str, metrics: Mapping[str, float], run: Run
+) -> dict[str, float]:
+    """Record how a model does on a data set: `{"auc": 0.93}` becomes the metric `auc/<dataset>` of model and run.
+
+    `digest` is the data set's content hash; scores on other contents of the same name stay apart.
+    Returns the metrics under the names they were logged by.
+    """
+    named = {metric_name(f"{key}/{dataset}"): float(value) for key, value in metrics.items()}
+    with explained(f"find the model {model_id}", store.tracking_uri):
+        store.client.get_logged_model(model_id)
+    run.metrics(named, model_id=model_id, dataset=(dataset, digest))
+    return named
+
+
+def leaderboard(
+    store: Store,
+    experiment: str,
+    metric: str,
+    *,
+    higher_is_better: bool = True,
+    digest: str | None = None,
+    limit: int = 1000,
+) -> pd.DataFrame:
+    """The models of an experiment, the best first by `metric` (such as `auc/<dataset>`); those without it last.
+
+    Columns: `model_id`, `name`, `run_id`, `created` (UTC), the newest value of every metric, `param.<name>` and
+    `tag.<name>`. `digest` restricts the order to scores on that content of the data set `metric` ends in.
+    """
+    order: dict[str, Any] = {"field_name": f"metrics.{metric_name(metric)}", "ascending": not higher_is_better}
+    if digest is not None:
+        order |= {"dataset_name": metric.split("/", 1)[-1], "dataset_digest": digest}
+    rows: list[dict[str, Any]] = []
+    experiment_id, token = store.experiment(experiment), None
+    with explained(f"list the models of {experiment}", store.tracking_uri):
+        while len(rows) < limit:
+            page = store.client.search_logged_models(
+                [experiment_id], max_results=min(50, limit - len(rows)), order_by=[order], page_token=token
+            )
+            rows += [_row(model) for model in page if str(model.status) == "READY"]
+            if not (token := page.token):
+                break
+    return pd.DataFrame(rows, columns=None if rows else ["model_id", "name", "run_id", "created", metric])
+
+
+def fetch_model(store: Store, model: str, to: Path, *, registry: Registry | None = None) -> Path:
+    """Bring a logged model's checkpoint folder to `to` and return it; every file is checked against its checksum.
+
+    `model` is a model id (`m-...`), a `models:/...` address, or what `Registry.resolve` takes (`champion`, `3`).
+    A folder that already holds the same model is returned as it is; one that holds another model is replaced.
+
+    Raises:
+        TrackingError: there is no such model, a file is damaged, or `to` holds something else.
+    """
+    model_id = model.removeprefix("models:/")
+    if not model_id.startswith("m-"):
+        model_id = (registry or Registry(store)).resolve(model).model_id
+    with explained(f"fetch the model {model}", store.tracking_uri):
+        logged = store.client.get_logged_model(model_id)
+        digest = logged.tags.get(DIGEST_TAG)
+        if digest is None or str(logged.status) != "READY":
+            raise TrackingError(f"{model} ({model_id}) is no finished model of this workbench: choose another one")
+        to = Path(to)
+        if _is_intact(to, digest):
+            return to
+        if to.exists() and not (to / CONFIG).exists() and any(to.iterdir()):
+            raise TrackingError(f"{to} holds something that is no model: choose an empty or a new folder")
+        to.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=to.parent, prefix=f".{to.name}-") as scratch:
+            fetched, old = Path(scratch) / "new", Path(scratch) / "old"
+            fetched.mkdir()
+            location = str(logged.artifact_location).rstrip("/")
+            _download(store, f"{location}/{SUMS}", fetched)
+            for file in _names(fetched / SUMS):
+                _download(store, f"{location}/{file}", fetched)
+            if not _is_intact(fetched, digest):
+                raise TrackingError(f"the files of {model} ({model_id}) differ from their checksums: log it again")
+            if to.exists():
+                to.replace(old)
+            fetched.replace(to)
+    return to
+
+
+def _files(folder: Path) -> list[Path]:
+    missing = [name for name in (WEIGHTS, CONFIG) if not (Path(folder) / name).is_file()]
+    if missing:
+        raise TrackingError(f"{folder} lacks {' and '.join(missing)}: give the folder of a finished training")
+    return sorted(
+        path
+        for path in Path(folder).iterdir()
+        if path.is_file()
+        and path.suffix != ".pt"
+        and not path.name.startswith(".")
+        and path.name not in _NO_PART_OF_A_MODEL
+    )
+
+
+def _logged_before(store: Store, run: Run, name: str, digest: str) -> Any:
+    """The model of an earlier call, whole or interrupted, or None."""
+    token = None
+    while True:
+        page = store.client.search_logged_models(
+            [run.experiment_id], f"source_run_id = '{run.id}' AND name = '{name}'", page_token=token
+        )
+        for model in page:
+            if model.tags.get(DIGEST_TAG) == digest:
+                return model
+        if not (token := page.token):
+            return None
+
+
+def _mlmodel(run: Run, model_id: str, size: int) -> Any:
+    model = Model(run_id=run.id, model_id=model_id, model_size_bytes=size)
+    model.add_flavor("counterforge", weights=WEIGHTS, config=CONFIG, checksums=SUMS)
+    return model
+
+
+def _download(store: Store, uri: str, folder: Path) -> None:
+    mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder), tracking_uri=store.tracking_uri)
+
+
+def _names(sums: Path) -> Iterable[str]:
+    names = [line.split("  ", 1)[-1] for line in sums.read_text().splitlines() if line]
+    if any(Path(name).name != name for name in names):
+        raise TrackingError(f"the list of checksums names files outside the model ({names}): do not use it")
+    return names
+
+
+def _is_intact(folder: Path, digest: str) -> bool:
+    sums = folder / SUMS
+    if not sums.is_file() or hashlib.sha256(sums.read_bytes()).hexdigest()[:32] != digest:
+        return False
+    pairs = [line.split("  ", 1) for line in sums.read_text().splitlines() if line]
+    return all((folder / name).is_file() and _sha256(folder / name) == expected for expected, name in pairs)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _row(model: Any) -> dict[str, Any]:
+    newest = sorted(model.metrics or [], key=lambda metric: (metric.timestamp, metric.step))
+    row: dict[str, Any] = {"model_id": model.model_id, "name": model.name, "run_id": model.source_run_id}
+    row["created"] = pd.Timestamp(model.creation_timestamp, unit="ms", tz="UTC")
+    row |= {metric.key: float(metric.value) for metric in newest}
+    row |= {f"param.{key}": value for key, value in model.params.items()}
+    return row | {f"tag.{key}": value for key, value in model.tags.items() if not key.startswith("mlflow.")}

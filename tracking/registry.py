@@ -1,0 +1,233 @@
+"""The model registry: which detector is in service, which one was before, and why.
+
+`champion` is served, `previous` is what `rollback` returns to, `challenger` waits for the gate. MLflow changes one
+alias at a time, so every change here is ordered such that a kill between two calls leaves a served champion, and the
+same call made again completes it.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import pandas as pd
+from mlflow.exceptions import MlflowException
+
+from tracking.errors import TrackingError, explained
+from tracking.names import MAX_TAG, metric_name, shortened
+from tracking.store import Store
+
+DETECTOR = "counterforge-detector"
+CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous", "challenger"
+MODEL_TAG = "counterforge.model_id"
+REPORT_TAG = "gate_report"
+
+
+@dataclass(frozen=True)
+class Version:
+    """A registered version: `number` counts from 1, `model_id` names the logged model that holds the weights."""
+
+    name: str
+    number: int
+    model_id: str
+    run_id: str | None
+    aliases: tuple[str, ...]
+    created: datetime
+    tags: dict[str, str]
+
+    @property
+    def uri(self) -> str:
+        """MLflow's address of this version."""
+        return f"models:/{self.name}/{self.number}"
+
+
+@dataclass(frozen=True)
+class Registry:
+    """The versions of one registered model. Every method raises `TrackingError` where the store refuses."""
+
+    store: Store
+    name: str = DETECTOR
+
+    def register(self, model_id: str, tags: Mapping[str, Any] | None = None) -> Version:
+        """Make the logged model `model_id` a version, or return the version that it already is, with `tags` set.
+
+        The version inherits the logged model's own tags (manifest, generator, study, trial, git commit, ...).
+        """
+        client = self.store.client
+        with explained(f"register the model {model_id}", self.store.tracking_uri):
+            model = client.get_logged_model(model_id)
+            if str(model.status) != "READY":
+                raise TrackingError(f"the model {model_id} is {model.status}, not READY: train it to the end first")
+            lineage = {key: value for key, value in model.tags.items() if not key.startswith("mlflow.")}
+            lineage |= {metric_name(key): shortened(value, MAX_TAG) for key, value in (tags or {}).items()}
+            lineage[MODEL_TAG] = model_id
+            known = next((version for version in self.versions() if version.model_id == model_id), None)
+            if known is not None:
+                self._tag(known.number, lineage)
+                return self.resolve(str(known.number))
+            try:
+                client.create_registered_model(self.name, description="Detectors of fake faces")
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+            self.store.activate()  # MLflow resolves models:/ sources through its global tracking URI
+            made = client.create_model_version(
+                self.name, f"models:/{model_id}", run_id=model.source_run_id, tags=lineage, model_id=model_id
+            )
+            if not self.store.is_server:  # a server does this itself; the UI links model and version by it
+                links = json.loads(model.tags.get("mlflow.modelVersions", "[]"))
+                links.append({"name": self.name, "version": int(made.version)})
+                client.set_logged_model_tags(model_id, {"mlflow.modelVersions": json.dumps(links)})
+        return self.resolve(str(made.version))
+
+    def promote(
+        self, version: int | str, report: Mapping[str, Any], tags: Mapping[str, Any] | None = None, *, why: str = ""
+    ) -> Version:
+        """Make `version` the champion and the old champion `previous`; promoting the champion again changes no alias.
+
+        The gate's `report` goes whole into the run's artifacts as `gate/version-<n>.json` and onto the version as the
+        tag `gate_report` (its first level only, where it exceeds 5,000 characters), with who, when and `why`.
+        """
+        chosen = self.resolve(version)
+        old = self.champion()
+        self._record(chosen, report, {**(tags or {}), "promoted_because": why or "the gate was passed"})
+        with explained(f"promote version {chosen.number} of {self.name}", self.store.tracking_uri):
+            if CHALLENGER in chosen.aliases:
+                self.store.client.delete_registered_model_alias(self.name, CHALLENGER)
+            if old is None or old.number != chosen.number:
+                if old is not None:
+                    self._alias(PREVIOUS, old)
+                self._alias(CHAMPION, chosen)
+        return self.resolve(str(chosen.number))
+
+    def challenge(self, version: int | str) -> Version:
+        """Give `version` the alias `challenger`: the next one that the gate looks at."""
+        chosen = self.resolve(version)
+        with explained(f"name a challenger of {self.name}", self.store.tracking_uri):
+            self._alias(CHALLENGER, chosen)
+        return self.resolve(str(chosen.number))
+
+    def rollback(self) -> Version:
+        """Swap `champion` and `previous`, and return the champion of now.
+
+        Raises:
+            TrackingError: there is no previous champion to return to.
+        """
+        champion, previous = self._aliased(CHAMPION), self._aliased(PREVIOUS)
+        if previous is None or champion is None or previous.number == champion.number:
+            raise TrackingError(f"{self.name} has no previous champion to roll back to: {self._inventory()}")
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        with explained(f"roll back {self.name}", self.store.tracking_uri):
+            self._alias(CHAMPION, previous)
+            self._alias(PREVIOUS, champion)
+            self._tag(champion.number, {"rolled_back_at": now, "rolled_back_by": _user()})
+        return self.resolve(str(previous.number))
+
+    def champion(self) -> Version | None:
+        """The version in service, or None before the first promotion."""
+        return self._aliased(CHAMPION)
+
+    def resolve(self, version: int | str) -> Version:
+        """The version called by its number (`3`, `"3"`, `"v3"`), its alias, or its `models:/` address.
+
+        Raises:
+            TrackingError: there is none; the message lists what exists.
+        """
+        text = str(version).strip().removeprefix("models:/").removeprefix(self.name).lstrip("/@")
+        number = text.removeprefix("v")
+        found = next((v for v in self.versions() if str(v.number) == number or text in v.aliases), None)
+        if found is None:
+            raise TrackingError(f"{self.name} has no version {str(version)!r}: {self._inventory()}")
+        return found
+
+    def versions(self) -> list[Version]:
+        """All versions, the newest first; empty if nothing was registered yet."""
+        client, found, token = self.store.client, [], None
+        with explained(f"list the versions of {self.name}", self.store.tracking_uri):
+            while True:
+                page = client.search_model_versions(f"name = '{self.name}'", max_results=1000, page_token=token)
+                found += page
+                if not (token := page.token):
+                    break
+            aliases = client.get_registered_model(self.name).aliases if found else {}
+        return sorted((_version(each, aliases) for each in found), key=lambda v: -v.number)
+
+    def list_versions(self) -> pd.DataFrame:
+        """All versions as a table, the newest first.
+
+        Columns: `version`, `aliases` (comma-separated), `created` (UTC), `model_id`, `run_id`, then one column a tag
+        and one a metric of the logged model (such as `auc/<dataset>`).
+        """
+        rows = []
+        for version in self.versions():
+            tags = {key: value for key, value in version.tags.items() if key != MODEL_TAG}
+            row: dict[str, Any] = {"version": version.number, "aliases": ", ".join(version.aliases)}
+            row |= {"created": version.created, "model_id": version.model_id, "run_id": version.run_id}
+            rows.append(row | tags | self._metrics(version))
+        return pd.DataFrame(rows, columns=None if rows else ["version", "aliases", "created", "model_id", "run_id"])
+
+    def _metrics(self, version: Version) -> dict[str, float]:
+        with suppress(MlflowException):  # its logged model may have been deleted
+            newest = sorted(
+                self.store.client.get_logged_model(version.model_id).metrics or [], key=lambda m: (m.timestamp, m.step)
+            )
+            return {metric.key: float(metric.value) for metric in newest}
+        return {}
+
+    def _record(self, version: Version, report: Mapping[str, Any], tags: Mapping[str, Any]) -> None:
+        full = json.dumps(report, indent=2, default=str)
+        compact = json.dumps(report, default=str)
+        if len(compact) > MAX_TAG:
+            first_level = {key: value for key, value in report.items() if not isinstance(value, Mapping | list | tuple)}
+            compact = shortened(json.dumps(first_level, default=str), MAX_TAG)
+        file = f"gate/version-{version.number}.json"
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        record = {"promoted_at": now, "promoted_by": _user(), REPORT_TAG: compact, **tags}
+        with explained(f"record the gate's report on version {version.number}", self.store.tracking_uri):
+            if version.run_id:
+                self.store.client.log_text(version.run_id, full, file)
+                record["gate_report_file"] = f"runs:/{version.run_id}/{file}"
+            self._tag(version.number, record)
+
+    def _tag(self, number: int, tags: Mapping[str, Any]) -> None:
+        for key, value in tags.items():
+            self.store.client.set_model_version_tag(self.name, str(number), metric_name(key), shortened(value, MAX_TAG))
+
+    def _alias(self, alias: str, version: Version) -> None:
+        self.store.client.set_registered_model_alias(self.name, alias, str(version.number))
+
+    def _aliased(self, alias: str) -> Version | None:
+        return next((version for version in self.versions() if alias in version.aliases), None)
+
+    def _inventory(self) -> str:
+        versions = self.versions()
+        if not versions:
+            return "nothing is registered yet, train and register a model first"
+        named = [f"{alias}={version.number}" for version in versions for alias in version.aliases]
+        numbers = ", ".join(str(version.number) for version in reversed(versions))
+        return f"there are the versions {numbers} and the aliases {', '.join(named) or '(none)'}"
+
+
+def _version(entity: Any, aliases: Mapping[str, Any]) -> Version:
+    tags = dict(entity.tags)
+    return Version(
+        name=entity.name,
+        number=int(entity.version),
+        model_id=tags.get(MODEL_TAG) or entity.model_id or "",
+        run_id=entity.run_id or None,
+        aliases=tuple(sorted(alias for alias, number in aliases.items() if int(number) == int(entity.version))),
+        created=datetime.fromtimestamp(entity.creation_timestamp / 1000, UTC),
+        tags=tags,
+    )
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container's user may have no name
+        return "unknown"
