@@ -48,6 +48,16 @@ class Outcome:
     skipped: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class _Ground:
+    """What studies and detectors stand on: faces and generator."""
+
+    materials: Materials
+    manifest: Path  # with all fakes; that of the materials may hold fewer
+    sheet: Path
+    tracking: str  # tells one tracking database from another that took its place
+
+
 def execute(config: RunConfig) -> Outcome:
     """Do every step whose inputs have changed, and return the table.
 
@@ -57,8 +67,6 @@ def execute(config: RunConfig) -> Outcome:
     steps = Steps(config.out / "steps", total=6 + (config.study is not None))
     store = open_store(config.mlruns)
     cache = config.out / "cache"
-    done = steps.do("faces", [_faces_inputs(config)], lambda: _faces(config), lambda r: [Path(r["manifest"])])
-    full, reduced = Manifest.read(done["manifest"]), Manifest.read(done["reduced"])
     with tracked_run(
         store,
         config.project,
@@ -67,45 +75,22 @@ def execute(config: RunConfig) -> Outcome:
         params=config.model_dump(mode="json", include={"domains", "keep_train_fakes", "synthetic_share", "psi"}),
         description="The whole loop: generator, study, detectors with and without synthetic faces, sealed test.",
     ) as parent:
-        parent.artifact(Path(done["sheet"]))
-        trained_on = reduced.select(dataset=config.domains.train)
-        generator_inputs = [trained_on.select(split="train", label="real").digest, config.gan.model_dump_json()]
-        generator = Path(
-            steps.do(
-                "generator",
-                generator_inputs,
-                lambda: _generator(config, trained_on, cache, store, parent.id),
-                lambda r: [Path(r["generator"])],
-            )["generator"]
-        )
-        materials = Materials(
-            reduced,
-            config.domains.train,
-            config.domains.validation,
-            generator,
-            config.out,
-            cache,
-            store,
-            config.project,
-        )
-        shared = [materials.digest, config.detector.model_dump_json(), str(store.tracking_uri)]
+        ground = _ground(config, store, steps, parent.id)
+        materials, full = ground.materials, Manifest.read(ground.manifest)
+        shared = [materials.digest, config.detector.model_dump_json(), ground.tracking]
         base = TrialSpec(detector=config.detector, synthetic_share=config.synthetic_share, psi=config.psi)
         best, study = base, None
         if config.study is not None:
-            study_inputs = [
-                *shared,
-                config.study.model_dump_json(),
-                json.dumps(config.study_detector),
-                base.model_dump_json(),
-            ]
-            found = steps.do("study", study_inputs, lambda: _study(config, base, materials, parent.id))
-            best, study = TrialSpec.model_validate(found["best"]), found
+            study_inputs = [*shared, config.study.model_dump_json(), json.dumps(config.study_detector)]
+            study_inputs.append(base.model_dump_json())
+            study = steps.do("study", study_inputs, lambda: _study(config, base, materials, parent.id))
+            best = TrialSpec.model_validate(study["best"])
         arms = plan_arms(config, base, best)
         arm_inputs = [*shared, full.digest, *(f"{name}{spec.model_dump_json()}" for name, spec in arms.items())]
         trained = steps.do(
             "detectors",
             arm_inputs,
-            lambda: _detectors(config, arms, materials, full, parent.id),
+            lambda: _detectors(arms, materials, full, parent.id),
             lambda r: [Path(arm["folder"]) for arm in r.values()],
         )
         scores = {name: config.out / "scores" / f"{name.replace(' ', '-')}.parquet" for name in arms}
@@ -121,18 +106,30 @@ def execute(config: RunConfig) -> Outcome:
         verdict = steps.do(
             "promotion",
             promotion_inputs,
-            lambda: _promotion(config, trained[candidate], candidate, Path(done["manifest"]), store),
+            lambda: _promotion(config, trained[candidate], candidate, ground.manifest, store),
         )
         table, differences = _table(figures, trained), pd.DataFrame(figures["differences"])
         steps.do(
             "report",
             [*promotion_inputs, json.dumps(figures), json.dumps(study), json.dumps(verdict)],
             lambda: _report(
-                config, table, differences, figures, study, verdict, candidate, scores, done, parent, steps
+                config, table, differences, figures, study, verdict, candidate, scores, ground.sheet, parent, steps
             ),
             lambda _: [report],
         )
     return Outcome(table, differences, report, candidate, verdict, steps.seconds, tuple(steps.done_before))
+
+
+def search(config: RunConfig) -> StudyResult:
+    """The study of a run and what it stands on (faces, generator), without the final detectors.
+
+    Raises:
+        UserError: bad input; what was done before stays.
+    """
+    store = open_store(config.mlruns)
+    ground = _ground(config, store, Steps(config.out / "steps", total=2), None)
+    base = TrialSpec(detector=config.detector, synthetic_share=config.synthetic_share, psi=config.psi)
+    return _launch(config, base, ground.materials, None)
 
 
 def plan_arms(config: RunConfig, base: TrialSpec, best: TrialSpec) -> dict[str, TrialSpec]:
@@ -164,6 +161,32 @@ def keep_few_fakes(manifest: Manifest, domains: tuple[str, ...], share: float, s
     concerned = rows["dataset"].isin(domains) & (rows["split"] == "train") & (rows["label"] == "fake")
     stays = [split_of(f"few/{group}", seed, (share, 1 - share, 0.0)) == "train" for group in manifest.groups]
     return manifest.where((~concerned | pd.Series(stays, index=rows.index)).to_numpy(dtype=bool))
+
+
+def _ground(config: RunConfig, store: Store, steps: Steps, parent: str | None) -> _Ground:
+    cache = config.out / "cache"
+    done = steps.do("faces", [_faces_inputs(config)], lambda: _faces(config), lambda r: [Path(r["manifest"])])
+    reduced = Manifest.read(done["reduced"])
+    experiment = store.client.get_experiment(store.experiment(config.project))
+    tracking = f"{store.tracking_uri} {experiment.experiment_id} {experiment.creation_time}"
+    trained_on = reduced.select(dataset=config.domains.train)
+    made = steps.do(
+        "generator",
+        [trained_on.select(split="train", label="real").digest, config.gan.model_dump_json(), tracking],
+        lambda: _generator(config, trained_on, cache, store, parent),
+        lambda r: [Path(r["generator"])],
+    )
+    materials = Materials(
+        reduced,
+        config.domains.train,
+        config.domains.validation,
+        Path(made["generator"]),
+        config.out,
+        cache,
+        store,
+        config.project,
+    )
+    return _Ground(materials, Path(done["manifest"]), Path(done["sheet"]), tracking)
 
 
 def _faces_inputs(config: RunConfig) -> str:
@@ -209,7 +232,7 @@ def _faces(config: RunConfig) -> dict[str, Any]:
     return {"manifest": str(full), "reduced": str(few), "sheet": str(sheet)}
 
 
-def _generator(config: RunConfig, manifest: Manifest, cache: Path, store: Store, parent: str) -> dict[str, Any]:
+def _generator(config: RunConfig, manifest: Manifest, cache: Path, store: Store, parent: str | None) -> dict[str, Any]:
     out = config.out / "generator"
     with tracked_run(
         store,
@@ -228,10 +251,14 @@ def _generator(config: RunConfig, manifest: Manifest, cache: Path, store: Store,
     return {"generator": str(folder), "digest": generator_digest(folder)}
 
 
-def _study(config: RunConfig, base: TrialSpec, materials: Materials, parent: str) -> dict[str, Any]:
+def _launch(config: RunConfig, base: TrialSpec, materials: Materials, parent: str | None) -> StudyResult:
     assert config.study is not None
     cheap = base.with_parameters(config.study_detector) if config.study_detector else base
-    result: StudyResult = launch(config.study, cheap, materials, parent)
+    return launch(config.study, cheap, materials, parent)
+
+
+def _study(config: RunConfig, base: TrialSpec, materials: Materials, parent: str) -> dict[str, Any]:
+    result = _launch(config, base, materials, parent)
     return {
         "name": result.name,
         "best": result.best.model_dump(mode="json"),
@@ -241,9 +268,7 @@ def _study(config: RunConfig, base: TrialSpec, materials: Materials, parent: str
     }
 
 
-def _detectors(
-    config: RunConfig, arms: Mapping[str, TrialSpec], materials: Materials, full: Manifest, parent: str
-) -> dict[str, Any]:
+def _detectors(arms: Mapping[str, TrialSpec], materials: Materials, full: Manifest, parent: str) -> dict[str, Any]:
     trained: dict[str, Any] = {}
     for name, spec in arms.items():
         own = materials if name != ALL_FAKES else Materials(**{**vars(materials), "manifest": full})
@@ -335,7 +360,7 @@ def _report(
     verdict: Mapping[str, Any],
     candidate: str,
     scores: Mapping[str, Path],
-    faces: Mapping[str, str],
+    sheet: Path,
     parent: Any,
     steps: Steps,
 ) -> dict[str, Any]:
@@ -350,7 +375,7 @@ def _report(
         study=study,
         verdict=verdict,
         openings=figures["openings"],
-        contact_sheet=Path(faces["sheet"]),
+        contact_sheet=sheet,
         samples=sorted((config.out / "generator" / "samples").glob("*.png"))[-1],
         seconds=steps.seconds,
         config=config.model_dump(mode="json"),

@@ -102,7 +102,7 @@ def launch(config: StudyConfig, base: TrialSpec, materials: Materials, parent: s
             materials.store,
             materials.experiment,
             name,
-            key=f"study/{name}/{parent}",
+            key=f"study/{name}",
             parent=parent,
             tags=tags,
             params={"trials": config.trials, "sampler": config.sampler, "seed": config.seed},

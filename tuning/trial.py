@@ -196,9 +196,7 @@ def train_and_log(
         history = path / "history.json"
         if history.is_file():
             active.artifact(history)
-    trained = Trained(
-        str(path), active.id, model_id, value, val, synthetic, explanation, time.monotonic() - started
-    )
+    trained = Trained(str(path), active.id, model_id, value, val, synthetic, explanation, time.monotonic() - started)
     temporary = record.with_suffix(".tmp")
     temporary.write_text(json.dumps(asdict(trained)))
     temporary.replace(record)

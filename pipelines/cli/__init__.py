@@ -1,0 +1,56 @@
+"""The command line. What is heavy is imported inside the commands, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+import errno
+import sys
+
+import typer
+
+from pipelines.cli import faces, gan, models, studies, training, whole
+
+app = typer.Typer(
+    name="counterforge",
+    help="Forge fake faces, learn to catch them, and measure honestly whether it helped.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+whole.add_to(app)
+app.add_typer(faces.app, name="faces")
+app.add_typer(gan.app, name="gan")
+training.add_to(app)
+app.add_typer(studies.app, name="study")
+app.add_typer(models.app, name="models")
+
+_DISK = {
+    errno.ENOSPC: "the disk is full: free some space and run the same command again",
+    errno.EROFS: "the disk is read-only: choose another folder",
+    errno.EACCES: "no permission: choose another folder, or change its owner",
+}
+
+
+def main() -> None:
+    """Run a command; a mistake of the user's becomes one sentence and exit 2, Ctrl-C exit 130."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        print("\nstopped; what is done is kept: the same command goes on from there", file=sys.stderr)
+        sys.exit(130)
+    except OSError as error:
+        if error.errno not in _DISK:
+            raise
+        print(f"error: {error.filename or 'a file'}: {_DISK[error.errno]}", file=sys.stderr)
+        sys.exit(2)
+    except ValueError as error:
+        if not _is_users(error):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _is_users(error: ValueError) -> bool:
+    from faces.errors import UserError
+    from tracking.errors import TrackingError
+
+    return isinstance(error, UserError | TrackingError)

@@ -1,0 +1,82 @@
+"""`counterforge gan`: train a generator, and sample faces from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipelines.cli.options import (
+    DEFAULT_CACHE,
+    AsJson,
+    Cache,
+    ConfigFile,
+    DryRun,
+    Manifest,
+    Seed,
+    Set,
+    answer,
+    configuration,
+    show_configuration,
+)
+
+app = typer.Typer(help="The generator of faces.", no_args_is_help=True)
+
+
+@app.command()
+def train(
+    manifest: Manifest,
+    out: Annotated[Path, typer.Option("--out", help="Folder for checkpoints and sample grids.")],
+    preset: Annotated[str | None, typer.Option(help="tiny, small or base.")] = None,
+    image_size: Annotated[int | None, typer.Option(help="16, 32, 64, 128 or 256 pixels.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Budget of training time.")] = None,
+    kimg: Annotated[float | None, typer.Option(help="Budget of thousands of real pictures shown.")] = None,
+    config: ConfigFile = None,
+    settings: Set = None,
+    cache: Cache = DEFAULT_CACHE,
+    seed: Seed = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train on the train reals of a manifest. The same command resumes, and extends when the budget grew."""
+    from faces.manifest import Manifest
+    from gan.checkpoint import generator_digest
+    from gan.config import GanConfig
+    from gan.training import train as run
+
+    named = {"preset": preset, "image_size": image_size, "minutes": minutes, "kimg": kimg, "seed": seed}
+    resolved = configuration(GanConfig, config, settings, named)
+    if dry_run:
+        show_configuration(resolved.resolved())
+        return
+    folder = run(Manifest.read(manifest), resolved, out, cache)
+    digest = generator_digest(folder)
+    answer(
+        {"generator": folder, "digest": digest}, as_json, f"generator {digest} in {folder}, grids in {out / 'samples'}"
+    )
+
+
+@app.command()
+def sample(
+    generator: Annotated[Path, typer.Argument(help="Folder of a generator's checkpoint.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the crops and their manifest.")],
+    count: Annotated[int, typer.Option(help="How many faces.", min=1)] = 64,
+    psi: Annotated[float, typer.Option(help="Truncation: 0 the mean face, 1 the generator's own spread.")] = 0.7,
+    seed: Seed = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write faces as crops with their ledger: generator, seed, psi. Seeds run on from --seed."""
+    from gan.checkpoint import load_generator
+    from gan.sampling import sample as run
+    from gan.sampling import sample_grid
+
+    first = seed or 0
+    manifest = run(generator, range(first, first + count), psi, out)
+    grid = out / "grid.png"
+    sample_grid(load_generator(generator), range(first, first + min(count, 64)), psi).save(grid)
+    answer(
+        {"manifest": out / "manifest.parquet", "faces": len(manifest), "grid": grid},
+        as_json,
+        f"{len(manifest)} faces in {out / 'manifest.parquet'}, the first of them in {grid}",
+    )

@@ -1,0 +1,164 @@
+"""`counterforge balance | train | evaluate`: one detector, step by step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipelines.cli.options import (
+    DEFAULT_CACHE,
+    DEFAULT_MLRUNS,
+    AsJson,
+    Cache,
+    ConfigFile,
+    DryRun,
+    Manifest,
+    Mlruns,
+    Seed,
+    Set,
+    answer,
+    configuration,
+    print_table,
+    show_configuration,
+)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands to the main one."""
+    app.command()(balance)
+    app.command()(train)
+    app.command()(evaluate)
+
+
+def balance(
+    manifest: Manifest,
+    generator: Annotated[Path, typer.Option("--generator", help="Folder of a generator's checkpoint.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the new manifest and the synthetic crops.")],
+    share: Annotated[float | None, typer.Option(help="Fakes among all train rows afterwards, 0 to 1.")] = None,
+    psi: Annotated[float | None, typer.Option(help="Truncation of the synthetic faces.")] = None,
+    seed: Seed = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Add synthetic fakes to the train split until they reach a share. Real faces are never synthesised."""
+    from faces.manifest import Manifest
+    from gan.balancing import BalanceConfig
+    from gan.balancing import balance as run
+
+    config = configuration(BalanceConfig, None, None, {"share": share, "psi": psi, "seed": seed})
+    if dry_run:
+        show_configuration(config)
+        return
+    result = run(Manifest.read(manifest), generator, config, out / "synthetic")
+    path = result.manifest.write(out / "manifest.parquet")
+    answer(
+        {"manifest": path, "added": result.added, "why": result.explanation}, as_json, f"{result.explanation}\n{path}"
+    )
+
+
+def train(
+    manifest: Manifest,
+    out: Annotated[Path, typer.Option("--out", help="Folder for the detector.")],
+    backbone: Annotated[str | None, typer.Option(help="Such as resnet50, densenet121, tf_efficientnet_lite0.")] = None,
+    weights: Annotated[str | None, typer.Option(help="imagenet, none, or a file of weights.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the train rows.")] = None,
+    project: Annotated[str, typer.Option(help="Name of the MLflow experiment.")] = "detectors",
+    config: ConfigFile = None,
+    settings: Set = None,
+    cache: Cache = DEFAULT_CACHE,
+    mlruns: Mlruns = DEFAULT_MLRUNS,
+    seed: Seed = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train a detector on a manifest's train rows, calibrate it on val, log it. The same command resumes."""
+    from classifier.config import DetectorConfig
+    from faces.manifest import Manifest
+    from pipelines.promotion import register_candidate
+    from tracking.store import open_store
+    from tuning.trial import Materials, TrialSpec, train_and_log
+
+    named = {"backbone": backbone, "weights": weights, "epochs": epochs, "seed": seed}
+    detector = configuration(DetectorConfig, config, settings, named)
+    if dry_run:
+        show_configuration(detector)
+        return
+    rows = Manifest.read(manifest)
+    store = open_store(mlruns)
+    domains = tuple(sorted(set(rows.where(~rows.synthetic).select(split="train").rows["dataset"])))
+    materials = Materials(rows, domains, (), None, out, cache, store, project)
+    trained = train_and_log(TrialSpec(detector=detector), materials, name=f"train {detector.backbone}")
+    path = rows.root / "manifest.parquet" if manifest.is_dir() else manifest
+    version = register_candidate(store, trained.model_id, path, project=project, domains=(), tags={"arm": "train"})
+    result = {"detector": trained.folder, "model_id": trained.model_id, "version": version, "val": trained.val}
+    answer(
+        result,
+        as_json,
+        f"detector in {trained.folder}, val AUC {trained.objective:.3f}, registered as version {version}\n"
+        f"next: counterforge evaluate --model {version}; counterforge models promote {version}",
+    )
+
+
+def evaluate(
+    model: Annotated[str, typer.Option("--model", help="Version, alias (champion), or a detector's folder.")],
+    manifest: Annotated[Path | None, typer.Option("--manifest", help="By default that of the model's lineage.")] = None,
+    dataset: Annotated[list[str] | None, typer.Option(help="Data sets to score; all by default.")] = None,
+    cache: Cache = DEFAULT_CACHE,
+    mlruns: Mlruns = DEFAULT_MLRUNS,
+    as_json: AsJson = False,
+) -> None:
+    """Score a model on the sealed test rows, by frame and by source. The opening is counted in MLflow."""
+    import json
+
+    import pandas as pd
+
+    from faces.errors import UserError
+    from faces.manifest import Manifest
+    from pipelines.evaluation import evaluate_detector, model_metrics, sealed_rows
+    from pipelines.promotion import fetch_and_evaluate, lineage_manifest
+    from tracking.models import score_model
+    from tracking.registry import Registry
+    from tracking.runs import run, test_openings
+    from tracking.store import open_store
+
+    store = open_store(mlruns)
+    folder = Path(model)
+    version = None if (folder / "weights.safetensors").is_file() else Registry(store).resolve(model)
+    if version is not None:
+        rows = lineage_manifest(version, manifest)
+        named = [domain for domain in version.tags.get("test_domains", "").split(",") if domain]
+    elif manifest is not None:
+        rows, named = Manifest.read(manifest), []
+    else:
+        raise UserError(f"the detector in {folder} has no lineage in the registry: give the test rows with --manifest")
+    rows = sealed_rows(rows, dataset or named)
+    project = version.tags.get("project", "evaluations") if version else "evaluations"
+    name = f"evaluate {model}"
+    with run(store, project, name, key=f"{name}/{rows.digest}", tags={"manifest": rows.digest}) as active:
+        for domain in sorted(set(rows.rows["dataset"])):
+            active.opened_test(domain)
+        scored = fetch_and_evaluate(store, version, rows, cache) if version else evaluate_detector(folder, rows, cache)
+        for domain, metrics in model_metrics(scored).items():
+            if version is not None:
+                score_model(store, version.model_id, domain, rows.select(dataset=domain).digest, metrics, active)
+        active.text("evaluation_by_source.json", scored.by_source.to_json())
+        active.text("evaluation_by_frame.json", scored.by_frame.to_json())
+        openings = test_openings(store, project)
+    if as_json:
+        both = {"by_source": scored.by_source, "by_frame": scored.by_frame}
+        typer.echo(json.dumps({name: json.loads(of.to_json()) for name, of in both.items()} | {"openings": openings}))
+        return
+    for title, evaluation in (("by source", scored.by_source), ("by frame", scored.by_frame)):
+        lines = []
+        for domain in evaluation.datasets:
+            of = evaluation.results[domain]
+            metrics = {
+                key: of.metrics[key] for key in ("ap", "eer", "accuracy", "precision", "recall", "f1", "fpr", "ece")
+            }
+            lines.append(
+                {"domain": domain, "real": of.real, "fake": of.fake, "auc": str(of.intervals["auc"]), **metrics}
+            )
+        print_table(pd.DataFrame(lines), f"{model}, sealed test rows {title}, threshold {evaluation.threshold:.3f}")
+    typer.echo("test rows opened so far: " + ", ".join(f"{domain} {count}" for domain, count in openings.items()))
