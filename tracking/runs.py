@@ -262,7 +262,7 @@ def find_run(store: Store, experiment: str, key: str) -> str | None:
     return str(found[0].info.run_id) if found else None
 
 
-def openings_of_test(store: Store, experiment: str) -> dict[str, int]:
+def test_openings(store: Store, experiment: str) -> dict[str, int]:
     """How often the sealed test rows of each data set were opened, over all runs of `experiment`."""
     counts: dict[str, int] = {}
     experiment_id, token = store.experiment(experiment), None

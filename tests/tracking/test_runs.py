@@ -21,7 +21,8 @@ from PIL import Image
 import tracking
 from tracking.errors import TrackingError
 from tracking.names import MAX_PARAM, flattened, metric_name, shortened
-from tracking.runs import Run, attach, find_run, git_commit, openings_of_test, run
+from tracking.runs import Run, attach, find_run, git_commit, run
+from tracking.runs import test_openings as openings_of_test  # under its own name pytest would run it
 from tracking.store import Store
 
 PROJECT = Path(tracking.__file__).parents[1]
