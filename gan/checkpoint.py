@@ -1,0 +1,136 @@
+"""Generators and training states on disk.
+
+A generator is a folder: `weights.safetensors` and `config.json`, which says how to rebuild it. A training state is one
+file of tensors and plain containers. Both appear whole or not at all, whenever the process is killed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors.torch import load_file, save_file
+
+from faces.errors import UserError
+from gan.generator import Generator
+
+WEIGHTS, CONFIG = "weights.safetensors", "config.json"
+
+
+class GeneratorCard(BaseModel):
+    """`config.json` of a generator: its architecture, and where it came from."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    image_size: int
+    channels: dict[int, int]
+    z_width: int
+    w_width: int
+    mapping_depth: int
+    noise_inputs: bool
+    manifest: str = Field(description="digest of the manifest whose real train faces it learnt from")
+    kimg: float = Field(description="thousands of real pictures it was shown")
+    training: dict[str, Any] = Field(default_factory=dict, description="the whole training configuration")
+
+    def build(self) -> Generator:
+        """A generator of this architecture with fresh weights."""
+        return Generator(
+            self.image_size,
+            self.channels,
+            z_width=self.z_width,
+            w_width=self.w_width,
+            mapping_depth=self.mapping_depth,
+            noise_inputs=self.noise_inputs,
+        )
+
+
+def save_generator(generator: Generator, card: GeneratorCard, folder: Path) -> Path:
+    """Publish a generator as `folder`, in place of what stood there."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    retired = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    for leftover in (temporary, retired):
+        shutil.rmtree(leftover, ignore_errors=True)
+    temporary.mkdir()
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in generator.state_dict().items()}
+    save_file(tensors, temporary / WEIGHTS)
+    (temporary / CONFIG).write_text(card.model_dump_json(indent=1) + "\n")
+    # A folder cannot be replaced by a full one in one step. Killed between these two, the job's next call publishes
+    # again, since its training state holds the same weights.
+    if folder.exists():
+        folder.replace(retired)
+    temporary.replace(folder)
+    shutil.rmtree(retired, ignore_errors=True)
+    return folder
+
+
+def read_card(folder: Path) -> GeneratorCard:
+    """What `config.json` says.
+
+    Raises:
+        UserError: there is no generator in the folder, or its configuration is damaged.
+    """
+    for name in (WEIGHTS, CONFIG):
+        if not (folder / name).is_file():
+            raise UserError(f"no generator at {folder} ({name} is missing): make one with `counterforge gan train`")
+    try:
+        return GeneratorCard.model_validate(json.loads((folder / CONFIG).read_text()))
+    except (ValidationError, ValueError) as error:
+        raise UserError(f"{folder / CONFIG} is not a generator's configuration: train the generator again") from error
+
+
+def load_generator(folder: Path) -> Generator:
+    """The averaged (EMA) generator of a checkpoint, on the CPU, in evaluation mode.
+
+    Raises:
+        UserError: there is no generator in the folder, or its files do not fit each other.
+    """
+    folder = Path(folder)
+    generator = read_card(folder).build()
+    try:
+        generator.load_state_dict(load_file(folder / WEIGHTS))
+    except Exception as error:  # safetensors raises its own kind for a damaged file, torch a RuntimeError for a misfit
+        raise UserError(f"{folder / WEIGHTS} does not fit {CONFIG} beside it: train the generator again") from error
+    return generator.to(memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]
+
+
+def generator_digest(folder: Path) -> str:
+    """16 hex digits over the weights, the name that synthetic rows know their generator by.
+
+    Raises:
+        UserError: there is no generator in the folder.
+    """
+    read_card(Path(folder))
+    return hashlib.sha256((Path(folder) / WEIGHTS).read_bytes()).hexdigest()[:16]
+
+
+def save_state(state: Mapping[str, Any], path: Path) -> None:
+    """Write a training state in one atomic step."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        torch.save(dict(state), temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """Read a training state onto the CPU.
+
+    Raises:
+        UserError: the file is damaged, or holds more than tensors and plain containers.
+    """
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise UserError(f"{path} is not a training state: delete it to start anew") from error
+    return state

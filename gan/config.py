@@ -1,0 +1,111 @@
+"""What a generator is and how it is trained: one table of presets, one typed configuration."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+
+class Preset(NamedTuple):
+    """What one dial sets. Channels at a resolution are `channel_base / resolution`, within the two bounds."""
+
+    channel_base: int
+    channel_max: int
+    channel_min: int
+    z_width: int
+    w_width: int
+    batch_size: int
+    gamma: float
+    learning_rate: float
+
+    def channels(self, image_size: int) -> dict[int, int]:
+        """Resolution -> channels for 4, 8, ..., `image_size`."""
+        sizes = [2**power for power in range(2, image_size.bit_length())]
+        return {size: max(self.channel_min, min(self.channel_max, self.channel_base // size)) for size in sizes}
+
+
+PRESETS: dict[str, Preset] = {
+    #                 base   max  min   z    w  batch  gamma    lr
+    "tiny": Preset(    1024,   64,  16,  64,  64,   16,   0.2, 2.5e-3),  # a demonstration in a minute on a CPU
+    "small": Preset(   2048,  128,  32, 128, 128,   32,   0.5, 2.5e-3),  # 20 minutes to hours on a CPU
+    "base": Preset(   16384,  512,  64, 256, 256,   64,   1.0, 2.0e-3),  # a GPU
+}  # fmt: skip
+
+DEFAULT_MINUTES = 20.0
+# What may change between the calls of one job: none of it moves the path that the weights take.
+FREE_FIELDS = ("minutes", "kimg", "checkpoint_every_seconds", "samples_every_kimg")
+
+
+class GanConfig(BaseModel):
+    """How to train a generator. Unset network fields follow `preset`; `resolved()` shows every value.
+
+    Give the budget as `minutes` of training (counted across resumes) or as `kimg`, thousands of real pictures shown;
+    with neither it is 20 minutes.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    preset: Literal["tiny", "small", "base"] = "small"
+    image_size: int = Field(64, ge=16, le=256, description="side of the pictures, a power of two")
+    minutes: float | None = Field(None, gt=0, description="budget of training time")
+    kimg: float | None = Field(None, gt=0, description="budget of thousands of real pictures shown")
+    batch_size: int | None = Field(None, gt=0, multiple_of=4, description="real pictures a step")
+    learning_rate: float | None = Field(None, gt=0, lt=1, description="of both Adams, before the lazy rescaling")
+
+    z_width: int | None = Field(None, gt=0)
+    w_width: int | None = Field(None, gt=0)
+    mapping_depth: int = Field(2, ge=1, le=8)
+    blur: bool = Field(False, description="[1, 3, 3, 1] filter before halving in the discriminator, not 2x2 averages")
+    noise_inputs: bool = Field(True, description="a noise picture into every layer of the generator")
+    style_mixing: float = Field(0.5, ge=0, le=1, description="probability that a fake mixes two latents")
+
+    loss: Literal["relativistic", "ns-r1"] = "relativistic"
+    gamma: float | None = Field(None, ge=0, description="weight of the gradient penalties")
+    penalty_every: int = Field(8, ge=1, description="steps between two penalties, each scaled up to make up for it")
+    penalty_precision: Literal["float32", "same"] = "float32"
+
+    augment: Literal["ada", "diffaugment", "none"] = "ada"
+    ada_target: float = Field(0.6, ge=0, le=1, description="share of reals on the real side that ADA steers for")
+    ada_kimg: float = Field(50.0, gt=0, description="thousands of pictures in which the probability can go from 0 to 1")
+    flip: bool = Field(True, description="mirror the real pictures at random")
+
+    ema_kimg: float = Field(10.0, gt=0, description="half-life of the averaged weights")
+    ema_rampup: float = Field(0.05, gt=0, description="half-life at most this share of the pictures shown so far")
+
+    seed: int = Field(0, ge=0)
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    checkpoint_every_seconds: float = Field(60.0, gt=0)
+    samples_every_kimg: float = Field(5.0, gt=0, description="between two grids of samples in out/samples")
+
+    @field_validator("image_size")
+    @classmethod
+    def _power_of_two(cls, value: int) -> int:
+        if value & (value - 1):
+            below = 1 << (value.bit_length() - 1)
+            raise ValueError(f"image_size {value} is not a power of two: take {below} or {below * 2}")
+        return value
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> GanConfig:
+        if self.minutes is not None and self.kimg is not None:
+            raise ValueError(f"minutes {self.minutes:g} and kimg {self.kimg:g} are two budgets: give one of them")
+        return self
+
+    def resolved(self) -> GanConfig:
+        """The same configuration with every unset field filled from the preset."""
+        preset = PRESETS[self.preset]
+        filled: dict[str, Any] = {
+            name: getattr(preset, name)
+            for name in ("batch_size", "learning_rate", "gamma", "z_width", "w_width")
+            if getattr(self, name) is None
+        }
+        if self.minutes is None and self.kimg is None:
+            filled["minutes"] = DEFAULT_MINUTES
+        return self.model_copy(update=filled)
+
+    @property
+    def channels(self) -> dict[int, int]:
+        """Resolution -> channels, of the generator and of the discriminator."""
+        return PRESETS[self.preset].channels(self.image_size)

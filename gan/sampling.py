@@ -1,0 +1,179 @@
+"""Synthetic faces from a trained generator: pictures, and a manifest in which each row names its generator and seed."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from faces.errors import UserError
+from faces.manifest import Manifest
+from gan.checkpoint import generator_digest, load_generator
+from gan.generator import Generator
+
+
+def latents(generator: Generator, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Latent and noise of each seed, which depend on that seed alone.
+
+    Returns:
+        z [N, z_width] and noise [N, noise_count], float32 on the CPU.
+    """
+    width = generator.z_width
+    numbers = torch.stack(
+        [
+            torch.randn(width + generator.noise_count, generator=torch.Generator().manual_seed(int(seed)))
+            for seed in seeds
+        ]
+    )
+    return numbers[:, :width], numbers[:, width:]
+
+
+@torch.no_grad()
+def render(generator: Generator, seeds: Sequence[int], psi: float, batch_size: int = 64) -> NDArray[np.uint8]:
+    """Pictures of seeds, in float32.
+
+    Every batch is filled up to `batch_size`, so that a picture does not depend on how many are asked for with it.
+
+    Args:
+        generator: on any device.
+        seeds: any number of them.
+        psi: truncation; 1 is the generator's own spread, 0 the average face.
+        batch_size: pictures at a time.
+
+    Returns:
+        uint8 [N, S, S, 3], RGB.
+    """
+    device = generator.constant.device
+    pictures = []
+    for start in range(0, len(seeds), batch_size):
+        chunk = list(seeds[start : start + batch_size])
+        z, noise = latents(generator, chunk + chunk[-1:] * (batch_size - len(chunk)))
+        picture = generator(z.to(device), noise.to(device), psi=psi)[: len(chunk)]
+        picture = (picture * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
+        pictures.append(picture.permute(0, 2, 3, 1).cpu().numpy())
+    size = generator.image_size
+    return np.concatenate(pictures) if pictures else np.zeros((0, size, size, 3), np.uint8)
+
+
+def sample_grid(generator: Generator, seeds: Sequence[int], psi: float, columns: int | None = None) -> Image.Image:
+    """The pictures of seeds side by side, row by row, in `columns` columns (a wide square by default)."""
+    pictures = render(generator, seeds, psi)
+    columns = columns or math.ceil(math.sqrt(len(seeds) * 4 / 3))
+    rows, size = math.ceil(len(seeds) / columns), generator.image_size
+    sheet = np.zeros((rows * columns, size, size, 3), np.uint8)
+    sheet[: len(pictures)] = pictures
+    joined = sheet.reshape(rows, columns, size, size, 3).transpose(0, 2, 1, 3, 4)
+    return Image.fromarray(joined.reshape(rows * size, columns * size, 3))
+
+
+def sample(
+    generator_folder: Path,
+    seeds: Sequence[int],
+    psi: float,
+    out: Path,
+    dataset: str = "synthetic",
+    batch_size: int = 64,
+) -> Manifest:
+    """Write the faces of seeds as PNG crops, and a manifest of them.
+
+    What an earlier call has written, killed or not, is kept and not made again.
+
+    Args:
+        generator_folder: a generator's checkpoint.
+        seeds: different ones, 0 or more, below 2^63.
+        psi: truncation in [0, 2].
+        out: gets `crops/*.png` and `manifest.parquet`.
+        dataset: value of that column.
+        batch_size: pictures at a time; has no influence on the pictures beyond float32's rounding.
+
+    Returns:
+        The manifest that was written: one row a seed in their order, all fake, all train.
+
+    Raises:
+        UserError: there is no generator, or seeds or psi are out of range.
+    """
+    out, seeds = Path(out), [int(seed) for seed in seeds]
+    _check(seeds, psi)
+    digest = generator_digest(generator_folder)
+    generator = load_generator(generator_folder)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    generator.to(device)
+    names = [f"crops/{digest}-{psi:g}-{seed}.png" for seed in seeds]
+    (out / "crops").mkdir(parents=True, exist_ok=True)
+    hashes = {name: _hash_of_valid(out / name, generator.image_size) for name in names}
+    missing = [(name, seed) for name, seed in zip(names, seeds, strict=True) if hashes[name] is None]
+    with tqdm(
+        total=len(missing), desc="sample", unit="face", mininterval=0.5 if sys.stderr.isatty() else 15
+    ) as progress:
+        for start in range(0, len(missing), batch_size):
+            chunk = missing[start : start + batch_size]
+            for (name, _), picture in zip(
+                chunk, render(generator, [seed for _, seed in chunk], psi, batch_size), strict=True
+            ):
+                hashes[name] = _write(picture, out / name)
+            progress.update(len(chunk))
+    size = generator.image_size
+    rows = [
+        {
+            "path": name,
+            "label": "fake",
+            "dataset": dataset,
+            "method": "gan",
+            "source": f"gan-{digest}-{seed}",
+            "split": "train",
+            "width": size,
+            "height": size,
+            "codec": "png",
+            "sha256": hashes[name],
+            "generator": digest,
+            "seed": seed,
+        }
+        for name, seed in zip(names, seeds, strict=True)
+    ]
+    manifest = Manifest.build(rows, out, where=f"samples in {out}")
+    manifest.write(out / "manifest.parquet")
+    return manifest
+
+
+def _check(seeds: Sequence[int], psi: float) -> None:
+    if not seeds:
+        raise UserError("no seeds to sample from: ask for 1 or more faces")
+    if len(set(seeds)) != len(seeds):
+        raise UserError("a seed is given twice, and would give the same face twice: give different seeds")
+    for seed in seeds:
+        if not 0 <= seed < 2**63:
+            raise UserError(f"seed {seed} is not in [0, 2^63): give seeds in that range")
+    if not 0 <= psi <= 2:
+        raise UserError(f"psi {psi:g} is not in [0, 2]: 1 is the generator's own spread, 0 the average face")
+
+
+def _hash_of_valid(path: Path, size: int) -> str | None:
+    """SHA-256 of a crop that is whole and of the right size, or None."""
+    try:
+        data = path.read_bytes()
+        with Image.open(io.BytesIO(data)) as picture:
+            picture.load()
+            return hashlib.sha256(data).hexdigest() if picture.size == (size, size) else None
+    except (OSError, SyntaxError):  # Pillow raises the latter for a PNG with a broken chunk
+        return None
+
+
+def _write(picture: NDArray[np.uint8], path: Path) -> str:
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "PNG", compress_level=3)
+    data = buffer.getvalue()
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_bytes(data)
+    temporary.replace(path)
+    return hashlib.sha256(data).hexdigest()
