@@ -99,7 +99,7 @@ def load_generator(folder: Path) -> Generator:
         generator.load_state_dict(load_file(folder / WEIGHTS))
     except Exception as error:  # safetensors raises its own kind for a damaged file, torch a RuntimeError for a misfit
         raise UserError(f"{folder / WEIGHTS} does not fit {CONFIG} beside it: train the generator again") from error
-    return generator.to(memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]
+    return generator.to(memory_format=torch.channels_last).eval().requires_grad_(False)
 
 
 def generator_digest(folder: Path) -> str:

@@ -1,6 +1,9 @@
-"""The generator: a mapping network and a synthesis network with skip connections (StyleGAN2, figure 7b, output skips)."""
+"""The generator: a mapping network and a synthesis network with output skips (StyleGAN2, figure 7b)."""
 
 from __future__ import annotations
+
+from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +17,7 @@ class Mapping(nn.Module):
     def __init__(self, z_width: int, w_width: int, depth: int) -> None:
         super().__init__()
         widths = [z_width] + [w_width] * depth
-        self.layers = nn.Sequential(
-            *(Linear(a, b, rate=0.01, activate=True) for a, b in zip(widths[:-1], widths[1:], strict=True))
-        )
+        self.layers = nn.Sequential(*(Linear(a, b, rate=0.01, activate=True) for a, b in pairwise(widths)))
 
     def forward(self, z: Tensor) -> Tensor:
         """z: [B, z_width] -> w: float32 [B, w_width]."""
@@ -126,7 +127,7 @@ class Generator(nn.Module):
             x = x.to(torch.get_autocast_dtype(x.device.type))
         picture: Tensor | None = None
         layer = 0
-        for block in self.blocks:
+        for block in cast("list[SynthesisBlock]", self.blocks):
             count = len(block.layers)
             x, rgb = block(x, styles[layer : layer + count + 1], noises[layer : layer + count])
             picture = rgb if picture is None else upsample(picture) + rgb
@@ -137,12 +138,12 @@ class Generator(nn.Module):
     def _split(self, noise: Tensor | None) -> list[Tensor | None]:
         if noise is None or not self.noise_inputs:
             return [None] * len(self.noise_sizes)
-        parts = noise.split([size**2 for size in self.noise_sizes], dim=1)
+        parts = torch.split(noise, [size**2 for size in self.noise_sizes], dim=1)
         return [part.view(-1, 1, size, size) for part, size in zip(parts, self.noise_sizes, strict=True)]
 
     @torch.no_grad()
     def set_w_average(self, samples: int = 4096) -> None:
-        """Measure the mean w over fixed latents: exact and repeatable, and cheaper than tracking it all through training."""
+        """Measure the mean w over fixed latents: exact, repeatable, and cheaper than tracking it in training."""
         generator = torch.Generator().manual_seed(0)
         z = torch.randn(samples, self.z_width, generator=generator).to(self.constant.device)
         self.w_average.copy_(self.mapping(z).mean(dim=0))

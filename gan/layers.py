@@ -1,8 +1,8 @@
 """The layers of StyleGAN2 (Karras et al. 2020, arXiv:1912.04958), written so that a CPU runs them well.
 
 Two habits explain most of this file. Weights are stored with unit variance and scaled when used ("equalised learning
-rate", Karras et al. 2018, section 4.1), so that one learning rate fits every layer. And the gain of sqrt(2) after a leaky
-ReLU is folded into what comes before it, because lrelu(a x) = a lrelu(x) for a > 0: one pass over the activations less.
+rate", Karras et al. 2018, section 4.1), so that one learning rate fits every layer. And the gain of sqrt(2) after a
+leaky ReLU is folded into what comes before it, because lrelu(a x) = a lrelu(x) for a > 0: one pass over the activations less.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Linear(nn.Module):
 
 
 class Conv(nn.Module):
-    """Convolution with equalised learning rate and same-size padding, optionally through a leaky ReLU of gain sqrt(2)."""
+    """Convolution with equalised learning rate and same-size padding, optionally through a leaky ReLU."""
 
     def __init__(
         self, inputs: int, outputs: int, kernel: int, *, activate: bool = False, bias: bool = True, gain: float = 1.0
@@ -67,8 +67,8 @@ class Conv(nn.Module):
 class ModulatedConv(nn.Module):
     """Convolution whose weights are scaled per sample by a style and demodulated (StyleGAN2, equations 1-3).
 
-    The published layer makes weights w'_oik = s_i w_oik / sqrt(sum_ik (s_i w_oik)^2 + eps) for every sample, which needs
-    a grouped convolution. Both factors commute with the convolution: scaling input channel i by s_i and output
+    The published layer makes weights w'_oik = s_i w_oik / sqrt(sum_ik (s_i w_oik)^2 + eps) for every sample, which
+    needs a grouped convolution. Both factors commute with the convolution: scaling input channel i by s_i and output
     channel o by the root gives the same result with one ordinary convolution, 2-3 times as fast on a CPU.
     """
 

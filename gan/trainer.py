@@ -38,7 +38,10 @@ class Trainer:
     """
 
     def __init__(self, config: GanConfig, device: torch.device) -> None:
-        assert config.batch_size and config.learning_rate and config.z_width and config.w_width
+        assert config.batch_size is not None
+        assert config.learning_rate is not None
+        assert config.z_width is not None
+        assert config.w_width is not None
         assert config.gamma is not None
         self.config, self.device = config, device
         self.batch_size, self.gamma = config.batch_size, config.gamma

@@ -153,9 +153,9 @@ class _Job:
         self.save()
 
     def _collect(self, metrics: dict[str, Tensor]) -> None:
-        for name, value in metrics.items():
-            total, count = self.window.get(name, (torch.zeros_like(value), 0))
-            self.window[name] = (total + value, count + 1)
+        for name, metric in metrics.items():
+            total, count = self.window.get(name, (torch.zeros_like(metric), 0))
+            self.window[name] = (total + metric, count + 1)
         if self.device.type == "cpu" or self.trainer.steps % LOOK_EVERY_STEPS_ON_GPU == 0:
             for name in ("loss_discriminator", "loss_generator"):
                 value = metrics[name].item()
