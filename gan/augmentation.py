@@ -2,7 +2,7 @@
 
 Every operation happens to each picture with probability p. While p stays below about 0.8 the generator does not learn
 to imitate the augmentation (Karras et al. 2020, arXiv:2006.06676, section 2.2). All geometry is one affine map and one
-resampling, all colour is one 3x4 matrix: a batch costs a few operations, and the generator's gradients pass through them.
+resampling, all colour is one 3x4 matrix: a batch costs a few operations, and gradients pass through.
 """
 
 from __future__ import annotations

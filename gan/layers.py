@@ -2,7 +2,7 @@
 
 Two habits explain most of this file. Weights are stored with unit variance and scaled when used ("equalised learning
 rate", Karras et al. 2018, section 4.1), so that one learning rate fits every layer. And the gain of sqrt(2) after a
-leaky ReLU is folded into what comes before it, because lrelu(a x) = a lrelu(x) for a > 0: one pass over the activations less.
+leaky ReLU is folded into what comes before it, because lrelu(a x) = a lrelu(x) for a > 0: one pass less.
 """
 
 from __future__ import annotations
