@@ -112,10 +112,7 @@ def consider(
         for domain in sorted(set(rows.rows["dataset"])):
             active.opened_test(domain)
         ours = fetch_and_evaluate(store, version, rows, cache).table
-        if champion is None:
-            theirs = ours.assign(score=0.5)
-        else:
-            theirs = fetch_and_evaluate(store, champion, rows, cache).table
+        theirs = ours.assign(score=0.5) if champion is None else fetch_and_evaluate(store, champion, rows, cache).table
         paired = compare(ours, theirs, by="source")
         verdict = _verdict(version, champion, paired)
         active.text("gate.json", verdict_json(verdict))

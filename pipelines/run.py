@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -71,7 +72,7 @@ def execute(config: RunConfig) -> Outcome:
         store,
         config.project,
         f"run {config.project}",
-        key=f"run/{config.out.resolve()}",
+        key=_key("run", str(config.out.resolve())),
         params=config.model_dump(mode="json", include={"domains", "keep_train_fakes", "synthetic_share", "psi"}),
         description="The whole loop: generator, study, detectors with and without synthetic faces, sealed test.",
     ) as parent:
@@ -189,6 +190,11 @@ def _ground(config: RunConfig, store: Store, steps: Steps, parent: str | None) -
     return _Ground(materials, Path(done["manifest"]), Path(done["sheet"]), tracking)
 
 
+def _key(kind: str, *parts: str) -> str:
+    """A short name for a piece of work, by which its MLflow run is found again."""
+    return f"{kind}/{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:24]}"
+
+
 def _faces_inputs(config: RunConfig) -> str:
     """What decides the manifest: the settings, and names, sizes and times of the media."""
     if config.embedded:
@@ -238,7 +244,7 @@ def _generator(config: RunConfig, manifest: Manifest, cache: Path, store: Store,
         store,
         config.project,
         "generator",
-        key=f"generator/{out.resolve()}/{config.gan.model_dump_json()}",
+        key=_key("generator", manifest.digest, config.gan.model_dump_json()),
         parent=parent,
         params=config.gan.resolved().model_dump(mode="json"),
         tags={"manifest": manifest.digest},
@@ -291,7 +297,7 @@ def _evaluation(
         store,
         config.project,
         "sealed test",
-        key=f"evaluation/{rows.digest}/{config.out.resolve()}",
+        key=_key("evaluation", rows.digest, json.dumps(trained)),
         parent=parent,
         tags={"manifest": full.digest},
         description="Every arm on the sealed test rows, which nothing before has seen.",

@@ -44,7 +44,7 @@ def promote(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Decide, but move no alias.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make a candidate the champion if it beats the champion on the same sealed test groups; else say why not, exit 1."""
+    """Make a candidate champion if it beats the champion on the same sealed groups; else say why not, exit 1."""
     from pipelines.promotion import consider
     from tracking.store import open_store
 

@@ -1,0 +1,44 @@
+"""Steps are skipped when, and only when, inputs are the same and outputs still stand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipelines.steps import Steps
+
+
+def test_a_step_runs_again_for_new_inputs_or_lost_outputs_only(tmp_path: Path) -> None:
+    product = tmp_path / "product"
+    calls: list[str] = []
+
+    def do(inputs: str) -> dict[str, object]:
+        def work() -> dict[str, object]:
+            calls.append(inputs)
+            product.write_text(inputs)
+            return {"file": str(product), "inputs": inputs}
+
+        return Steps(tmp_path / "steps", 1).do("make", [inputs], work, lambda r: [Path(str(r["file"]))])
+
+    assert do("a") == do("a") == {"file": str(product), "inputs": "a"}
+    assert calls == ["a"]
+    do("b")
+    product.unlink()
+    do("b")
+    assert calls == ["a", "b", "b"]
+
+
+def test_a_step_that_failed_is_done_again(tmp_path: Path) -> None:
+    def fail() -> dict[str, object]:
+        raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError):
+        Steps(tmp_path, 1).do("make", ["a"], fail)
+    assert Steps(tmp_path, 1).do("make", ["a"], lambda: {"x": 1}) == {"x": 1}
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"inputs": "x"}'])
+def test_a_damaged_record_counts_as_none(tmp_path: Path, damage: str) -> None:
+    (tmp_path / "make.json").write_text(damage)
+    assert Steps(tmp_path, 1).do("make", ["a"], lambda: {"x": 1}) == {"x": 1}
