@@ -115,6 +115,9 @@ def create(name: str, weights: str, image_size: int, seed: int = 0) -> Built:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module = cast("nn.Module", timm.create_model(row.timm_name, num_classes=1, **size))
+        # timm draws a head by the number of its outputs, which for one logit gives weights up to 1: logits of +-12.
+        nn.init.normal_(head(module).weight, std=0.01)
+        nn.init.zeros_(head(module).bias)
     if weights == "none":
         return Built(module, row.mean, row.std)
     if weights == "imagenet" and name == OFFLINE_BACKBONE:
@@ -183,7 +186,7 @@ def _read(file: Path, name: str) -> dict[str, Tensor]:
         return cast("dict[str, Tensor]", dict(load_state_dict(str(file), weights_only=True)))
     except Exception as error:  # safetensors, zipfile and torch raise a dozen kinds for a foreign file
         raise UserError(
-            f"{file} cannot be read as weights: save the state dict of {name} as .safetensors, or as .pth without classes"
+            f"{file} cannot be read as weights: save the state dict of {name} as .safetensors, or as plain .pth"
         ) from error
 
 

@@ -69,7 +69,7 @@ class Detector(nn.Module):
         return cls(built.module, config, built.mean, built.std)
 
     @classmethod
-    def load(cls, folder: Path | str, device: str = "cpu") -> Detector:
+    def load(cls, folder: Path | str, device: str = "auto") -> Detector:
         """Read one that `save` wrote, in eval mode; needs no network.
 
         Raises:

@@ -101,11 +101,9 @@ class _Job:
         self.progress = Progress()
         self._resume()
         self.saved_at = time.monotonic()
-        # Without augmentation, a frozen backbone sees the same pixels in every epoch (and trial).
         self.features: NDArray[np.float32] | None = None
-        if self.config.augmentation == 0 and self.progress.epoch < config.frozen_epochs:
+        if _stored(config, self.progress.epoch):
             self.features = frozen_features(self.detector, self.rows, cache)
-        # Where every epoch works on stored features, the images are needed by the calibration alone.
         self.crops = load_crops(self.rows, config.image_size, cache)
 
     def _check_classes(self) -> None:
@@ -350,6 +348,11 @@ def _refuse_other(
             f"{out} belongs to a job with other settings ({'; '.join(changed)}): give another folder, "
             "or delete this one"
         )
+
+
+def _stored(config: DetectorConfig, epoch: int) -> bool:
+    """Whether features can come from the store: without augmentation a frozen backbone always sees the same pixels."""
+    return config.augmentation == 0 and epoch < config.frozen_epochs
 
 
 def _stream(seed: int, *counters: int) -> int:

@@ -90,14 +90,15 @@ class ModulatedConv(nn.Module):
         Returns:
             The convolution [B, outputs, H, W], and its demodulation factors [B, outputs, 1, 1] (None without).
         """
-        style = self.affine(w).float()
         weight = self.weight * self.gain
-        y = F.conv2d(x * style.to(x.dtype)[:, :, None, None], weight, padding=self.padding)
-        if not self.demodulate:
-            return y, None
+        factor = None
+        # What is as small as a style costs nothing in full precision, and is felt by every pixel.
         with torch.autocast(x.device.type, enabled=False):
-            power = style.square() @ weight.square().sum(dim=(2, 3)).T
-            return y, torch.rsqrt(power + 1e-8)[:, :, None, None]
+            style = self.affine(w)
+            if self.demodulate:
+                power = style.square() @ weight.square().sum(dim=(2, 3)).T
+                factor = torch.rsqrt(power + 1e-8)[:, :, None, None]
+        return F.conv2d(x * style.to(x.dtype)[:, :, None, None], weight, padding=self.padding), factor
 
 
 class StyledConv(nn.Module):
@@ -128,9 +129,9 @@ class ToRGB(nn.Module):
         self.bias = nn.Parameter(torch.zeros(3))
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        """x: [B, inputs, H, W], w: [B, style_width] -> float32 [B, 3, H, W]."""
+        """x: [B, inputs, H, W], w: [B, style_width] -> [B, 3, H, W] in the weights' precision."""
         y: Tensor = self.convolution(x, w)[0]
-        return y.float() + self.bias[:, None, None]
+        return y.to(self.bias.dtype) + self.bias[:, None, None]
 
 
 def upsample(x: Tensor) -> Tensor:
@@ -161,7 +162,7 @@ def minibatch_deviation(x: Tensor, group_size: int) -> Tensor:
         [B, C + 1, H, W].
     """
     batch, channels, height, width = x.shape
-    groups = x.float().reshape(batch // group_size, group_size, channels, height, width)
+    groups = x.reshape(batch // group_size, group_size, channels, height, width)
     deviation = (groups.var(dim=1, unbiased=False) + 1e-8).sqrt().mean(dim=(1, 2, 3))
     feature = deviation.repeat_interleave(group_size)[:, None, None, None].expand(batch, 1, height, width)
     return torch.cat([x, feature.to(x.dtype)], dim=1)

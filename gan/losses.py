@@ -49,7 +49,7 @@ def gradient_penalty(discriminator: Callable[[Tensor], Tensor], pictures: Tensor
     """
     pictures = pictures.detach().requires_grad_(True)
     (gradient,) = torch.autograd.grad(discriminator(pictures).sum(), pictures, create_graph=True)
-    return gradient.float().square().sum(dim=(1, 2, 3))
+    return gradient.square().sum(dim=(1, 2, 3))
 
 
 def share_on_real_side(real: Tensor, fake: Tensor, *, relativistic: bool) -> Tensor:

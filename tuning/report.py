@@ -9,6 +9,7 @@ import numpy as np
 import optuna
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 BLUE, ORANGE = "#0072B2", "#D55E00"
 
@@ -34,7 +35,7 @@ def history_figure(history: pd.DataFrame) -> Figure:
     axes.step(done["trial"], done["value"].cummax(), where="post", color=ORANGE, label="best so far")
     axes.set_xlabel("trial")
     axes.set_ylabel("objective (AUC on val rows)")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     return figure

@@ -1,7 +1,8 @@
 """The samplers that a study can take, by name.
 
 A sampler is made anew for every trial, seeded by the study's seed and the number of trials that went before: what
-it suggests then depends on the history alone, and a killed study goes on as if it had not been killed.
+it suggests then depends on the history alone, and a killed study goes on as if it had not been killed (but for CMA-ES,
+which mixes the running number of a trial into its seed: it goes on, on another path).
 """
 
 from __future__ import annotations

@@ -288,7 +288,7 @@ def test_names_give_method_identity_and_source(tmp_path):
         ({"name_pattern": r"\d+"}, "must have named groups"),
         ({"name_pattern": r"(?P<person>\d+)"}, "must have named groups"),
         ({"detector": "haar"}, "no face detector 'haar'"),
-        ({"split_shares": (0, 0.5, 0.5)}, "must be above 0"),
+        ({"split_shares": (0, 0, 0)}, "must be above 0"),
         ({"every_seconds": 0}, "greater than 0"),
         ({"every_second": 1}, "Extra inputs"),
     ],

@@ -58,6 +58,8 @@ def test_a_killed_study_suggests_what_it_would_have_suggested(name: SamplerName)
         assert {tuple(sorted(p.items())) for p in uninterrupted} <= {
             (("n", n), ("x", x)) for n in range(1, 5) for x in (0, 0.25, 0.5, 0.75, 1)
         }
+    elif name == "cmaes":  # CMA-ES mixes the trial's number into its seed, which a killed trial has used up
+        assert len(suggestions(2)) == len(uninterrupted)
     else:
         assert suggestions(2) == uninterrupted
         assert suggestions(6) == uninterrupted
