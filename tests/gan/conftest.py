@@ -1,0 +1,93 @@
+"""Small faces for the generator's tests: two dozen smooth blobs that differ in place and colour."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from faces.manifest import Manifest
+from gan.config import GanConfig
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> Iterator[None]:
+    """Results are bit for bit equal at one number of threads only, and one is fastest for networks this small."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def write_faces(root: Path, count: int = 24, size: int = 20) -> Manifest:
+    """`count` real train crops of `size` pixels with their manifest."""
+    rng = np.random.default_rng(0)
+    axis = np.linspace(-1, 1, size)
+    rows = []
+    root.mkdir(parents=True, exist_ok=True)
+    for index in range(count):
+        x, y = rng.uniform(-0.3, 0.3, 2)
+        blob = np.exp(-3 * ((axis[None] - x) ** 2 + (axis[:, None] - y) ** 2))
+        Image.fromarray((blob[..., None] * rng.uniform(120, 255, 3)).astype(np.uint8)).save(root / f"{index}.png")
+        rows.append(
+            {
+                "path": f"{index}.png",
+                "label": "real",
+                "dataset": "blobs",
+                "method": "pristine",
+                "source": f"photo-{index}",
+                "split": "train",
+                "width": size,
+                "height": size,
+                "codec": "png",
+                "sha256": hashlib.sha256((root / f"{index}.png").read_bytes()).hexdigest(),
+            }
+        )
+    manifest = Manifest.build(rows, root)
+    manifest.write(root / "manifest.parquet")
+    return manifest
+
+
+@pytest.fixture(scope="session")
+def blobs(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    return write_faces(tmp_path_factory.mktemp("blobs"))
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+SMALLEST = GanConfig(
+    preset="tiny",
+    image_size=16,
+    kimg=0.08,
+    batch_size=8,
+    z_width=8,
+    w_width=8,
+    ada_kimg=0.1,
+    ada_target=0.0,
+    penalty_every=4,
+    checkpoint_every_seconds=0.001,
+    samples_every_kimg=100,
+    device="cpu",
+)
+
+
+@pytest.fixture(scope="session")
+def smallest() -> GanConfig:
+    """Ten steps of a network for 16 pixels, in which ADA's probability rises and penalties are due twice or more."""
+    return SMALLEST
+
+
+@pytest.fixture(scope="session")
+def trained(blobs: Manifest, cache: Path, smallest: GanConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The generator of an uninterrupted job."""
+    from gan.training import train
+
+    return train(blobs, smallest, tmp_path_factory.mktemp("trained"), cache)
