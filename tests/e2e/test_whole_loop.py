@@ -1,0 +1,127 @@
+"""The whole loop by the command that users type: killed and resumed, repeated, promoted, evaluated, rolled back."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pipelines.config import read_yaml
+
+ROOT = Path(__file__).parents[2]
+SMALL: dict[str, Any] = {
+    "gan": {"preset": "tiny", "image_size": 16, "kimg": 0.5, "batch_size": 8},
+    "detector": {"image_size": 32, "epochs": 2, "frozen_epochs": 1, "batch_size": 32},
+    "study_detector": {"epochs": 1},
+}
+
+
+def command(*words: str) -> list[str]:
+    return [sys.executable, "-c", "from pipelines.cli import main; main()", *words]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | {"MLFLOW_TRACKING_URI": ""}
+
+
+def call(folder: Path, *words: str, check: int = 0) -> str:
+    done = subprocess.run(command(*words), cwd=folder, env=environment(), capture_output=True, text=True, timeout=500)
+    assert done.returncode == check, done.stderr[-3000:]
+    return done.stdout
+
+
+def kill_after(folder: Path, sign: Path, pattern: str, *words: str) -> None:
+    """Start a command and SIGKILL it as soon as a file shows that it has come to a certain place."""
+    process = subprocess.Popen(
+        command(*words), cwd=folder, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 300
+    while not list(sign.glob(pattern)):
+        assert process.poll() is None, f"ended before {sign / pattern} came"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+@pytest.fixture(scope="module")
+def config() -> dict[str, Any]:
+    content = read_yaml(ROOT / "pipelines" / "demo.yaml") | SMALL
+    content["study"] = content["study"] | {"trials": 2}
+    return content
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory, config: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("whole")
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    return folder, json.loads(call(folder, "run", "config.yaml", "--json"))
+
+
+def test_it_ends_in_a_table_a_report_and_a_champion(uninterrupted: tuple[Path, dict[str, Any]]) -> None:
+    folder, result = uninterrupted
+    assert {row["arm"] for row in result["table"]} == {"without synthetic", "with synthetic"}
+    assert {row["domain"] for row in result["table"]} == {"orl-swap", "orl-resynth"}
+    assert all(0 <= row["low"] <= row["auc"] <= row["high"] <= 1 for row in result["table"])
+    html = (folder / result["report"]).read_text()
+    assert "http" not in html.replace("http-equiv", "")  # nothing is loaded from elsewhere
+    assert html.count("data:image/png;base64,") >= 8
+    models = json.loads(call(folder, "models", "list", "--json"))
+    champions = [model for model in models if "champion" in model["aliases"]]
+    assert bool(champions) == result["verdict"]["promoted"]
+
+
+def test_run_again_it_answers_from_what_it_has(uninterrupted: tuple[Path, dict[str, Any]]) -> None:
+    folder, result = uninterrupted
+    done = subprocess.run(
+        command("run", "config.yaml", "--json"), cwd=folder, env=environment(), capture_output=True, text=True
+    )
+    assert json.loads(done.stdout)["table"] == result["table"]
+    assert done.stderr.count("unchanged") == 7
+
+
+def test_evaluate_gives_the_figures_of_the_report(uninterrupted: tuple[Path, dict[str, Any]]) -> None:
+    folder, result = uninterrupted
+    again = json.loads(call(folder, "evaluate", "--model", str(result["verdict"]["version"]), "--json"))
+    for row in result["table"]:
+        if row["arm"] == result["candidate"]:
+            interval = again["by_source"]["results"][row["domain"]]["intervals"]["auc"]
+            assert (interval["value"], interval["low"], interval["high"]) == (row["auc"], row["low"], row["high"])
+    assert again["openings"]["orl-swap"] >= 2
+
+
+def test_the_champion_is_not_replaced_by_its_equal(uninterrupted: tuple[Path, dict[str, Any]]) -> None:
+    """A worse or equal candidate is refused with a reason and exit 1, and the alias stays."""
+    folder, result = uninterrupted
+    if not result["verdict"]["promoted"]:
+        call(folder, "models", "promote", str(result["verdict"]["version"]), check=1)
+        return
+    manifest = folder / "runs" / "demo" / "faces" / "manifest.parquet"
+    settings = ["--set", "image_size=32", "--set", "frozen_epochs=1", "--epochs", "1", "--seed", "5"]
+    made = json.loads(call(folder, "train", str(manifest), "--out", "again", *settings, "--json"))
+    refused = json.loads(call(folder, "models", "promote", str(made["version"]), "--json", check=1))
+    assert refused["difference"]["low"] <= 0
+    assert "must lie above zero" in refused["reason"]
+    models = json.loads(call(folder, "models", "list", "--json"))
+    assert [m["version"] for m in models if "champion" in m["aliases"]] == [result["verdict"]["version"]]
+
+
+def test_killed_at_three_moments_it_ends_in_the_same_table(
+    tmp_path: Path, config: dict[str, Any], uninterrupted: tuple[Path, dict[str, Any]]
+) -> None:
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    out = tmp_path / "runs" / "demo"
+    kill_after(tmp_path, out, "steps/faces.json", "run", "config.yaml")
+    kill_after(tmp_path, out, "detectors/*/trained-*.json", "run", "config.yaml")
+    kill_after(tmp_path, out, "steps/study.json", "run", "config.yaml")
+    result = json.loads(call(tmp_path, "run", "config.yaml", "--json"))
+    assert result["table"] == uninterrupted[1]["table"]
+    assert result["differences"] == uninterrupted[1]["differences"]
