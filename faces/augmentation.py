@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 
+import cv2
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_jpeg, encode_jpeg
 
 # Probability and reach at strength 1; at strength s both are multiplied by s (the flip's probability is not).
 PROBABILITY = {"flip": 0.5, "warp": 1.0, "colour": 0.8, "scaling": 0.4, "blur": 0.3, "noise": 0.4, "jpeg": 0.6}
@@ -160,11 +160,12 @@ def _jpeg(images: Tensor, hit: Tensor, quality: Tensor) -> None:
     here = _rows(hit, images)
     if not len(here):
         return
-    coded = [
-        encode_jpeg(picture, quality=each)
-        for picture, each in zip(images[here].cpu().contiguous(), quality[hit].tolist(), strict=True)
-    ]
-    images[here] = torch.stack(decode_jpeg(coded, mode=ImageReadMode.RGB)).to(images.device)
+    # OpenCV codes as torchvision and Pillow do, bit for bit; torchvision's own coders are to be removed.
+    bgr = images[here].flip(1).cpu().permute(0, 2, 3, 1).contiguous().numpy()
+    for picture, each in zip(bgr, quality[hit].tolist(), strict=True):
+        _, coded = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, each])
+        picture[:] = cv2.imdecode(coded, cv2.IMREAD_COLOR)
+    images[here] = torch.from_numpy(bgr).permute(0, 3, 1, 2).flip(1).to(images.device)
 
 
 def _rows(hit: Tensor, x: Tensor) -> Tensor:
