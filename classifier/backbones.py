@@ -133,9 +133,10 @@ def create(name: str, weights: str, image_size: int, seed: int = 0) -> Built:
     try:
         # timm's own loader: it renames the keys of older files and resizes position embeddings.
         overlay = {"state_dict": state, "num_classes": 1}
-        loaded = timm.create_model(
-            row.timm_name, pretrained=True, num_classes=1, pretrained_cfg_overlay=overlay, **size
-        )
+        with torch.random.fork_rng(devices=[]):
+            loaded = timm.create_model(
+                row.timm_name, pretrained=True, num_classes=1, pretrained_cfg_overlay=overlay, **size
+            )
     except (RuntimeError, KeyError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(

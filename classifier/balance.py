@@ -24,9 +24,11 @@ def epoch_order(targets: NDArray[np.int64], balance: str, generator: torch.Gener
     if balance == "oversample":
         size = int(np.bincount(targets, minlength=2).max())
         rows = np.concatenate([_repeated(rows[targets == label], size, generator) for label in (0, 1)])
-    return rows[torch.randperm(len(rows), generator=generator).numpy()]
+    shuffled: NDArray[np.int64] = rows[torch.randperm(len(rows), generator=generator).numpy()]
+    return shuffled
 
 
 def _repeated(rows: NDArray[np.int64], size: int, generator: torch.Generator) -> NDArray[np.int64]:
     extra: NDArray[np.int64] = torch.randperm(len(rows), generator=generator).numpy()[: size % len(rows)]
-    return np.concatenate([np.tile(rows, size // len(rows)), rows[extra]])
+    repeated: NDArray[np.int64] = np.concatenate([np.tile(rows, size // len(rows)), rows[extra]])
+    return repeated

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -54,5 +53,5 @@ def read_state(file: Path) -> dict[str, Any] | None:
         return None
     try:
         return cast("dict[str, Any]", torch.load(file, map_location="cpu", weights_only=True))
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError) as error:
+    except Exception as error:  # torch's reader of damaged files raises whatever its pickle machine stumbles over
         raise UserError(f"{file} is damaged and cannot be resumed from: delete it and train again") from error

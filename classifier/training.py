@@ -266,7 +266,8 @@ class _Job:
                 return logits(self.detector, self.crops, self.val_rows, precision=self.precision)
             with torch.inference_mode():
                 seen = torch.from_numpy(self.features[self.val_rows]).to(self.device)
-                return head(self.detector.module)(seen).squeeze(1).cpu().numpy()
+                outputs: NDArray[np.float32] = head(self.detector.module)(seen).squeeze(1).cpu().numpy()
+                return outputs
         finally:
             self.detector.module = module
 

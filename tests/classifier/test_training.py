@@ -1,0 +1,302 @@
+"""Training learns, repeats itself, survives every kind of death bit for bit, and says what is wrong with its input."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from sklearn.metrics import roc_auc_score
+from sklearn.utils.class_weight import compute_class_weight
+
+import classifier.training
+from classifier.balance import class_weights, epoch_order
+from classifier.config import DetectorConfig
+from classifier.detector import Detector
+from classifier.interruption import deferred_interrupt
+from classifier.scoring import score
+from classifier.training import STATE, train
+from faces.errors import UserError
+from faces.manifest import Manifest
+
+Faces = Callable[..., Manifest]
+Small = Callable[..., DetectorConfig]
+
+# Every step saves, and the process kills itself before or in the middle of the n-th write of the state.
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import torch
+from classifier import progress
+from classifier.config import DetectorConfig
+from classifier.training import train
+from faces.manifest import Manifest
+manifest, config, out, cache, count, torn = sys.argv[1:]
+left = [int(count)]
+def killing(content, file, save=torch.save):
+    left[0] -= 1
+    if left[0] == 0:
+        if torn == "torn":
+            Path(file).write_bytes(b"half")
+        os.kill(os.getpid(), signal.SIGKILL)
+    save(content, file)
+progress.torch.save = killing
+train(Manifest.read(manifest), DetectorConfig.model_validate_json(config), Path(out), Path(cache))
+"""
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "weights.safetensors")
+
+
+def assert_same(one: Path, other: Path) -> None:
+    ours, theirs = weights(one), weights(other)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    assert (one / "config.json").read_text() == (other / "config.json").read_text()
+    assert metrics(one) == metrics(other)
+
+
+def metrics(folder: Path) -> list[dict[str, float]]:
+    epochs = json.loads((folder / "history.json").read_text())["epochs"]
+    return [{name: value for name, value in epoch.items() if name != "images_per_second"} for epoch in epochs]
+
+
+def test_it_learns_reports_and_leaves_a_calibrated_detector(write_faces: Faces, small: Small, tmp_path: Path) -> None:
+    rows = write_faces(real=24, fake=16, splits=("train", "val", "test"))
+    reports: list[tuple[dict[str, float], int]] = []
+    config = small(weights="imagenet", epochs=6, augmentation=0.0, early_stopping_epochs=0)
+    state = torch.get_rng_state()
+    out = train(rows, config, tmp_path / "out", tmp_path / "cache", lambda m, step: reports.append((dict(m), step)))
+    assert torch.equal(state, torch.get_rng_state())
+    assert [step for _, step in reports] == [1, 2, 3, 4, 5, 6]
+    assert all(set(m) == {"train_loss", "val_loss", "val_auc", "images_per_second"} for m, _ in reports)
+    assert sorted(file.name for file in out.iterdir()) == ["config.json", "history.json", "weights.safetensors"]
+    detector = Detector.load(out, "cpu")
+    assert detector.config == config
+    assert detector.manifest_digest == rows.digest
+    assert detector.temperature != 1
+    best = max(m["val_auc"] for m, _ in reports)
+    val, test = rows.select(split="val"), rows.select(split="test")
+    assert roc_auc_score(val.targets, score(detector, val, tmp_path / "cache")) == pytest.approx(best, abs=0.02)
+    assert roc_auc_score(test.targets, score(detector, test, tmp_path / "cache")) > 0.9
+
+
+def test_a_finished_job_returns_at_once_and_another_one_is_refused(
+    write_faces: Faces, small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, config = write_faces(), small(epochs=1)
+    out = train(rows, config, tmp_path / "out", tmp_path / "cache")
+    monkeypatch.setattr(classifier.training, "_Job", lambda *_: pytest.fail("trained again"))
+    assert train(rows, config, out, tmp_path / "cache") == out
+    with pytest.raises(UserError, match=r"other settings \(seed: 0, now 1\): give another folder"):
+        train(rows, small(epochs=1, seed=1), out, tmp_path / "cache")
+    with pytest.raises(UserError, match="the manifest's rows"):
+        train(write_faces(real=13, name="other"), config, out, tmp_path / "cache")
+
+
+def test_test_rows_and_the_order_of_rows_do_not_matter(write_faces: Faces, small: Small, tmp_path: Path) -> None:
+    rows = write_faces(splits=("train", "val", "test"))
+    for path in rows.select(split="test").files:
+        path.write_bytes(b"sealed")
+    shuffled = Manifest(rows.rows.sample(frac=1, random_state=0).reset_index(drop=True), rows.root)
+    config = small(epochs=2)
+    assert_same(
+        train(rows, config, tmp_path / "a", tmp_path / "cache"),
+        train(shuffled, config, tmp_path / "b", tmp_path / "cache"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("count", "torn", "changes"),
+    [
+        (3, "", {}),  # within the frozen epoch
+        (9, "torn", {"ema_decay": 0.9, "balance": "oversample"}),  # within the second, in the middle of a write
+    ],
+)
+def test_killed_and_resumed_is_uninterrupted(
+    write_faces: Faces, small: Small, tmp_path: Path, count: int, torn: str, changes: dict[str, object]
+) -> None:
+    rows = write_faces(real=20, fake=12)
+    rows.write(rows.root / "manifest.parquet")
+    config = small(checkpoint_every_seconds=0, **changes)
+    whole = train(rows, small(**changes), tmp_path / "whole", tmp_path / "cache")
+    out = tmp_path / "killed"
+    arguments = [str(rows.root), config.model_dump_json(), str(out), str(tmp_path / "cache"), str(count), torn]
+    died = subprocess.run(
+        [sys.executable, "-c", KILLED, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(classifier.training.__file__).parents[1],
+        env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
+    )
+    assert died.returncode == -signal.SIGKILL, died.stderr
+    progress = torch.load(out / STATE, weights_only=True)["progress"]
+    assert progress["step"] > 0
+    assert not (out / "config.json").exists()
+    train(rows, small(**changes), out, tmp_path / "cache")
+    described = json.loads((out / "config.json").read_text())
+    assert described["config"]["checkpoint_every_seconds"] == 60
+    assert_same(whole, out)
+
+
+def test_stopped_by_its_report_it_goes_on_from_the_epoch(write_faces: Faces, small: Small, tmp_path: Path) -> None:
+    """As a pruner does, or a crash of whatever records the run."""
+    rows, config = write_faces(), small()
+    whole = train(rows, config, tmp_path / "whole", tmp_path / "cache")
+
+    def stop(_metrics: Mapping[str, float], step: int) -> None:
+        if step == 2:
+            raise RuntimeError("pruned")
+
+    with pytest.raises(RuntimeError, match="pruned"):
+        train(rows, config, tmp_path / "out", tmp_path / "cache", stop)
+    steps: list[int] = []
+    train(rows, config, tmp_path / "out", tmp_path / "cache", lambda _, step: steps.append(step))
+    assert steps == [3]
+    assert_same(whole, tmp_path / "out")
+
+
+def test_ctrl_c_saves_between_two_steps(
+    write_faces: Faces, small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, config = write_faces(), small()
+    whole = train(rows, config, tmp_path / "whole", tmp_path / "cache")
+    augment, calls = classifier.training.augment, [0]
+
+    def interrupted(*arguments: object) -> torch.Tensor:
+        calls[0] += 1
+        if calls[0] == 5:
+            signal.raise_signal(signal.SIGINT)
+        return augment(*arguments)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(classifier.training, "augment", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train(rows, config, tmp_path / "out", tmp_path / "cache")
+    progress = torch.load(tmp_path / "out" / STATE, weights_only=True)["progress"]
+    assert (progress["epoch"], progress["step"]) == (1, 2)
+    train(rows, config, tmp_path / "out", tmp_path / "cache")
+    assert_same(whole, tmp_path / "out")
+
+
+def test_a_second_ctrl_c_acts_at_once() -> None:
+    handler = signal.getsignal(signal.SIGINT)
+    with deferred_interrupt() as interrupted:
+        assert not interrupted()
+        signal.raise_signal(signal.SIGINT)
+        assert interrupted()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_resuming_under_other_settings_is_refused(write_faces: Faces, small: Small, tmp_path: Path) -> None:
+    rows = write_faces()
+
+    def stop(*_: object) -> None:
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        train(rows, small(), tmp_path / "out", tmp_path / "cache", stop)
+    with pytest.raises(UserError, match=r"batch_size: 8, now 4"):
+        train(rows, small(batch_size=4), tmp_path / "out", tmp_path / "cache")
+    (tmp_path / "out" / STATE).write_bytes(b"torn")
+    with pytest.raises(UserError, match="damaged"):
+        train(rows, small(), tmp_path / "out", tmp_path / "cache")
+
+
+def test_a_loss_that_is_none_stops_and_keeps_the_last_good_checkpoint(
+    write_faces: Faces, small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, config = write_faces(), small()
+    augment, calls = classifier.training.augment, [0]
+
+    def break_it(*arguments: object) -> torch.Tensor:
+        calls[0] += 1
+        if calls[0] == 5:
+            torch.nn.init.constant_(seen[0].module.get_parameter("classifier.weight"), float("nan"))
+        return augment(*arguments)  # type: ignore[arg-type]
+
+    seen: list[Detector] = []
+    create = Detector.create
+    monkeypatch.setattr(Detector, "create", lambda config: seen.append(create(config)) or seen[0])
+    monkeypatch.setattr(classifier.training, "augment", break_it)
+    with pytest.raises(
+        UserError, match=r"loss is nan at step 4 of 9; last good checkpoint kept in .*training.pt; lower"
+    ):
+        train(rows, config, tmp_path / "out", tmp_path / "cache")
+    state = torch.load(tmp_path / "out" / STATE, weights_only=True)
+    assert state["progress"]["epoch"] == 1
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in state["model"].values())
+
+
+def test_one_label_in_train_is_refused(write_faces: Faces, small: Small, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"holds only real faces \(12 rows\)"):
+        train(write_faces(fake=0), small(), tmp_path / "out", tmp_path / "cache")
+    with pytest.raises(UserError, match="holds no faces"):
+        train(write_faces(splits=("val",), name="b"), small(), tmp_path / "out", tmp_path / "cache")
+
+
+@pytest.mark.parametrize("drop", ["fake", "all"])
+def test_a_val_that_cannot_judge_stops_nothing_and_says_so(
+    write_faces: Faces, small: Small, tmp_path: Path, drop: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = write_faces()
+    bad = (rows.rows["split"] == "val") & ((rows.rows["label"] == drop) | (drop == "all"))
+    config = small(early_stopping_epochs=1)
+    out = train(rows.where(~bad.to_numpy(dtype=bool)), config, tmp_path / "out", tmp_path / "cache")
+    assert "no early stopping" in caplog.text
+    detector = Detector.load(out)
+    assert (detector.threshold, detector.temperature) == (0.5, 1.0)
+    assert [set(epoch) for epoch in metrics(out)] == [{"epoch", "train_loss"}] * 3
+
+
+def test_it_stops_early_and_keeps_the_best(
+    write_faces: Faces, small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged = iter([(0.7, 0.6), (0.8, 0.6), (0.8, 0.5), (0.8, 0.5), (0.7, 0.1), (0.9, 0.1)])
+
+    def validate(_: object) -> dict[str, float]:
+        auc, loss = next(judged)
+        return {"val_loss": loss, "val_auc": auc}
+
+    monkeypatch.setattr(classifier.training._Job, "_validate", validate)
+    out = train(write_faces(), small(epochs=9, early_stopping_epochs=2), tmp_path / "out", tmp_path / "cache")
+    history = json.loads((out / "history.json").read_text())
+    assert len(history["epochs"]) == 5
+    assert history["best_epoch"] == 3, "of equal AUCs the one with the lower loss, of equal losses the first"
+
+
+def test_the_head_alone_moves_in_the_frozen_epochs(write_faces: Faces, small: Small, tmp_path: Path) -> None:
+    config = small(epochs=2, frozen_epochs=2)
+    start = Detector.create(config).module.state_dict()
+    end = weights(train(write_faces(), config, tmp_path / "out", tmp_path / "cache"))
+    assert {key for key in end if not torch.equal(start[key], end[key])} == {"classifier.weight", "classifier.bias"}
+
+
+def test_class_weights_follow_the_formula() -> None:
+    targets = np.array([0] * 30 + [1] * 10)
+    expected = compute_class_weight("balanced", classes=np.array([0, 1]), y=targets)
+    np.testing.assert_allclose(class_weights(targets).numpy(), expected, rtol=1e-6)
+    assert float(class_weights(targets)[targets].mean()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(("real", "fake"), [(10, 3), (3, 10), (5, 5)])
+def test_oversampling_shows_both_classes_as_often(real: int, fake: int) -> None:
+    targets = np.array([0] * real + [1] * fake)
+    order = epoch_order(targets, "oversample", torch.Generator().manual_seed(0))
+    counts = np.bincount(order, minlength=len(targets))
+    most = max(real, fake)
+    assert counts[:real].sum() == counts[real:].sum() == most
+    for label in (0, 1):
+        assert counts[targets == label].max() - counts[targets == label].min() <= 1
+    plain = epoch_order(targets, "weights", torch.Generator().manual_seed(0))
+    assert sorted(plain) == list(range(real + fake))
