@@ -1,0 +1,9 @@
+"""What all tests share: no test waits by spinning, and none talks to a tracking server of the user's."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is loaded
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes share two cores
+os.environ.pop("MLFLOW_TRACKING_URI", None)
