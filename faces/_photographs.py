@@ -54,6 +54,10 @@ class Photographs:
         likeness: Floats = np.asarray(np.corrcoef(np.stack(inner)), dtype=np.float32)
         return cls(pixels, split, align, likeness)
 
+    def upright(self, index: int) -> Floats:
+        """[112, 92] the photograph with its face aligned."""
+        return warp(self.pixels[index].astype(np.float32), self.align[index])
+
     def back(self, index: int) -> Floats:
         """[2, 3] affine: aligned face -> photograph."""
         inverse: Floats = cv2.invertAffineTransform(self.align[index])

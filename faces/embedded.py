@@ -148,21 +148,25 @@ def _members(photographs: Photographs, seed: int) -> Iterator[_Member]:
     for dataset, shots in _SHOTS_OF.items():
         for index in (person * SHOTS + shot for person in range(PEOPLE) for shot in shots):
             yield _Member(index, dataset, "pristine", photographs.pixels[index])
+    components: dict[int | None, _Components] = {}
     for dataset, shots in _SHOTS_OF.items():
         for person in range(PEOPLE):
+            left_out = person if photographs.split[person * SHOTS] == "train" else None
+            if dataset == RESYNTHESIS and left_out not in components:
+                components[left_out] = _Components.learn(photographs, left_out)
             count = FAKES_PER_PERSON[photographs.split[person * SHOTS]]
             order = np.random.default_rng([seed, 0, person, shots.start]).permutation(np.array(shots))
             for shot in sorted(int(shot) for shot in order[:count]):
+                target = person * SHOTS + shot
                 # A stream of its own for each picture, so that none depends on how many were made before it.
                 random = np.random.default_rng([seed, 1, person, shot])
-                yield _fake(photographs, person * SHOTS + shot, dataset, random)
-
-
-def _fake(photographs: Photographs, target: int, dataset: str, random: np.random.Generator) -> _Member:
-    if dataset == SWAP:
-        donor = _donor(photographs, target, random)
-        return _Member(target, dataset, "face-swap", _swapped(photographs, target, donor, random), (target, donor))
-    return _Member(target, dataset, "resynthesis", _resynthesised(photographs, target, random), (target,))
+                if dataset == SWAP:
+                    donor = _donor(photographs, target, random)
+                    pixels = _swapped(photographs, target, donor, random)
+                    yield _Member(target, dataset, "face-swap", pixels, (target, donor))
+                else:
+                    pixels = _resynthesised(photographs, target, components[left_out], random)
+                    yield _Member(target, dataset, "resynthesis", pixels, (target,))
 
 
 def _mask(back: Floats, axes: tuple[float, float]) -> NDArray[np.uint8]:
@@ -245,28 +249,44 @@ def _cloned(target: Floats, face: Floats, mask: NDArray[np.bool_]) -> Floats:
 # -------------------------------------------------------------------------------------------- resynthesis
 
 
-def _resynthesised(photographs: Photographs, target: int, random: np.random.Generator) -> Picture:
-    """[112, 92] the target with its inner face projected on principal components, as the first autoencoder fakes.
+@dataclass(frozen=True)
+class _Components:
+    """Principal components of aligned inner faces (Sirovich and Kirby 1987)."""
 
-    The components (Sirovich and Kirby 1987) are those of train people's photographs without the target's person, so
-    that a train face is rebuilt no better than a test face.
-    """
-    picture, back = photographs.pixels[target].astype(np.float32), photographs.back(target)
+    mean: NDArray[np.float64]  # [D]
+    basis: NDArray[np.float64]  # [K, D] orthonormal, the first explains most
+
+    @classmethod
+    def learn(cls, photographs: Photographs, left_out: int | None) -> _Components:
+        """From train people's photographs, all but one person's: so a train face is rebuilt no better than others."""
+        faces = np.stack(
+            [
+                photographs.upright(index)[_INNER].ravel().astype(np.float64)
+                for index in range(PEOPLE * SHOTS)
+                if photographs.split[index] == "train" and index // SHOTS != left_out
+            ]
+        )
+        mean = faces.mean(axis=0)
+        centred = faces - mean
+        # The Gram matrix is far smaller than the covariance, and has the same components.
+        values, vectors = np.linalg.eigh(centred @ centred.T)
+        first = slice(-1, -1 - _COMPONENTS[1], -1)
+        return cls(mean, (vectors[:, first] / np.sqrt(values[first])).T @ centred)
+
+    def rebuild(self, face: Floats, count: int) -> Floats:
+        """The face [H, W] projected on the first `count` components."""
+        basis = self.basis[:count]
+        rebuilt: Floats = (self.mean + basis.T @ (basis @ (face.ravel() - self.mean))).astype(np.float32)
+        return rebuilt.reshape(face.shape)
+
+
+def _resynthesised(
+    photographs: Photographs, target: int, components: _Components, random: np.random.Generator
+) -> Picture:
+    """[112, 92] the target with its inner face rebuilt from components, as autoencoders made the first deepfakes."""
+    picture, back = photographs.pixels[target], photographs.back(target)
     mask = _mask(back, (random.uniform(23, 29), random.uniform(31, 37)))
     feather = random.uniform(1.0, 3.0)
-    count = int(random.integers(*_COMPONENTS))
-    upright = warp(picture, photographs.align[target])
-    learnt = [
-        warp(photographs.pixels[index].astype(np.float32), photographs.align[index])[_INNER].ravel()
-        for index in range(PEOPLE * SHOTS)
-        if photographs.split[index] == "train" and index // SHOTS != target // SHOTS
-    ]
-    faces = np.stack(learnt).astype(np.float64)
-    mean = faces.mean(axis=0)
-    centred = faces - mean
-    # The Gram matrix is far smaller than the covariance, and has the same components.
-    values, vectors = np.linalg.eigh(centred @ centred.T)
-    components = (vectors[:, -count:] / np.sqrt(values[-count:])).T @ centred
-    rebuilt = mean + (upright[_INNER].ravel() - mean) @ components.T @ components
-    upright[_INNER] = rebuilt.reshape(upright[_INNER].shape)
-    return _blended(photographs.pixels[target], warp(upright, back), mask, feather)
+    upright = photographs.upright(target)
+    upright[_INNER] = components.rebuild(upright[_INNER], int(random.integers(*_COMPONENTS)))
+    return _blended(picture, warp(upright, back), mask, feather)
