@@ -19,7 +19,7 @@ def deferred_interrupt() -> Iterator[Callable[[], bool]]:
         yield lambda: False
         return
     came = False
-    before = signal.getsignal(signal.SIGINT)
+    before = signal.getsignal(signal.SIGINT) or signal.SIG_DFL
 
     def remember(_signal: int, _frame: FrameType | None) -> None:
         nonlocal came

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,10 +21,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from sklearn.metrics import log_loss, roc_auc_score
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
-from classifier.backbones import head, head_keys, pooled
+from classifier.backbones import head, pooled
 from classifier.balance import class_weights, epoch_order
 from classifier.calibration import fit_temperature, fit_threshold, probabilities
 from classifier.config import DetectorConfig, differences
@@ -31,6 +31,7 @@ from classifier.detector import Detector, read_description, write_json
 from classifier.device import autocast, pick_device, pick_precision
 from classifier.features import frozen_features
 from classifier.interruption import deferred_interrupt
+from classifier.optimisation import averaged, optimizer, schedule, set_learning_rate
 from classifier.progress import Progress, read_state, write_state
 from classifier.scoring import logits
 from faces.augmentation import augment
@@ -69,7 +70,7 @@ def train(manifest: Manifest, config: DetectorConfig, out: Path, cache: Path, re
     out = Path(out)
     described = read_description(out)
     if described is not None:
-        _refuse_other(described["config"], described["manifest_digest"], config, manifest, out)
+        _refuse_other(described["config"], described["manifest_digest"], config, manifest.digest, out)
         return out
     job = _Job(manifest, config, out, Path(cache), report)
     job.run()
@@ -95,11 +96,18 @@ class _Job:
         self._check_classes()
         weights = class_weights(self.targets[self.train_rows]) if config.balance == "weights" else torch.ones(2)
         self.class_weights = weights.to(self.device)
-        self.detector = Detector.create(config).to(self.device)
-        self.optimizer = self._optimizer()
-        self.ema = _average(self.detector, config.ema_decay) if config.ema_decay else None
+        state = read_state(out / STATE)
+        if state is not None:
+            _refuse_other(state["config"], state["manifest_digest"], config, self.digest, out)
+        # A job that goes on has its weights: it needs no hub.
+        self.detector = Detector.create(config if state is None else config.model_copy(update={"weights": "none"}))
+        self.detector.config = config
+        self.detector.to(self.device)
+        self.optimizer = optimizer(self.detector.module, config.learning_rate, config.weight_decay)
+        self.ema = averaged(self.detector.module, config.ema_decay) if config.ema_decay else None
         self.progress = Progress()
-        self._resume()
+        if state is not None:
+            self._resume(state)
         self.saved_at = time.monotonic()
         self.features: NDArray[np.float32] | None = None
         if _stored(config, self.progress.epoch):
@@ -121,20 +129,6 @@ class _Job:
                 len(val),
             )
 
-    def _optimizer(self) -> torch.optim.AdamW:
-        """Four groups: head and backbone, with and without weight decay (none for biases and norms)."""
-        above = set(head_keys(self.detector.module))
-        groups: dict[tuple[bool, bool], list[Tensor]] = {(h, d): [] for h in (True, False) for d in (True, False)}
-        for name, parameter in self.detector.module.named_parameters():
-            groups[name in above, parameter.ndim > 1].append(parameter)
-        return torch.optim.AdamW(
-            [
-                {"params": members, "weight_decay": self.config.weight_decay * decays, "head": is_head}
-                for (is_head, decays), members in groups.items()
-            ],
-            lr=self.config.learning_rate,
-        )
-
     # --- the loop
 
     def run(self) -> None:
@@ -144,11 +138,13 @@ class _Job:
             self.interrupted = interrupted
             while progress.epoch < config.epochs and not self._should_stop():
                 self._epoch()
-                if self.features is None or self._due():
+                if self.features is None or self._due() or interrupted():
                     self._save()
                 write_json(self.out / HISTORY, {"epochs": progress.history})
                 metrics = {name: value for name, value in progress.history[-1].items() if name != "epoch"}
                 self.report(metrics, progress.epoch)
+                if interrupted():
+                    raise KeyboardInterrupt
         self._publish()
 
     def _should_stop(self) -> bool:
@@ -189,9 +185,7 @@ class _Job:
 
     def _step(self, rows: NDArray[np.int64], frozen: bool, steps: int) -> float:
         config, progress = self.config, self.progress
-        for group in self.optimizer.param_groups:
-            factor = 1.0 if group["head"] else config.backbone_learning_rate_factor
-            group["lr"] = config.learning_rate * factor * self._schedule(frozen, steps)
+        set_learning_rate(self.optimizer, self._learning_rate(frozen, steps), config.backbone_learning_rate_factor)
         # Dropout draws from torch's global generators: they are seeded for this step and put back after it.
         cuda = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=cuda):
@@ -233,16 +227,13 @@ class _Job:
         generator = torch.Generator().manual_seed(_stream(self.config.seed, 0, self.progress.epoch))
         return self.train_rows[epoch_order(self.targets[self.train_rows], self.config.balance, generator)]
 
-    def _schedule(self, frozen: bool, steps: int) -> float:
-        """Factor of the learning rate in (0, 1]: a linear warm-up, then half a cosine; anew for each phase."""
-        first = 0 if frozen else self.config.frozen_epochs
-        last = self.config.frozen_epochs if frozen else self.config.epochs
-        total = (last - first) * steps
-        step = (self.progress.epoch - first) * steps + self.progress.step
-        warm = math.ceil(self.config.warmup_share * total)
-        if step < warm:
-            return (step + 1) / (warm + 1)
-        return 0.5 * (1 + math.cos(math.pi * (step - warm) / (total - warm)))
+    def _learning_rate(self, frozen: bool, steps: int) -> float:
+        """Of the head, at this step; its course starts anew for each of the two phases."""
+        config, progress = self.config, self.progress
+        first = 0 if frozen else config.frozen_epochs
+        last = config.frozen_epochs if frozen else config.epochs
+        step = (progress.epoch - first) * steps + progress.step
+        return config.learning_rate * schedule(step, (last - first) * steps, config.warmup_share)
 
     # --- val
 
@@ -311,11 +302,7 @@ class _Job:
         )
         self.saved_at = time.monotonic()
 
-    def _resume(self) -> None:
-        state = read_state(self.out / STATE)
-        if state is None:
-            return
-        _refuse_other(state["config"], state["manifest_digest"], self.config, None, self.out, self.digest)
+    def _resume(self, state: Mapping[str, Any]) -> None:
         self.detector.module.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.ema is not None:
@@ -333,16 +320,9 @@ class _Job:
         )
 
 
-def _refuse_other(
-    old: dict[str, object],
-    old_digest: str,
-    config: DetectorConfig,
-    manifest: Manifest | None,
-    out: Path,
-    digest: str | None = None,
-) -> None:
+def _refuse_other(old: Mapping[str, object], old_digest: str, config: DetectorConfig, digest: str, out: Path) -> None:
     changed = differences(DetectorConfig.model_validate(old), config)
-    if old_digest != (digest or (manifest.digest if manifest else "")):
+    if old_digest != digest:
         changed.append("the manifest's rows")
     if changed:
         raise UserError(
@@ -359,13 +339,3 @@ def _stored(config: DetectorConfig, epoch: int) -> bool:
 def _stream(seed: int, *counters: int) -> int:
     """A seed of 63 bits for one purpose at one step, independent of those of every other."""
     return int(np.random.SeedSequence([seed, *counters]).generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
-def _average(detector: Detector, decay: float) -> AveragedModel:
-    """Weights averaged over the steps, with a short memory at first: min(decay, (1 + n) / (10 + n))."""
-
-    def average(old: Tensor, new: Tensor, n: Tensor | int) -> Tensor:
-        now = min(decay, (1 + int(n)) / (10 + int(n)))
-        return old.lerp(new, 1 - now) if old.is_floating_point() else new
-
-    return AveragedModel(detector.module, avg_fn=average, use_buffers=True)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,12 @@ from sklearn.metrics import roc_auc_score
 from sklearn.utils.class_weight import compute_class_weight
 
 import classifier.training
+from classifier.backbones import create
 from classifier.balance import class_weights, epoch_order
 from classifier.config import DetectorConfig
 from classifier.detector import Detector
 from classifier.interruption import deferred_interrupt
+from classifier.optimisation import averaged, optimizer, schedule, set_learning_rate
 from classifier.scoring import score
 from classifier.training import STATE, train
 from faces.errors import UserError
@@ -187,6 +190,36 @@ def test_ctrl_c_saves_between_two_steps(
     assert_same(whole, tmp_path / "out")
 
 
+def test_ctrl_c_during_the_last_validation_is_not_lost(
+    write_faces: Faces, small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, config = write_faces(), small(epochs=1)
+
+    def interrupted(_: object) -> dict[str, float]:
+        signal.raise_signal(signal.SIGINT)
+        return {"val_loss": 0.5, "val_auc": 0.7}
+
+    monkeypatch.setattr(classifier.training._Job, "_validate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(rows, config, tmp_path / "out", tmp_path / "cache")
+    train(rows, config, tmp_path / "out", tmp_path / "cache", lambda *_: pytest.fail("trained again"))
+    Detector.load(tmp_path / "out")
+
+
+def test_a_job_that_goes_on_does_not_ask_for_its_first_weights(
+    write_faces: Faces, small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, config = write_faces(), small(weights="imagenet", epochs=2)
+
+    def stop(*_: object) -> None:
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        train(rows, config, tmp_path / "out", tmp_path / "cache", stop)
+    monkeypatch.setattr("classifier.backbones.packaged_lite0", lambda _: pytest.fail("asked for weights"))
+    assert Detector.load(train(rows, config, tmp_path / "out", tmp_path / "cache"), "cpu").config == config
+
+
 def test_a_second_ctrl_c_acts_at_once() -> None:
     handler = signal.getsignal(signal.SIGINT)
     with deferred_interrupt() as interrupted:
@@ -280,6 +313,41 @@ def test_the_head_alone_moves_in_the_frozen_epochs(write_faces: Faces, small: Sm
     start = Detector.create(config).module.state_dict()
     end = weights(train(write_faces(), config, tmp_path / "out", tmp_path / "cache"))
     assert {key for key in end if not torch.equal(start[key], end[key])} == {"classifier.weight", "classifier.bias"}
+
+
+def test_the_rate_warms_up_and_falls_to_nothing() -> None:
+    course = [schedule(step, 100, 0.1) for step in range(100)]
+    assert course[:11] == pytest.approx([(step + 1) / 11 for step in range(10)] + [1.0])
+    assert all(earlier > later > 0 for earlier, later in pairwise(course[10:]))
+    assert course[55] == pytest.approx(0.5)
+    assert schedule(0, 1, 0.1) > 0
+
+
+def test_biases_and_norms_do_not_decay_and_the_backbone_has_its_own_rate() -> None:
+    module = create("resnet18", "none", 32).module
+    adam = optimizer(module, 1e-3, 0.1)
+    set_learning_rate(adam, 1e-3, 0.2)
+    group_of = {id(parameter): group for group in adam.param_groups for parameter in group["params"]}
+    assert len(group_of) == len(list(module.parameters()))
+    for name, parameter in module.named_parameters():
+        group = group_of[id(parameter)]
+        assert group["lr"] == pytest.approx(1e-3 if name.startswith("fc.") else 2e-4)
+        assert group["weight_decay"] == (0.1 if parameter.ndim > 1 else 0)
+
+
+def test_the_average_follows_its_formula_and_takes_counters_as_they_are() -> None:
+    module = torch.nn.BatchNorm1d(2)
+    average = averaged(module, 0.5)
+    expected = 0.0
+    for n in range(6):
+        torch.nn.init.constant_(module.weight, float(n))
+        module.num_batches_tracked.fill_(n)
+        average.update_parameters(module)
+        decay = min(0.5, (1 + n) / (10 + n))
+        expected = float(n) if n == 0 else decay * expected + (1 - decay) * n
+    state = average.module.state_dict()
+    assert float(state["weight"][0]) == pytest.approx(expected)
+    assert int(state["num_batches_tracked"]) == 5
 
 
 def test_class_weights_follow_the_formula() -> None:
