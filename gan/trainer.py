@@ -43,6 +43,7 @@ class Trainer:
         assert config.z_width is not None
         assert config.w_width is not None
         assert config.gamma is not None
+        assert config.noise_inputs is not None
         self.config, self.device = config, device
         self.batch_size, self.gamma = config.batch_size, config.gamma
         with _seeded(config.seed):
