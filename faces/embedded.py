@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.sparse import coo_array, diags_array
 from scipy.sparse.linalg import spsolve
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from tqdm import tqdm
 
 from faces._photographs import CENTRE, HEIGHT, PEOPLE, SHOTS, WIDTH, Floats, Photographs, Picture, warp
@@ -72,6 +73,12 @@ def embedded(out: Path, seed: int = 0) -> Manifest:
     manifest = _intact(out / "manifest.parquet", seed)
     if manifest is not None:
         return manifest
+    # One thread: these matrices are small, and where cores are shared BLAS's threads would spin for half a minute.
+    with threadpool_limits(1, user_api="blas"):
+        return _build(out, seed)
+
+
+def _build(out: Path, seed: int) -> Manifest:
     photographs = Photographs.load()
     (out / "crops").mkdir(parents=True, exist_ok=True)
     people = photographs.split[::SHOTS]
