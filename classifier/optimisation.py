@@ -44,7 +44,7 @@ def schedule(step: int, total: int, warmup_share: float) -> float:
 
 
 def averaged(module: nn.Module, decay: float) -> AveragedModel:
-    """Weights and norms' statistics averaged over the steps n by min(decay, (1 + n) / (10 + n)): at first a short memory."""
+    """Weights and norms' statistics averaged over the steps n, by min(decay, (1 + n) / (10 + n)): short at first."""
 
     def average(old: Tensor, new: Tensor, n: Tensor | int) -> Tensor:
         now = min(decay, (1 + int(n)) / (10 + int(n)))
