@@ -21,7 +21,7 @@ class DetectorConfig(BaseModel):
     weights: str = Field(default="imagenet", min_length=1, description="imagenet, none, or a file of weights")
     image_size: int = Field(default=192, ge=16, le=1024, description="side of the square that the network sees, pixels")
     batch_size: int = Field(default=32, ge=2, le=4096)
-    epochs: int = Field(default=6, ge=1, le=1000)
+    epochs: int = Field(default=5, ge=1, le=1000)
     frozen_epochs: int = Field(default=1, ge=0, description="of `epochs`, how many train the head alone, first")
     learning_rate: float = Field(default=1e-3, gt=0, le=10, description="of the head, at its peak")
     backbone_learning_rate_factor: float = Field(default=0.5, gt=0, le=10, description="times learning_rate")
