@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.sparse import coo_array, diags_array
 from scipy.sparse.linalg import spsolve
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from faces._photographs import CENTRE, HEIGHT, PEOPLE, SHOTS, WIDTH, Floats, Photographs, Picture, warp

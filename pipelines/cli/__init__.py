@@ -34,7 +34,7 @@ _DISK = {
 
 def main() -> None:
     """Run a command; a mistake of the user's becomes one sentence and exit 2, Ctrl-C exit 130."""
-    # OpenMP's threads otherwise spin while they wait. On two cores that other work shares, training was 28 times slower.
+    # OpenMP's threads otherwise spin while they wait: on two cores that other work shared, training was 28x slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # `kill` and a container's stop end a job as Ctrl-C does: state saved, run marked.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
