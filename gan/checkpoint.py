@@ -94,7 +94,8 @@ def load_generator(folder: Path) -> Generator:
         UserError: there is no generator in the folder, or its files do not fit each other.
     """
     folder = Path(folder)
-    generator = read_card(folder).build()
+    with torch.random.fork_rng(devices=[]):  # the weights drawn here are replaced below
+        generator = read_card(folder).build()
     try:
         generator.load_state_dict(load_file(folder / WEIGHTS))
     except Exception as error:  # safetensors raises its own kind for a damaged file, torch a RuntimeError for a misfit

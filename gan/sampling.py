@@ -114,7 +114,7 @@ def sample(
     hashes = {name: _hash_of_valid(out / name, generator.image_size) for name in names}
     missing = [(name, seed) for name, seed in zip(names, seeds, strict=True) if hashes[name] is None]
     with tqdm(
-        total=len(missing), desc="sample", unit="face", mininterval=0.5 if sys.stderr.isatty() else 15
+        total=len(missing), desc="sample", unit="face", delay=2, mininterval=0.5 if sys.stderr.isatty() else 15
     ) as progress:
         for start in range(0, len(missing), batch_size):
             chunk = missing[start : start + batch_size]

@@ -1,0 +1,79 @@
+"""Balancing: the share is reached, only by fakes and only in train, and every share draws on the same samples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from faces.errors import UserError
+from faces.manifest import Manifest
+from gan.balancing import BalanceConfig, balance, wanted_fakes
+from gan.config import GanConfig
+from gan.training import train
+
+
+@pytest.fixture(scope="module")
+def generator(blobs: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("generator")
+    config = GanConfig(preset="tiny", image_size=16, kimg=0.016, batch_size=8, device="cpu")
+    return train(blobs, config, folder / "out", folder / "cache")
+
+
+@given(st.integers(1, 500), st.integers(0, 500), st.floats(0, 0.95))
+def test_the_share_is_reached_by_the_fewest_fakes(reals: int, fakes: int, share: float) -> None:
+    missing = wanted_fakes(reals, fakes, share)
+    total = fakes + missing
+    assert total / (total + reals) >= share - 1e-9
+    if missing:
+        assert (total - 1) / (total - 1 + reals) < share + 1e-9
+
+
+def test_only_train_grows_and_only_by_fakes(blobs: Manifest, generator: Path, tmp_path: Path) -> None:
+    result = balance(blobs, generator, BalanceConfig(share=0.5), tmp_path)
+    added = result.manifest.where(result.manifest.synthetic)
+    assert result.added == len(added) == len(blobs) == 24
+    assert set(added.rows["label"]) == {"fake"}
+    assert set(added.rows["split"]) == {"train"}
+    assert all(file.is_file() for file in result.manifest.files)
+    assert result.manifest.targets.mean() == 0.5
+
+
+def test_a_smaller_share_draws_on_the_same_samples(blobs: Manifest, generator: Path, tmp_path: Path) -> None:
+    large = balance(blobs, generator, BalanceConfig(share=0.5), tmp_path).manifest
+    small = balance(blobs, generator, BalanceConfig(share=0.25), tmp_path).manifest
+    assert set(small.rows["sha256"]) < set(large.rows["sha256"])
+    assert small.synthetic.sum() == 8
+
+
+def test_where_reals_are_the_minority_nothing_is_added_and_it_says_what_happens_instead(
+    blobs: Manifest, generator: Path, tmp_path: Path
+) -> None:
+    rows = blobs.rows.copy()
+    rows.loc[:19, "label"] = "fake"
+    result = balance(Manifest.build(rows, blobs.root), generator, BalanceConfig(share=0.5), tmp_path)
+    assert result.added == 0
+    assert "real faces are never synthesised" in result.explanation
+    assert "oversample" in result.explanation
+
+
+def test_without_a_real_face_there_is_nothing_to_balance(blobs: Manifest, generator: Path, tmp_path: Path) -> None:
+    rows = blobs.rows.assign(label="fake")
+    with pytest.raises(UserError, match="no real face"):
+        balance(Manifest.build(rows, blobs.root), generator, BalanceConfig(), tmp_path)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0, 1.4])
+def test_a_share_out_of_range_is_refused(share: float) -> None:
+    with pytest.raises(ValidationError):
+        BalanceConfig(share=share)
+
+
+def test_torch_is_left_as_it_was(blobs: Manifest, generator: Path, tmp_path: Path) -> None:
+    before = torch.get_rng_state()
+    balance(blobs, generator, BalanceConfig(share=0.3), tmp_path)
+    assert torch.equal(before, torch.get_rng_state())
