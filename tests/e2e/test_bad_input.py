@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-ROOT = Path(__file__).parents[2]
+from pipelines.cli import main
 
 
-def fail(folder: Path, *words: str, **environment: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", "from pipelines.cli import main; main()", *words],
-        cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **environment},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 2, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1
-    return lines[0]
+@pytest.fixture
+def fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Call the command line in an empty folder, in this process (a new one loads torch for seconds); its sentence."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words: str) -> str:
+        monkeypatch.setattr("sys.argv", ["counterforge", *words])
+        with pytest.raises(SystemExit) as end:
+            main()
+        assert end.value.code == 2
+        lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+        assert len(lines) == 1
+        return lines[0]
+
+    return call
 
 
 def pictures(folder: Path, *labels: str) -> Path:
@@ -55,17 +54,18 @@ def pictures(folder: Path, *labels: str) -> Path:
         (["models", "rollback"], "no previous champion"),
     ],
 )
-def test_a_mistake_is_one_sentence(tmp_path: Path, words: list[str], sentence: str) -> None:
-    assert sentence in fail(tmp_path, *words)
+def test_a_mistake_is_one_sentence(fail: Callable[..., str], words: list[str], sentence: str) -> None:
+    assert sentence in fail(*words)
 
 
-def test_an_empty_folder_and_a_single_class_are_named(tmp_path: Path) -> None:
+def test_an_empty_folder_and_a_single_class_are_named(fail: Callable[..., str], tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    assert "empty" in fail(tmp_path, "faces", "ingest", "empty", "--out", "o")
+    assert "empty" in fail("faces", "ingest", "empty", "--out", "o")
     one = pictures(tmp_path / "one", "real")
-    assert "fake" in fail(tmp_path, "faces", "ingest", str(one), "--out", "o2", "--already-cropped")
+    assert "fake" in fail("faces", "ingest", str(one), "--out", "o2", "--already-cropped")
 
 
-def test_a_server_that_does_not_answer_is_named(tmp_path: Path) -> None:
-    sentence = fail(tmp_path, "models", "list", MLFLOW_TRACKING_URI="http://127.0.0.1:9")
+def test_a_server_that_does_not_answer_is_named(fail: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    sentence = fail("models", "list")
     assert "127.0.0.1:9" in sentence
