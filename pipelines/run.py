@@ -349,12 +349,13 @@ def _table(figures: Mapping[str, Any], trained: Mapping[str, Mapping[str, Any]])
 
 def _promotion(config: RunConfig, arm: Mapping[str, Any], name: str, full: Path, store: Store) -> dict[str, Any]:
     trained = Trained(**arm)
-    domains = config.promotion.domains or config.domains.test
     tags = {"arm": name, "objective": trained.objective, "synthetic_faces": trained.synthetic}
-    version = register_candidate(store, trained.model_id, full, project=config.project, domains=domains, tags=tags)
+    version = register_candidate(
+        store, trained.model_id, full, project=config.project, domains=config.domains.test, tags=tags
+    )
     if not config.promotion.enabled:
         return {"version": version, "promoted": False, "reason": "promotion.enabled is false", "champion": None}
-    return asdict(consider(store, version, domains=domains, cache=config.out / "cache"))
+    return asdict(consider(store, version, domains=config.promotion.domains, cache=config.out / "cache"))
 
 
 def _report(
