@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 
 # Before MLflow is imported: it decides at import whether it reports its use.
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # jobs draw bars of their own
 
 import mlflow
 from mlflow.exceptions import MlflowException

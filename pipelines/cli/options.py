@@ -64,7 +64,10 @@ def print_table(frame: pd.DataFrame, title: str) -> None:
         table.add_column(str(column), justify="right" if numeric else "left", overflow="fold")
     for row in frame.itertuples(index=False):
         table.add_row(*("" if value is None or value != value else _cell(value) for value in row))
-    Console(soft_wrap=False).print(table)
+    console = Console()
+    if not console.is_terminal:  # a file or a pipe has no width that a table must keep to
+        console.width = max(console.width, 160)
+    console.print(table)
 
 
 def _cell(value: object) -> str:

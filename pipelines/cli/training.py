@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -23,6 +23,9 @@ from pipelines.cli.options import (
     print_table,
     show_configuration,
 )
+
+if TYPE_CHECKING:
+    from classifier.evaluation import Result
 
 
 def add_to(app: typer.Typer) -> None:
@@ -101,6 +104,14 @@ def train(
     )
 
 
+def _column(of: Result) -> dict[str, str]:
+    """What one data set shows, from counts to calibration."""
+    figures = {"real": str(of.real), "fake": str(of.fake), "groups": str(of.groups), "auc": str(of.intervals["auc"])}
+    names = ("ap", "eer", "accuracy", "precision", "recall", "f1", "fpr", "brier", "ece")
+    (tn, fp), (fn, tp) = of.confusion
+    return figures | {name: f"{of.metrics[name]:.3f}" for name in names} | {"tn fp / fn tp": f"{tn} {fp} / {fn} {tp}"}
+
+
 def evaluate(
     model: Annotated[str, typer.Option("--model", help="Version, alias (champion), or a detector's folder.")],
     manifest: Annotated[Path | None, typer.Option("--manifest", help="By default that of the model's lineage.")] = None,
@@ -151,14 +162,7 @@ def evaluate(
         typer.echo(json.dumps({name: json.loads(of.to_json()) for name, of in both.items()} | {"openings": openings}))
         return
     for title, evaluation in (("by source", scored.by_source), ("by frame", scored.by_frame)):
-        lines = []
-        for domain in evaluation.datasets:
-            of = evaluation.results[domain]
-            metrics = {
-                key: of.metrics[key] for key in ("ap", "eer", "accuracy", "precision", "recall", "f1", "fpr", "ece")
-            }
-            lines.append(
-                {"domain": domain, "real": of.real, "fake": of.fake, "auc": str(of.intervals["auc"]), **metrics}
-            )
-        print_table(pd.DataFrame(lines), f"{model}, sealed test rows {title}, threshold {evaluation.threshold:.3f}")
+        table = pd.DataFrame({name: _column(evaluation.results[name]) for name in evaluation.datasets})
+        title = f"{model}, sealed test rows {title}, threshold {evaluation.threshold:.3f}"
+        print_table(table.rename_axis("").reset_index(), title)
     typer.echo("test rows opened so far: " + ", ".join(f"{domain} {count}" for domain, count in openings.items()))
