@@ -18,9 +18,9 @@ from faces.errors import UserError
 from faces.extraction import IngestConfig
 from faces.ingest import ingest
 from faces.manifest import Manifest, concatenate
-from faces.splits import split_of
 from gan.checkpoint import generator_digest
 from gan.training import train as train_generator
+from pipelines.arms import WITH, WITHOUT, keep_few_fakes, plan_arms, train_arms
 from pipelines.evaluation import Scored, evaluate_detector, model_metrics, sealed_rows
 from pipelines.promotion import consider, register_candidate
 from pipelines.report import write_report
@@ -31,9 +31,7 @@ from tracking.runs import run as tracked_run
 from tracking.runs import test_openings
 from tracking.store import Store, open_store
 from tuning.study import StudyResult, launch
-from tuning.trial import Materials, Trained, TrialSpec, train_and_log
-
-WITHOUT, WITH, ALL_FAKES = "without synthetic", "with synthetic", "all real-world fakes"
+from tuning.trial import Materials, Trained, TrialSpec
 
 
 @dataclass(frozen=True)
@@ -91,7 +89,7 @@ def execute(config: RunConfig) -> Outcome:
         trained = steps.do(
             "detectors",
             arm_inputs,
-            lambda: _detectors(arms, materials, full, parent.id),
+            lambda: train_arms(arms, materials, full, parent.id),
             lambda r: [Path(arm["folder"]) for arm in r.values()],
         )
         scores = {name: config.out / "scores" / f"{name.replace(' ', '-')}.parquet" for name in arms}
@@ -131,37 +129,6 @@ def search(config: RunConfig) -> StudyResult:
     ground = _ground(config, store, Steps(config.out / "steps", total=2), None)
     base = TrialSpec(detector=config.detector, synthetic_share=config.synthetic_share, psi=config.psi)
     return _launch(config, base, ground.materials, None)
-
-
-def plan_arms(config: RunConfig, base: TrialSpec, best: TrialSpec) -> dict[str, TrialSpec]:
-    """The detectors that are compared: all else equal, only the synthetic faces differ.
-
-    The study's winner lends its settings, at the full cost of `config.detector`; the reference with all real-world
-    fakes is trained by the plain recipe.
-    """
-    searched = set(config.study.space) if config.study is not None else set()
-    values = {
-        name: value
-        for name, value in best.parameters().items()
-        if name in searched and name not in ("psi", "synthetic_share")
-    }
-    spec = base.with_parameters(values)
-    share = best.synthetic_share or config.synthetic_share
-    arms = {
-        WITHOUT: spec.with_parameters({"synthetic_share": 0.0}),
-        WITH: spec.with_parameters({"synthetic_share": share, "psi": best.psi}),
-    }
-    if config.keep_train_fakes < 1:
-        arms[ALL_FAKES] = base.with_parameters({"synthetic_share": 0.0})
-    return arms
-
-
-def keep_few_fakes(manifest: Manifest, domains: tuple[str, ...], share: float, seed: int = 0) -> Manifest:
-    """The manifest without some train fakes of the given data sets: `share` of their groups stay, chosen by name."""
-    rows = manifest.rows
-    concerned = rows["dataset"].isin(domains) & (rows["split"] == "train") & (rows["label"] == "fake")
-    stays = [split_of(f"few/{group}", seed, (share, 1 - share, 0.0)) == "train" for group in manifest.groups]
-    return manifest.where((~concerned | pd.Series(stays, index=rows.index)).to_numpy(dtype=bool))
 
 
 def _ground(config: RunConfig, store: Store, steps: Steps, parent: str | None) -> _Ground:
@@ -272,14 +239,6 @@ def _study(config: RunConfig, base: TrialSpec, materials: Materials, parent: str
         "history": json.loads(result.history.to_json(orient="records")),
         "importance": result.importance,
     }
-
-
-def _detectors(arms: Mapping[str, TrialSpec], materials: Materials, full: Manifest, parent: str) -> dict[str, Any]:
-    trained: dict[str, Any] = {}
-    for name, spec in arms.items():
-        own = materials if name != ALL_FAKES else Materials(**{**vars(materials), "manifest": full})
-        trained[name] = asdict(train_and_log(spec, own, name=name, parent=parent, tags={"arm": name}))
-    return trained
 
 
 def _evaluation(

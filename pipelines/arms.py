@@ -1,0 +1,56 @@
+"""The arms of a run: which detectors are compared, all else equal but their synthetic faces."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from typing import Any
+
+import pandas as pd
+
+from faces.manifest import Manifest
+from faces.splits import split_of
+from pipelines.settings import RunConfig
+from tuning.trial import Materials, TrialSpec, train_and_log
+
+WITHOUT, WITH, ALL_FAKES = "without synthetic", "with synthetic", "all real-world fakes"
+
+
+def plan_arms(config: RunConfig, base: TrialSpec, best: TrialSpec) -> dict[str, TrialSpec]:
+    """The detectors that are compared: all else equal, only the synthetic faces differ.
+
+    The study's winner lends its settings, at the full cost of `config.detector`; the reference with all real-world
+    fakes is trained by the plain recipe.
+    """
+    searched = set(config.study.space) if config.study is not None else set()
+    values = {
+        name: value
+        for name, value in best.parameters().items()
+        if name in searched and name not in ("psi", "synthetic_share")
+    }
+    spec = base.with_parameters(values)
+    share = best.synthetic_share or config.synthetic_share
+    arms = {
+        WITHOUT: spec.with_parameters({"synthetic_share": 0.0}),
+        WITH: spec.with_parameters({"synthetic_share": share, "psi": best.psi}),
+    }
+    if config.keep_train_fakes < 1:
+        arms[ALL_FAKES] = base.with_parameters({"synthetic_share": 0.0})
+    return arms
+
+
+def keep_few_fakes(manifest: Manifest, domains: tuple[str, ...], share: float, seed: int = 0) -> Manifest:
+    """The manifest without some train fakes of the given data sets: `share` of their groups stay, chosen by name."""
+    rows = manifest.rows
+    concerned = rows["dataset"].isin(domains) & (rows["split"] == "train") & (rows["label"] == "fake")
+    stays = [split_of(f"few/{group}", seed, (share, 1 - share, 0.0)) == "train" for group in manifest.groups]
+    return manifest.where((~concerned | pd.Series(stays, index=rows.index)).to_numpy(dtype=bool))
+
+
+def train_arms(arms: Mapping[str, TrialSpec], materials: Materials, full: Manifest, parent: str) -> dict[str, Any]:
+    """Train and log every arm; the result is by arm's name, in JSON's types."""
+    trained: dict[str, Any] = {}
+    for name, spec in arms.items():
+        own = materials if name != ALL_FAKES else replace(materials, manifest=full)
+        trained[name] = asdict(train_and_log(spec, own, name=name, parent=parent, tags={"arm": name}))
+    return trained
