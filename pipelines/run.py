@@ -18,10 +18,9 @@ from faces.errors import UserError
 from faces.extraction import IngestConfig
 from faces.ingest import ingest
 from faces.manifest import Manifest, concatenate
-from gan.checkpoint import generator_digest
-from gan.training import train as train_generator
 from pipelines.arms import WITH, WITHOUT, keep_few_fakes, plan_arms, train_arms
 from pipelines.evaluation import Scored, evaluate_detector, model_metrics, sealed_rows
+from pipelines.generator import train_and_log_generator
 from pipelines.promotion import consider, register_candidate
 from pipelines.report import write_report
 from pipelines.settings import RunConfig
@@ -141,7 +140,9 @@ def _ground(config: RunConfig, store: Store, steps: Steps, parent: str | None) -
     made = steps.do(
         "generator",
         [trained_on.select(split="train", label="real").digest, config.gan.model_dump_json(), tracking],
-        lambda: _generator(config, trained_on, cache, store, parent),
+        lambda: train_and_log_generator(
+            trained_on, config.gan, config.out / "generator", cache, store, config.project, parent
+        ),
         lambda r: [Path(r["generator"])],
     )
     materials = Materials(
@@ -203,25 +204,6 @@ def _faces(config: RunConfig) -> dict[str, Any]:
     few = reduced.write(folder / "reduced.parquet")
     sheet = contact_sheet(Manifest.read(full), folder / "contact_sheet.png")
     return {"manifest": str(full), "reduced": str(few), "sheet": str(sheet)}
-
-
-def _generator(config: RunConfig, manifest: Manifest, cache: Path, store: Store, parent: str | None) -> dict[str, Any]:
-    out = config.out / "generator"
-    with tracked_run(
-        store,
-        config.project,
-        "generator",
-        key=_key("generator", manifest.digest, config.gan.model_dump_json()),
-        parent=parent,
-        params=config.gan.resolved().model_dump(mode="json"),
-        tags={"manifest": manifest.digest},
-        description="A generator of faces, trained on the train reals of the train domains.",
-    ) as active:
-        folder = train_generator(manifest, config.gan, out, cache, active.metrics)
-        for grid in sorted((out / "samples").glob("*.png"))[-1:]:
-            active.artifact(grid)
-        active.tags({"generator": generator_digest(folder)})
-    return {"generator": str(folder), "digest": generator_digest(folder)}
 
 
 def _launch(config: RunConfig, base: TrialSpec, materials: Materials, parent: str | None) -> StudyResult:

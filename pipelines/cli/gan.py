@@ -9,11 +9,13 @@ import typer
 
 from pipelines.cli.options import (
     DEFAULT_CACHE,
+    DEFAULT_MLRUNS,
     AsJson,
     Cache,
     ConfigFile,
     DryRun,
     Manifest,
+    Mlruns,
     Seed,
     Set,
     answer,
@@ -34,27 +36,26 @@ def train(
     kimg: Annotated[float | None, typer.Option(help="Budget of thousands of real pictures shown.")] = None,
     config: ConfigFile = None,
     settings: Set = None,
+    project: Annotated[str, typer.Option(help="Name of the MLflow experiment.")] = "generators",
     cache: Cache = DEFAULT_CACHE,
+    mlruns: Mlruns = DEFAULT_MLRUNS,
     seed: Seed = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
     """Train on the train reals of a manifest. The same command resumes, and extends when the budget grew."""
     from faces.manifest import Manifest
-    from gan.checkpoint import generator_digest
     from gan.config import GanConfig
-    from gan.training import train as run
+    from pipelines.generator import train_and_log_generator
+    from tracking.store import open_store
 
     named = {"preset": preset, "image_size": image_size, "minutes": minutes, "kimg": kimg, "seed": seed}
     resolved = configuration(GanConfig, config, settings, named)
     if dry_run:
         show_configuration(resolved.resolved())
         return
-    folder = run(Manifest.read(manifest), resolved, out, cache)
-    digest = generator_digest(folder)
-    answer(
-        {"generator": folder, "digest": digest}, as_json, f"generator {digest} in {folder}, grids in {out / 'samples'}"
-    )
+    made = train_and_log_generator(Manifest.read(manifest), resolved, out, cache, open_store(mlruns), project)
+    answer(made, as_json, f"generator {made['digest']} in {made['generator']}, grids in {out / 'samples'}")
 
 
 @app.command()
