@@ -125,6 +125,7 @@ def evaluate(
 
     import pandas as pd
 
+    from classifier.detector import Detector
     from faces.errors import UserError
     from faces.manifest import Manifest
     from pipelines.evaluation import evaluate_detector, model_metrics, sealed_rows
@@ -146,8 +147,10 @@ def evaluate(
         raise UserError(f"the detector in {folder} has no lineage in the registry: give the test rows with --manifest")
     rows = sealed_rows(rows, dataset or named)
     project = version.tags.get("project", "evaluations") if version else "evaluations"
-    name = f"evaluate {model}"
-    with run(store, project, name, key=f"{name}/{rows.digest}", tags={"manifest": rows.digest}) as active:
+    # By the version and not by its alias, which names another model tomorrow.
+    name = f"evaluate version {version.number}" if version else f"evaluate {folder.name}"
+    key = f"evaluate/{version.model_id if version else Detector.load(folder).digest}/{rows.digest}"
+    with run(store, project, name, key=key, tags={"manifest": rows.digest}) as active:
         for domain in sorted(set(rows.rows["dataset"])):
             active.opened_test(domain)
         scored = fetch_and_evaluate(store, version, rows, cache) if version else evaluate_detector(folder, rows, cache)
