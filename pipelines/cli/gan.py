@@ -81,3 +81,32 @@ def sample(
         as_json,
         f"{len(manifest)} faces in {out / 'manifest.parquet'}, the first of them in {grid}",
     )
+
+
+@app.command()
+def show(
+    generator: Annotated[Path, typer.Argument(help="Folder of a generator's checkpoint.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the pictures.")],
+    manifest: Annotated[
+        Path | None, typer.Option("--manifest", help="Hold the spectra against its train reals.")
+    ] = None,
+    psi: Annotated[float, typer.Option(help="Truncation of everything but the sweep.")] = 0.7,
+    frames: Annotated[int, typer.Option(help="Frames of the film from one face to the next.", min=1, max=240)] = 36,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    cache: Cache = DEFAULT_CACHE,
+    seed: Seed = None,
+    as_json: AsJson = False,
+) -> None:
+    """Look at a generator: a grid, an interpolation, style mixing, truncation, and spectra against photographs."""
+    from faces.manifest import Manifest
+    from gan.views import show as run
+
+    reals = Manifest.read(manifest) if manifest else None
+    made = run(generator, out, reals, cache=cache, psi=psi, seed=seed or 0, frames_between=frames, device=device)
+    lines = [f"{path}" for path in made.values() if isinstance(path, Path)]
+    if "high_frequency_gap" in made:
+        gap = made["high_frequency_gap"]
+        lines.append(
+            f"upper third of frequencies: {gap:+.2f} decades of power, fake - real (0 is a faithful generator)"
+        )
+    answer(made, as_json, "\n".join(lines))
