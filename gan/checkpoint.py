@@ -11,13 +11,15 @@ import json
 import os
 import pickle
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as encode
 
 from faces.errors import UserError
 from gan.generator import Generator
@@ -53,16 +55,25 @@ class GeneratorCard(BaseModel):
 
 
 def save_generator(generator: Generator, card: GeneratorCard, folder: Path) -> Path:
-    """Publish a generator as `folder`, in place of what stood there."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    """Publish a generator as `folder`, in place of what stood there.
+
+    Raises:
+        UserError: the disk is full, or cannot be written for another reason; what stood there is untouched.
+    """
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     retired = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-    for leftover in (temporary, retired):
-        shutil.rmtree(leftover, ignore_errors=True)
-    temporary.mkdir()
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in generator.state_dict().items()}
-    save_file(tensors, temporary / WEIGHTS)
-    (temporary / CONFIG).write_text(card.model_dump_json(indent=1) + "\n")
+    with _one_sentence_if_unwritable(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        for leftover in (temporary, retired):
+            shutil.rmtree(leftover, ignore_errors=True)
+        try:
+            temporary.mkdir()
+            (temporary / WEIGHTS).write_bytes(encode(tensors))
+            (temporary / CONFIG).write_text(card.model_dump_json(indent=1) + "\n")
+        except OSError:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
     # A folder cannot be replaced by a full one in one step. Killed between these two, the job's next call publishes
     # again, since its training state holds the same weights.
     if folder.exists():
@@ -114,24 +125,48 @@ def generator_digest(folder: Path) -> str:
 
 
 def save_state(state: Mapping[str, Any], path: Path) -> None:
-    """Write a training state in one atomic step."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a training state in one atomic step.
+
+    Raises:
+        UserError: the disk is full, or cannot be written for another reason; what stood there is untouched.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with _one_sentence_if_unwritable(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("wb") as file:  # given a name, torch would lose the system's reason for a failure
+                torch.save(dict(state), file)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _one_sentence_if_unwritable(path: Path) -> Iterator[None]:
     try:
-        torch.save(dict(state), temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        yield
+    except (OSError, RuntimeError) as error:
+        # torch raises a RuntimeError of its own while it handles the system's.
+        reason = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(reason, OSError):
+            raise
+        kept = "what stood there before is whole" if path.exists() else "nothing stood there before"
+        raise UserError(
+            f"{path} could not be written ({(reason.strerror or str(reason)).lower()}); {kept}:"
+            " free some space or take another folder, and run the same command again"
+        ) from error
 
 
 def load_state(path: Path) -> dict[str, Any]:
     """Read a training state onto the CPU.
 
     Raises:
-        UserError: the file is damaged, or holds more than tensors and plain containers.
+        UserError: the file is damaged, or is no training state of this program.
     """
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise UserError(f"{path} is not a training state: delete it to start anew") from error
+    if not isinstance(state, dict) or not {"config", "faces", "trainer"} <= state.keys():
+        raise UserError(f"{path} is not the state of a generator's training: delete it to start anew")
     return state

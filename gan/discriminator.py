@@ -51,8 +51,8 @@ class Discriminator(nn.Module):
     def forward(self, pictures: Tensor) -> Tensor:
         """pictures: [B, 3, S, S] in [-1, 1], B a multiple of GROUP_SIZE -> float32 logits [B]."""
         x = self.blocks(self.from_rgb(pictures.contiguous(memory_format=torch.channels_last)))
-        # The end is small, and a loss on bfloat16's 8 bits is coarse: finish in float32.
+        # The end is small, and a loss on bfloat16's 8 bits is coarse: finish in the weights' precision.
         with torch.autocast(x.device.type, enabled=False):
-            x = self.last(minibatch_deviation(x.float(), GROUP_SIZE))
+            x = self.last(minibatch_deviation(x.to(self.logit.weight.dtype), GROUP_SIZE))
             logits: Tensor = self.logit(self.hidden(x.flatten(1)))
         return logits.squeeze(1)

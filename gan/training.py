@@ -219,7 +219,7 @@ class _Job:
         """Continue from `training.pt`, if there is one.
 
         Raises:
-            UserError: it was begun with another configuration or other faces.
+            UserError: it was begun with another configuration, other faces, or networks of another architecture.
         """
         if not self.state_file.is_file():
             return
@@ -230,7 +230,13 @@ class _Job:
         self.window = {
             name: (torch.tensor(total, device=self.device), count) for name, (total, count) in state["window"].items()
         }
-        self.trainer.restore(state["trainer"])
+        try:
+            self.trainer.restore(state["trainer"])
+        except (RuntimeError, ValueError, KeyError) as error:  # what torch raises where shapes or names do not fit
+            raise UserError(
+                f"{self.state_file} holds networks of another architecture than this version of preset"
+                f" {self.config.preset} builds: give another folder to start anew"
+            ) from error
 
     def _refuse_change(self, state: Mapping[str, Any]) -> None:
         before, now = state["config"], self.config.model_dump(mode="json")

@@ -42,6 +42,7 @@ def pictures(folder: Path, *labels: str) -> Path:
     [
         (["faces", "ingest", "nowhere", "--out", "o"], "nowhere"),
         (["gan", "train", "nowhere", "--out", "o"], "no manifest at nowhere"),
+        (["gan", "train", "nowhere", "--out", "o", "--image-size", "48"], "48 is not a power of two: take 32 or 64"),
         (["run", "none.yaml"], "no configuration at none.yaml"),
         (["demo", "--set", "gan.presett=tiny"], "did you mean preset?"),
         (["demo", "--set", "detector.backbone=resnet19"], "resnet18"),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def write_faces(root: Path, count: int = 24, size: int = 20) -> Manifest:
+def make_faces(root: Path, count: int = 24, size: int = 20) -> Manifest:
     """`count` real train crops of `size` pixels with their manifest."""
     rng = np.random.default_rng(0)
     axis = np.linspace(-1, 1, size)
@@ -54,8 +55,28 @@ def write_faces(root: Path, count: int = 24, size: int = 20) -> Manifest:
 
 
 @pytest.fixture(scope="session")
+def write_faces() -> Callable[..., Manifest]:
+    """(folder, count = 24, size = 20) -> a manifest of blobs that were written there."""
+    return make_faces
+
+
+@pytest.fixture(scope="session")
+def differences() -> Callable[[Any, Any], list[str]]:
+    """Places at which two states are not equal bit for bit."""
+
+    def places(a: Any, b: Any, where: str = "state") -> list[str]:
+        if isinstance(a, torch.Tensor):
+            return [] if torch.equal(a, b) else [where]
+        if isinstance(a, Mapping):
+            return [place for key in a.keys() | b.keys() for place in places(a[key], b[key], f"{where}.{key}")]
+        return [] if a == b else [where]
+
+    return places
+
+
+@pytest.fixture(scope="session")
 def blobs(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
-    return write_faces(tmp_path_factory.mktemp("blobs"))
+    return make_faces(tmp_path_factory.mktemp("blobs"))
 
 
 @pytest.fixture(scope="session")

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import hashlib
 import os
-import random
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +27,6 @@ from gan.training import picture_indices, train
 
 def weights(folder: Path) -> bytes:
     return (folder / "weights.safetensors").read_bytes()
-
-
-def differences(a: Any, b: Any, where: str = "state") -> list[str]:
-    """Places at which two states are not equal bit for bit."""
-    if isinstance(a, torch.Tensor):
-        return [] if torch.equal(a, b) else [where]
-    if isinstance(a, Mapping):
-        return [place for key in a.keys() | b.keys() for place in differences(a[key], b[key], f"{where}.{key}")]
-    return [] if a == b else [where]
 
 
 class Stop:
@@ -73,7 +62,12 @@ def test_finished_job_returns_at_once(trained: Path, blobs: Manifest, cache: Pat
     ids=["relativistic-ada", "ns-r1-diffaugment", "bfloat16"],
 )
 def test_job_in_two_calls_equals_one(
-    options: dict[str, Any], blobs: Manifest, cache: Path, smallest: GanConfig, tmp_path: Path
+    options: dict[str, Any],
+    blobs: Manifest,
+    cache: Path,
+    smallest: GanConfig,
+    differences: Callable[[Any, Any], list[str]],
+    tmp_path: Path,
 ) -> None:
     config = smallest.model_copy(update=options)
     # Five steps: not a multiple of ADA's four nor of the penalty's four.
@@ -84,45 +78,6 @@ def test_job_in_two_calls_equals_one(
     states = [load_state(tmp_path / name / "training.pt") for name in ("one", "two")]
     assert not differences(states[0]["trainer"], states[1]["trainer"])
     assert states[0]["trainer"]["probability"] > 0 or config.augment != "ada"
-
-
-SCRIPT = """
-import sys, torch
-from pathlib import Path
-from faces.manifest import Manifest
-from gan.config import GanConfig
-from gan.training import train
-torch.set_num_threads(1)
-faces, config, out, cache = sys.argv[1:]
-print("ready", flush=True)
-train(Manifest.read(faces), GanConfig.model_validate_json(config), Path(out), Path(cache))
-"""
-
-
-def test_killed_at_random_moments_equals_uninterrupted(
-    trained: Path, blobs: Manifest, cache: Path, smallest: GanConfig, tmp_path: Path
-) -> None:
-    seed = random.SystemRandom().randrange(10**6)
-    moments = random.Random(seed)
-    for _ in range(3):
-        arguments = [str(blobs.root), smallest.model_dump_json(), str(tmp_path), str(cache)]
-        process = subprocess.Popen(
-            [sys.executable, "-c", SCRIPT, *arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            cwd=Path(__file__).parents[2],
-        )
-        assert process.stdout is not None
-        with process.stdout:
-            assert process.stdout.readline() == b"ready\n"
-            time.sleep(moments.uniform(0.0, 0.6))
-            os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-        if (tmp_path / "training.pt").exists():
-            load_state(tmp_path / "training.pt")
-        if (tmp_path / "generator").exists():
-            load_generator(tmp_path / "generator")
-    assert weights(train(blobs, smallest, tmp_path, cache)) == weights(trained), f"moments of seed {seed}"
 
 
 def test_interrupted_job_has_saved_its_state(
@@ -207,6 +162,50 @@ def test_damaged_state_is_named(blobs: Manifest, cache: Path, smallest: GanConfi
     (tmp_path / "training.pt").write_bytes(b"not a state")
     with pytest.raises(UserError, match=r"training\.pt is not a training state: delete it"):
         train(blobs, smallest, tmp_path, cache)
+    torch.save({"epoch": 3, "model": torch.zeros(2)}, tmp_path / "training.pt")
+    with pytest.raises(UserError, match=r"training\.pt is not the state of a generator's training: delete it"):
+        train(blobs, smallest, tmp_path, cache)
+
+
+def test_state_of_another_architecture_is_named(
+    trained: Path, blobs: Manifest, cache: Path, smallest: GanConfig, tmp_path: Path
+) -> None:
+    state = load_state(trained.parent / "training.pt")
+    for network in ("generator", "averaged"):
+        state["trainer"][network]["constant"] = torch.zeros(1, 7, 4, 4)
+    torch.save(state, tmp_path / "training.pt")
+    with pytest.raises(UserError, match=r"training\.pt holds networks of another architecture .* another folder"):
+        train(blobs, smallest.model_copy(update={"kimg": 0.2}), tmp_path, cache)
+
+
+def test_grey_transparent_and_oddly_sized_crops_are_learnt_from(
+    write_faces: Callable[[Path], Manifest], cache: Path, smallest: GanConfig, tmp_path: Path
+) -> None:
+    """They become RGB squares as they are loaded: grey in three channels, transparency dropped."""
+    modes = ["L", "LA", "RGBA", "P", "1", "CMYK", "RGB"]
+    root = tmp_path / "faces"
+    blobs = write_faces(root)
+    rows = blobs.rows.copy()
+    for index, name in enumerate(rows["path"]):
+        suffix = ".tif" if modes[index % 7] == "CMYK" else ".png"
+        with Image.open(root / name) as picture:
+            odd = picture.resize((9 + index, 40 - index)).convert(modes[index % 7])
+        file = root / f"odd-{index}{suffix}"
+        odd.save(file)
+        rows.loc[index, ["path", "sha256"]] = [file.name, hashlib.sha256(file.read_bytes()).hexdigest()]
+    assert load_generator(train(Manifest.build(rows, root), smallest, tmp_path / "out", cache)).image_size == 16
+
+
+def test_crops_of_more_than_eight_bits_are_refused(
+    write_faces: Callable[[Path], Manifest], cache: Path, smallest: GanConfig, tmp_path: Path
+) -> None:
+    blobs = write_faces(tmp_path)
+    file = tmp_path / "deep.png"
+    Image.fromarray(np.full((20, 20), 40_000, np.uint16)).save(file)
+    rows = blobs.rows.copy()
+    rows.loc[3, ["path", "sha256"]] = [file.name, hashlib.sha256(file.read_bytes()).hexdigest()]
+    with pytest.raises(UserError, match=r"deep\.png cannot be decoded: .* more than 8 bits a channel"):
+        train(Manifest.build(rows, tmp_path), smallest, tmp_path / "out", cache)
 
 
 def test_minutes_count_over_all_calls(blobs: Manifest, cache: Path, smallest: GanConfig, tmp_path: Path) -> None:
@@ -226,6 +225,39 @@ def test_reports_say_losses_strength_and_speed(
     metrics, step = seen[-1]
     assert step == 80
     assert {"loss_generator", "loss_discriminator", "penalty", "ada_probability", "images_per_second"} <= set(metrics)
+
+
+def test_strength_follows_the_published_rule_over_steps(smallest: GanConfig) -> None:
+    """Every four steps p moves by pictures / (ada_kimg * 1000) towards r_t = target (Karras et al. 2020, section 3)."""
+    trainer = Trainer(smallest.resolved(), torch.device("cpu"))
+    random = torch.Generator().manual_seed(0)
+    signs, expected = [], 0.0
+    for step in range(1, 25):
+        pictures = torch.randint(0, 256, (8, 3, 16, 16), dtype=torch.uint8, generator=random)
+        signs.append(trainer.step(pictures)["ada_overfitting"].item())
+        if step % 4 == 0:
+            move = 4 * 8 / (smallest.ada_kimg * 1000)
+            expected += move if sum(signs[-4:]) / 4 >= smallest.ada_target else -move
+            expected = min(max(expected, 0.0), 1.0)
+        assert trainer.probability == pytest.approx(expected)
+    assert expected > 0
+
+
+def test_penalty_is_r1_of_the_reals_and_r2_of_the_fakes(smallest: GanConfig) -> None:
+    for loss, terms in (("relativistic", 2), ("ns-r1", 1)):
+        config = smallest.model_copy(update={"loss": loss, "augment": "none", "learning_rate": 1e-12})
+        trainer = Trainer(config.resolved(), torch.device("cpu"))
+        seen: list[torch.Tensor] = []
+        trainer.discriminator.register_forward_pre_hook(lambda _, inputs, seen=seen: seen.append(inputs[0].detach()))
+        metrics = trainer.step(torch.randint(0, 256, (8, 3, 16, 16), dtype=torch.uint8))
+        halves = seen[0].double().split(8)[:terms]  # the first pass was over reals and fakes
+        network = copy.deepcopy(trainer.discriminator).double()
+        expected = 0.0
+        for half in halves:
+            half.requires_grad_(True)
+            (gradient,) = torch.autograd.grad(network(half).sum(), half)
+            expected += gradient.square().sum().item() / 8
+        assert metrics["penalty"].item() == pytest.approx(expected, rel=1e-4)
 
 
 def test_averaged_weights_follow_the_formula(smallest: GanConfig) -> None:
