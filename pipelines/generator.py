@@ -1,13 +1,15 @@
-"""One trained and logged generator."""
+"""One generator, trained and logged, or measured and logged."""
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 from faces.manifest import Manifest
 from gan.checkpoint import generator_digest
 from gan.config import GanConfig
+from gan.quality import Quality, score_generator
 from gan.training import train
 from tracking.runs import run
 from tracking.store import Store
@@ -46,3 +48,33 @@ def train_and_log_generator(
         digest = generator_digest(folder)
         active.tags({"generator": digest})
     return {"generator": str(folder), "digest": digest}
+
+
+def score_and_log_generator(
+    folder: Path,
+    manifest: Manifest,
+    out: Path,
+    cache: Path,
+    store: Store,
+    project: str,
+    **options: Any,
+) -> Quality:
+    """Measure a generator, with figures and pictures in MLflow. Takes the options of `gan.quality.score_generator`."""
+    digest = generator_digest(folder)
+    work = hashlib.sha256(f"{digest} {manifest.digest} {sorted(options.items())}".encode()).hexdigest()[:24]
+    with run(
+        store,
+        project,
+        "generator score",
+        key=f"generator-score/{work}",
+        params={name: str(value) for name, value in options.items()},
+        tags={"manifest": manifest.digest, "generator": digest},
+        description="Distances between samples and reals, each beside its floor between two halves of the reals.",
+    ) as active:
+        quality = score_generator(folder, manifest, out, cache, **options)
+        active.metrics(quality.metrics, 0)
+        active.tags({"memorises": str(quality.memorises).lower()})
+        for name in ("quality.json", "neighbours.png"):
+            if (out / name).is_file():
+                active.artifact(out / name)
+    return quality

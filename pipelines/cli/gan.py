@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +21,7 @@ from pipelines.cli.options import (
     Set,
     answer,
     configuration,
+    print_table,
     show_configuration,
 )
 
@@ -110,3 +112,36 @@ def show(
             f"upper third of frequencies: {gap:+.2f} decades of power, fake - real (0 is a faithful generator)"
         )
     answer(made, as_json, "\n".join(lines))
+
+
+@app.command()
+def score(
+    generator: Annotated[Path, typer.Argument(help="Folder of a generator's checkpoint.")],
+    manifest: Manifest,
+    out: Annotated[Path, typer.Option("--out", help="Folder for quality.json and the nearest neighbours.")],
+    samples: Annotated[int | None, typer.Option(help="Pictures on each side; half of the reals by default.")] = None,
+    psi: Annotated[float, typer.Option(help="Truncation: 1 measures the generator's own spread.")] = 1.0,
+    inception: Annotated[Path | None, typer.Option(help="Inception weights of torch-fidelity: adds FID, KID.")] = None,
+    alexnet: Annotated[Path | None, typer.Option(help="AlexNet weights of torchvision: adds LPIPS diversity.")] = None,
+    project: Annotated[str, typer.Option(help="Name of the MLflow experiment.")] = "generators",
+    cache: Cache = DEFAULT_CACHE,
+    mlruns: Mlruns = DEFAULT_MLRUNS,
+    seed: Seed = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure samples against the reals of train and val: distances with their floor, variety, memorisation."""
+    from faces.manifest import Manifest
+    from pipelines.generator import score_and_log_generator
+    from tracking.store import open_store
+
+    options = {"samples": samples, "psi": psi, "inception": inception, "alexnet": alexnet, "seed": seed or 0}
+    faces = Manifest.read(manifest)
+    quality = score_and_log_generator(generator, faces, out, cache, open_store(mlruns), project, **options)
+    if as_json:
+        answer(dataclasses.asdict(quality), as_json, "")
+        return
+    print_table(
+        quality.table(), f"{quality.count} samples of {quality.generator}, psi {psi:g}, against {quality.count} reals"
+    )
+    said = "samples repeat train photographs" if quality.memorises else "no sign that train photographs are repeated"
+    typer.echo("\n".join([f"memorisation: {said}", *quality.notes, f"written to {out}: quality.json, neighbours.png"]))

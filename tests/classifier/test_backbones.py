@@ -14,12 +14,12 @@ from classifier.backbones import (
     create,
     head,
     head_keys,
-    packaged_lite0,
     pooled,
     spec,
     state_digest,
 )
 from faces.errors import UserError
+from faces.lite0 import packaged_lite0
 
 
 @pytest.mark.parametrize("name", BACKBONES)
@@ -50,7 +50,7 @@ def test_the_packaged_weights_load_strictly() -> None:
     import timm
 
     network = timm.create_model("tf_efficientnet_lite0")
-    named = packaged_lite0(network)
+    named = packaged_lite0(list(network.state_dict()))
     network.load_state_dict(named, strict=True)
     built = create(OFFLINE_BACKBONE, "imagenet", 64)
     ours = built.module.state_dict()

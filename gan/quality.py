@@ -1,0 +1,238 @@
+"""How good a generator is, measured offline and with its floor beside it.
+
+Distances are measured in the features of EfficientNet-lite0 and are therefore called FD-lite0 and KD-lite0. Both sides
+are equal in number, resized once, and rounded to 8 bits. Reals of the test split are never looked at.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from scipy.stats import binomtest
+from torch import Tensor
+
+from faces.errors import UserError
+from faces.lite0 import Features, features
+from faces.loading import Crops, load_crops
+from faces.manifest import Manifest
+from gan.checkpoint import generator_digest, load_generator
+from gan.device import pick_device
+from gan.distances import Estimate, frechet_distance, kernel_distance, nearest, precision_recall
+from gan.generator import Generator
+from gan.reference_metrics import inception_distances, lpips_diversity
+from gan.sampling import render
+
+# A generator that copied nothing has a hundredth of its samples nearer to a photograph than this share of photographs.
+NEAR_SHARE = 0.01
+SURE = 0.01  # p-value below which copying is said
+NEIGHBOUR_COLUMNS = 12
+
+
+@dataclass(frozen=True)
+class Quality:
+    """What was measured of a generator.
+
+    Attributes:
+        generator: digest of its weights.
+        manifest: digest of the reals.
+        psi, seed: truncation and first seed of the samples.
+        count: pictures on each side of every distance.
+        metrics: name -> figure. Beside `kd_lite0` stands `kd_lite0_floor`, the same between two halves of the reals.
+        memorises: whether samples are nearer to train photographs than chance explains.
+        notes: what was not measured, and why.
+    """
+
+    generator: str
+    manifest: str
+    psi: float
+    seed: int
+    count: int
+    metrics: dict[str, float]
+    memorises: bool
+    notes: list[str] = field(default_factory=list)
+
+    def table(self) -> pd.DataFrame:
+        """A row a measure: its figure, and its floor between two halves of the reals where it has one."""
+        names = [name for name in self.metrics if not name.endswith(("_floor", "_floor_sd", "_expected"))]
+        floors = {name: f"{name}_floor" if not name.endswith("_sd") else f"{name[:-3]}_floor_sd" for name in names}
+        floors |= {"near_copies": "near_copies_expected"}
+        rows = [(name, self.metrics[name], self.metrics.get(floors[name])) for name in names]
+        return pd.DataFrame(rows, columns=["measure", "samples", "real against real"])
+
+    def write(self, path: Path) -> None:
+        """As JSON."""
+        path.write_text(json.dumps(asdict(self), indent=1) + "\n")
+
+
+def score_generator(
+    folder: Path,
+    manifest: Manifest,
+    out: Path,
+    cache: Path,
+    *,
+    samples: int | None = None,
+    psi: float = 1.0,
+    seed: int = 0,
+    device: str = "auto",
+    inception: Path | None = None,
+    alexnet: Path | None = None,
+) -> Quality:
+    """Measure a generator against the reals of train and val.
+
+    Args:
+        folder: a generator's checkpoint.
+        manifest: its reals, split in two halves: one that fakes are compared with, and one that gives the floor.
+        out: gets `quality.json`, `neighbours.png`.
+        cache: of decoded crops, see `faces.loading`.
+        samples: pictures on each side, at most half of the reals, which is the default.
+        psi: truncation of the samples; distances are those of the generator's own spread at 1.
+        seed: of the first sample, and of the halves.
+        device: where to compute.
+        inception: file of Inception weights as torch-fidelity wants them; adds FID and KID.
+        alexnet: file of torchvision's AlexNet weights; adds the LPIPS diversity.
+
+    Raises:
+        UserError: too few reals, no generator, or weights that do not fit.
+    """
+    place = pick_device(device)
+    generator = load_generator(folder).to(place)
+    reals = manifest.select(split=["train", "val"], label="real")
+    half = len(reals) // 2
+    count = min(samples or half, half)
+    if count < 8:
+        raise UserError(f"{len(reals)} real faces in train and val are too few to measure by: give at least 16")
+    crops = load_crops(reals, generator.image_size, cache)
+    order = np.random.default_rng(seed).permutation(len(reals))
+    seen = _of_crops(crops, order[: 2 * count], place)
+    one, other = Features(*(part[:count] for part in seen)), Features(*(part[count:] for part in seen))
+    pictures = render(generator, range(seed, seed + count), psi)
+    fake = of_pictures(pictures, place)
+    notes: list[str] = []
+    metrics = _distances(one, fake, "", notes) | _distances(one, other, "_floor", notes)
+    metrics["precision"], metrics["recall"] = precision_recall(one.deep, fake.deep)
+    metrics["precision_floor"], metrics["recall_floor"] = precision_recall(one.deep, other.deep)
+    out.mkdir(parents=True, exist_ok=True)
+    memorises, nearby = _memorisation(reals, crops, pictures, fake, place, out / "neighbours.png", notes)
+    metrics |= nearby
+    photographs = crops.batch(order[:count])
+    if inception:
+        metrics |= inception_distances(photographs, _tensor(pictures), inception, place)
+    else:
+        notes.append("FID and KID are not measured: give a file of Inception weights (--inception)")
+    if alexnet:
+        metrics["lpips_diversity"] = lpips_diversity(_tensor(pictures), alexnet, place)
+        metrics["lpips_diversity_floor"] = lpips_diversity(photographs, alexnet, place)
+    else:
+        notes.append("the LPIPS diversity is not measured: give a file of AlexNet weights (--alexnet)")
+    quality = Quality(generator_digest(folder), reals.digest, psi, seed, count, metrics, memorises, notes)
+    quality.write(out / "quality.json")
+    return quality
+
+
+def of_pictures(pictures: NDArray[np.uint8], device: torch.device | None = None) -> Features:
+    """Features of uint8 [N, S, S, 3] pictures."""
+    return features(len(pictures), lambda start, stop: _tensor(pictures[start:stop]), device)
+
+
+def sampled_distance(generator: Generator, real: Features, seed: int = 0) -> Estimate:
+    """Kernel distance between as many samples, at psi 1, as there are reals: what a checkpoint is chosen by."""
+    pictures = render(generator, range(seed, seed + len(real.deep)), 1.0)
+    return kernel_distance(real.deep, of_pictures(pictures, generator.constant.device).deep)
+
+
+def _distances(real: Features, fake: Features, suffix: str, notes: list[str]) -> dict[str, float]:
+    kernel = kernel_distance(real.deep, fake.deep)
+    found = {f"kd_lite0{suffix}": kernel.mean, f"kd_lite0{suffix}_sd": kernel.sd}
+    try:
+        found[f"fd_lite0{suffix}"] = frechet_distance(real.stage, fake.stage)
+    except UserError as error:
+        if not suffix:
+            notes.append(str(error))
+    return found
+
+
+def _memorisation(
+    reals: Manifest,
+    crops: Crops,
+    pictures: NDArray[np.uint8],
+    fake: Features,
+    device: torch.device,
+    path: Path,
+    notes: list[str],
+) -> tuple[bool, dict[str, float]]:
+    """Whether samples repeat train photographs, by two binomial tests that must agree.
+
+    A near copy is nearer to a train photograph than a hundredth of the train photographs are to each other (mirrored
+    ones included, since training mirrors). The first test asks whether they are more than that hundredth; the second,
+    after Meehan et al. 2020, whether they are more than the samples as near to as many photographs of val, which a
+    generator that is merely good comes as near to.
+    """
+    train = np.flatnonzero((reals.rows["split"] == "train").to_numpy(dtype=bool))
+    held_out = np.flatnonzero((reals.rows["split"] == "val").to_numpy(dtype=bool))
+    if len(train) < 16:
+        notes.append("memorisation is not measured: the train split has fewer than 16 real faces")
+        return False, {}
+    own = _of_crops(crops, train, device).deep
+    mirrored = features(len(train), lambda start, stop: crops.batch(train[start:stop]).flip(3), device).deep
+    index, distance = nearest(fake.deep, np.concatenate([own, mirrored]))
+    usual = nearest(own, own, itself=True)[1]
+    threshold = float(np.quantile(usual, NEAR_SHARE))
+    near = int((distance < threshold).sum())
+    _neighbour_sheet(crops, train, index, distance, threshold, pictures, path)
+    found = {"near_copies": near / len(fake.deep), "near_copies_expected": NEAR_SHARE}
+    sure = bool(binomtest(near, len(fake.deep), NEAR_SHARE, "greater").pvalue < SURE)
+    if len(held_out) < 16:
+        notes.append("the val split has fewer than 16 real faces: memorisation is judged by distances alone")
+        return sure, found
+    equal = min(len(train), len(held_out))
+    chosen = np.random.default_rng(0).permutation(len(train))[:equal]
+    to_train = int((nearest(fake.deep, own[chosen])[1] < threshold).sum())
+    to_val = int((nearest(fake.deep, _of_crops(crops, held_out[:equal], device).deep)[1] < threshold).sum())
+    found |= {"near_as_many_train": to_train / len(fake.deep), "near_as_many_val": to_val / len(fake.deep)}
+    sure = sure and bool(binomtest(to_train, max(1, to_train + to_val), 0.5, "greater").pvalue < SURE)
+    return sure, found
+
+
+def _neighbour_sheet(
+    crops: Crops,
+    train: NDArray[np.int64],
+    index: NDArray[np.int64],
+    distance: NDArray[np.floating],
+    threshold: float,
+    pictures: NDArray[np.uint8],
+    path: Path,
+) -> None:
+    """The samples nearest to a train photograph above that photograph, nearest first; red frames mark near copies."""
+    nearest_first = np.argsort(distance)[: 2 * NEIGHBOUR_COLUMNS]
+    matched = train[index[nearest_first] % len(train)]
+    photographs = crops.batch(matched).permute(0, 2, 3, 1).numpy().copy()
+    photographs[index[nearest_first] >= len(train)] = photographs[index[nearest_first] >= len(train)][:, :, ::-1]
+    size, gap = pictures.shape[1], 4
+    step = size + gap
+    rows = -(-len(nearest_first) // NEIGHBOUR_COLUMNS)
+    sheet = np.full((rows * (2 * size + 2 * gap), NEIGHBOUR_COLUMNS * step, 3), 255, np.uint8)
+    for place, (sample, photograph) in enumerate(zip(nearest_first, photographs, strict=True)):
+        row, column = divmod(place, NEIGHBOUR_COLUMNS)
+        top, left = row * 2 * step, column * step
+        if distance[sample] < threshold:
+            sheet[top : top + 2 * size + gap, left : left + step] = (200, 40, 40)
+        sheet[top + 2 : top + 2 + size, left + 2 : left + 2 + size] = pictures[sample]
+        sheet[top + 2 + size : top + 2 + 2 * size, left + 2 : left + 2 + size] = photograph
+    image = Image.fromarray(sheet)
+    enlarged = max(1, 96 // size)
+    image.resize((image.width * enlarged, image.height * enlarged), Image.Resampling.NEAREST).save(path)
+
+
+def _of_crops(crops: Crops, rows: NDArray[np.int64], device: torch.device) -> Features:
+    return features(len(rows), lambda start, stop: crops.batch(rows[start:stop]), device)
+
+
+def _tensor(pictures: NDArray[np.uint8]) -> Tensor:
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2)

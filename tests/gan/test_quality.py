@@ -1,0 +1,140 @@
+"""A generator is measured beside its floor, and one that replays its photographs is told from one that does not."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from faces.errors import UserError
+from faces.loading import load_crops
+from faces.manifest import Manifest
+from gan import quality
+from gan.quality import of_pictures, sampled_distance, score_generator
+from gan.reference_metrics import inception_distances, lpips_diversity
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory: pytest.TempPathFactory, write_faces: Callable[..., Manifest]) -> Manifest:
+    """72 blobs, a third of them in val."""
+    manifest = write_faces(tmp_path_factory.mktemp("photographs"), count=72, size=16)
+    splits = np.where(np.arange(72) % 3 == 0, "val", "train")
+    return Manifest.build(manifest.rows.assign(split=splits).to_dict("records"), manifest.root)
+
+
+def test_a_score_names_its_figures_and_their_floor(
+    trained: Path, photographs: Manifest, cache: Path, tmp_path: Path
+) -> None:
+    found = score_generator(trained, photographs, tmp_path, cache, device="cpu")
+    assert found.count == 36
+    # Ten steps of training give nothing like a blob; the two halves of the blobs differ by chance alone.
+    assert found.metrics["kd_lite0"] > 10 * abs(found.metrics["kd_lite0_floor"])
+    assert abs(found.metrics["kd_lite0_floor"]) < 5 * found.metrics["kd_lite0_floor_sd"]
+    assert found.metrics["precision_floor"] > 0.5
+    assert found.metrics["precision"] < found.metrics["precision_floor"]
+    assert not found.memorises
+    assert "fd_lite0" not in found.metrics
+    assert any("too few for a Fréchet distance in 320 dimensions" in note for note in found.notes)
+    written = json.loads((tmp_path / "quality.json").read_text())
+    assert written["metrics"] == found.metrics
+    with Image.open(tmp_path / "neighbours.png") as sheet:
+        assert sheet.width > 16 * quality.NEIGHBOUR_COLUMNS
+    again = score_generator(trained, photographs, tmp_path, cache, device="cpu")
+    assert again == found
+
+
+def test_a_generator_that_replays_photographs_is_told(
+    trained: Path, photographs: Manifest, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def replayed(split: str) -> Any:
+        rows = photographs.select(split=split)
+        crops = load_crops(rows, 16, cache)
+
+        def render(_: object, seeds: range, __: float) -> Any:
+            return crops.batch(np.arange(len(seeds)) % len(rows)).permute(0, 2, 3, 1).numpy()
+
+        return render
+
+    monkeypatch.setattr(quality, "render", replayed("train"))
+    copies = score_generator(trained, photographs, tmp_path, cache, device="cpu")
+    assert copies.memorises
+    assert copies.metrics["near_copies"] > 0.5
+    assert copies.metrics["near_as_many_train"] > copies.metrics["near_as_many_val"]
+    # What replays photographs that training never saw copies nothing, although it is just as good.
+    monkeypatch.setattr(quality, "render", replayed("val"))
+    assert not score_generator(trained, photographs, tmp_path, cache, device="cpu").memorises
+
+
+def test_a_sampled_distance_falls_to_nothing_against_its_own_samples(trained: Path) -> None:
+    from gan.checkpoint import load_generator
+    from gan.sampling import render
+
+    generator = load_generator(trained)
+    own = of_pictures(render(generator, range(1000, 1032), 1.0))
+    blobs = of_pictures(np.random.default_rng(0).integers(0, 255, (32, 16, 16, 3), dtype=np.uint8))
+    near, far = sampled_distance(generator, own), sampled_distance(generator, blobs)
+    assert abs(near.mean) < 0.05 * far.mean
+
+
+def test_too_few_reals_are_refused(trained: Path, photographs: Manifest, cache: Path, tmp_path: Path) -> None:
+    few = photographs.where(np.arange(72) < 10)
+    with pytest.raises(UserError, match="10 real faces in train and val are too few"):
+        score_generator(trained, few, tmp_path, cache, device="cpu")
+
+
+def test_fid_and_kid_come_from_the_file_that_is_given(tmp_path: Path) -> None:
+    """The reference implementation with random weights: its figures mean nothing, but they tell sets apart."""
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    class Blank(FeatureExtractorInceptionV3):
+        def load_state_dict(self, state: object) -> None:  # type: ignore[override]
+            """Leave the weights as they were drawn."""
+
+    torch.save({}, tmp_path / "none.pth")
+    torch.manual_seed(0)
+    blank = Blank("inception-v3-compat", ["2048"], feature_extractor_weights_path=str(tmp_path / "none.pth"))
+    torch.save(blank.state_dict(), tmp_path / "inception.pth")
+    random = torch.Generator().manual_seed(0)
+    dark = torch.randint(0, 100, (4, 3, 32, 32), dtype=torch.uint8, generator=random)
+    found = inception_distances(dark, dark, tmp_path / "inception.pth", CPU)
+    assert found["fid"] == pytest.approx(0, abs=1e-3)
+    other = inception_distances(dark, 255 - dark, tmp_path / "inception.pth", CPU)
+    assert other["fid"] > found["fid"]
+    with pytest.raises(UserError, match=r"none\.pth does not work as Inception's weights"):
+        inception_distances(dark, dark, tmp_path / "none.pth", CPU)
+    with pytest.raises(UserError, match="no file of Inception weights"):
+        inception_distances(dark, dark, tmp_path / "absent.pth", CPU)
+
+
+def test_a_pickle_of_code_is_not_run(tmp_path: Path) -> None:
+    class Trap:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (Path.touch, (tmp_path / "sprung",))
+
+    torch.save({"weight": Trap()}, tmp_path / "trap.pth")
+    pictures = torch.zeros((4, 3, 16, 16), dtype=torch.uint8)
+    with pytest.raises(UserError, match="holds more than tensors"):
+        inception_distances(pictures, pictures, tmp_path / "trap.pth", CPU)
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_lpips_is_higher_for_more_diverse_pictures(tmp_path: Path) -> None:
+    from torchvision.models import alexnet
+
+    torch.manual_seed(0)
+    torch.save(alexnet(weights=None).state_dict(), tmp_path / "alexnet.pth")
+    random = torch.Generator().manual_seed(0)
+    base = torch.randint(0, 255, (1, 3, 32, 32), generator=random)
+    alike = (base + torch.randint(-5, 6, (6, 3, 32, 32), generator=random)).clamp(0, 255).to(torch.uint8)
+    unlike = torch.randint(0, 255, (6, 3, 32, 32), generator=random).to(torch.uint8)
+    near = lpips_diversity(alike, tmp_path / "alexnet.pth", CPU, pairs=20)
+    assert lpips_diversity(unlike, tmp_path / "alexnet.pth", CPU, pairs=20) > 2 * near > 0
+    torch.save({"features.0.weight": torch.zeros(1)}, tmp_path / "other.pth")
+    with pytest.raises(UserError, match="does not hold torchvision's AlexNet"):
+        lpips_diversity(alike, tmp_path / "other.pth", CPU)
