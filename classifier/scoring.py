@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from classifier.calibration import probabilities
-from classifier.detector import Detector
 from classifier.device import autocast, pick_precision
+from classifier.ensemble import FaceModel
 from faces.loading import Crops, load_crops
 from faces.manifest import Manifest
 
@@ -21,7 +21,7 @@ BATCH_SIZE = 64
 
 
 def score(
-    detector: Detector, manifest: Manifest, cache: Path, batch_size: int = BATCH_SIZE, precision: str = "32"
+    detector: FaceModel, manifest: Manifest, cache: Path, batch_size: int = BATCH_SIZE, precision: str = "32"
 ) -> NDArray[np.float32]:
     """[N] calibrated P(fake) of the manifest's rows, in their order.
 
@@ -44,7 +44,7 @@ def score(
 
 @torch.inference_mode()
 def logits(
-    detector: Detector, crops: Crops, rows: NDArray[np.int64], batch_size: int = BATCH_SIZE, precision: str = "32"
+    detector: FaceModel, crops: Crops, rows: NDArray[np.int64], batch_size: int = BATCH_SIZE, precision: str = "32"
 ) -> NDArray[np.float32]:
     """[len(rows)] uncalibrated logits of "fake" for those rows of the crops, in eval mode."""
     device = detector.mean.device

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from classifier.detector import Detector
+from classifier.ensemble import load_model
 from classifier.evaluation import Evaluation, evaluate, score_table
 from classifier.scoring import score
 from faces.errors import UserError
@@ -48,7 +48,7 @@ def sealed_rows(manifest: Manifest, domains: Sequence[str] = ()) -> Manifest:
 
 def evaluate_detector(folder: Path, rows: Manifest, cache: Path, device: str = "cpu") -> Scored:
     """Score the rows by the detector in `folder`, and evaluate the scores at its own threshold."""
-    detector = Detector.load(folder, device)
+    detector = load_model(folder, device)
     scores = score(detector, rows, cache)
     return Scored(
         score_table(rows.rows, scores),

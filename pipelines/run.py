@@ -296,7 +296,8 @@ def _promotion(config: RunConfig, arm: Mapping[str, Any], name: str, full: Path,
     )
     if not config.promotion.enabled:
         return {"version": version, "promoted": False, "reason": "promotion.enabled is false", "champion": None}
-    return asdict(consider(store, version, domains=config.promotion.domains, cache=config.out / "cache"))
+    promotion, cache = config.promotion, config.out / "cache"
+    return asdict(consider(store, version, gate=promotion.gate, domains=promotion.domains, cache=cache))
 
 
 def _report(

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from classifier.config import DetectorConfig
 from faces.extraction import IngestConfig
 from gan.config import GanConfig
+from pipelines.gate import Gate
 from tuning.study import StudyConfig
 
 
@@ -42,6 +43,7 @@ class PromotionConfig(BaseModel):
 
     enabled: bool = True
     domains: tuple[str, ...] = Field((), description="test domains that the gate looks at; all by default")
+    gate: Gate = Gate()
 
 
 class RunConfig(BaseModel):

@@ -18,6 +18,7 @@ import pandas as pd
 from mlflow.entities import LoggedModelOutput
 from mlflow.models import Model
 
+from tracking.code import code_version
 from tracking.errors import TrackingError, explained
 from tracking.names import MAX_PARAM, MAX_TAG, flattened, metric_name, shortened
 from tracking.registry import Registry
@@ -58,7 +59,8 @@ def log_detector(
             run.metrics(metrics or {}, model_id=model.model_id)
             return str(model.model_id)
         if model is None:
-            own = {DIGEST_TAG: digest} | ({"git_commit": commit} if (commit := git_commit()) else {})
+            own = {DIGEST_TAG: digest, "code": code_version()}
+            own |= {"git_commit": commit} if (commit := git_commit()) else {}
             model = client.create_logged_model(
                 run.experiment_id,
                 clean,

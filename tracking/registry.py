@@ -1,13 +1,11 @@
 """The model registry: which detector is in service, which one was before, and why.
 
-`champion` is served, `previous` is what `rollback` returns to, `challenger` waits for the gate. MLflow changes one
-alias at a time, so every change here is ordered such that a kill between two calls leaves a served champion, and the
-same call made again completes it.
+`champion` is served, `previous` is what `rollback` returns to, `challenger` waits for the gate. How they move, all at
+once and with a record, is in `tracking.aliases`.
 """
 
 from __future__ import annotations
 
-import getpass
 import json
 from collections.abc import Mapping
 from contextlib import suppress
@@ -18,12 +16,12 @@ from typing import Any
 import pandas as pd
 from mlflow.exceptions import MlflowException
 
+from tracking.aliases import CHALLENGER, CHAMPION, PREVIOUS, Event, event, history, move_aliases, who
 from tracking.errors import TrackingError, explained
 from tracking.names import MAX_TAG, metric_name, shortened
 from tracking.store import Store
 
 DETECTOR = "counterforge-detector"
-CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous", "challenger"
 MODEL_TAG = "counterforge.model_id"
 REPORT_TAG = "gate_report"
 
@@ -68,7 +66,7 @@ class Registry:
             lineage[MODEL_TAG] = model_id
             known = next((version for version in self.versions() if version.model_id == model_id), None)
             if known is not None:
-                self._tag(known.number, lineage)
+                self.tag(known.number, lineage)
                 return self.resolve(str(known.number))
             try:
                 client.create_registered_model(self.name, description="Detectors of fake faces")
@@ -86,23 +84,65 @@ class Registry:
         return self.resolve(str(made.version))
 
     def promote(
-        self, version: int | str, report: Mapping[str, Any], tags: Mapping[str, Any] | None = None, *, why: str = ""
+        self,
+        version: int | str,
+        report: Mapping[str, Any],
+        tags: Mapping[str, Any] | None = None,
+        *,
+        why: str = "",
+        against: int | None = -1,
+        description: str = "",
     ) -> Version:
         """Make `version` the champion and the old champion `previous`; promoting the champion again changes no alias.
 
-        The gate's `report` goes whole into the run's artifacts as `gate/version-<n>.json` and onto the version as the
-        tag `gate_report` (its first level only, where it exceeds 5,000 characters), with who, when and `why`.
+        The gate's `report` goes onto the version as `record` does it, with who, when and `why`.
+
+        Args:
+            against: the number of the champion that the decision was made against, None for none; by default the
+                champion of now.
+
+        Raises:
+            Overtaken: another version became champion since, and no alias was moved.
         """
         chosen = self.resolve(version)
-        old = self.champion()
-        self._record(chosen, report, {**(tags or {}), "promoted_because": why or "the gate was passed"})
-        with explained(f"promote version {chosen.number} of {self.name}", self.store.tracking_uri):
+        champion = self.champion()
+        old = (champion.number if champion else None) if against == -1 else against
+        why = why or "the gate was passed"
+        self.record(chosen.number, report, tags or {}, description=description)
+        if old != chosen.number:
+            wanted: dict[str, int | None] = {PREVIOUS: old} if old is not None else {}
             if CHALLENGER in chosen.aliases:
-                self.store.client.delete_registered_model_alias(self.name, CHALLENGER)
-            if old is None or old.number != chosen.number:
-                if old is not None:
-                    self._alias(PREVIOUS, old)
-                self._alias(CHAMPION, chosen)
+                wanted[CHALLENGER] = None
+            moved = wanted | {CHAMPION: chosen.number}
+            move_aliases(self.store, self.name, moved, event("promote", chosen.number, old, why))
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        with explained(f"record the promotion of version {chosen.number}", self.store.tracking_uri):
+            self.tag(chosen.number, {"promoted_at": now, "promoted_by": who(), "promoted_because": why})
+        return self.resolve(str(chosen.number))
+
+    def record(
+        self, version: int | str, report: Mapping[str, Any], tags: Mapping[str, Any], *, description: str = ""
+    ) -> Version:
+        """Keep a gate's report on a version, and its `description` (markdown) for those who open it in the UI.
+
+        The report goes whole into the run's artifacts as `gate/version-<n>.json` and onto the version as the tag
+        `gate_report` (its first level only, where it exceeds 5,000 characters).
+        """
+        chosen = self.resolve(version)
+        full = json.dumps(report, indent=2, default=str)
+        compact = json.dumps(report, default=str)
+        if len(compact) > MAX_TAG:
+            first_level = {key: value for key, value in report.items() if not isinstance(value, Mapping | list | tuple)}
+            compact = shortened(json.dumps(first_level, default=str), MAX_TAG)
+        file = f"gate/version-{chosen.number}.json"
+        record = {REPORT_TAG: compact, **tags}
+        with explained(f"record the gate's report on version {chosen.number}", self.store.tracking_uri):
+            if chosen.run_id:
+                self.store.client.log_text(chosen.run_id, full, file)
+                record["gate_report_file"] = f"runs:/{chosen.run_id}/{file}"
+            self.tag(chosen.number, record)
+            if description:
+                self.store.client.update_model_version(self.name, str(chosen.number), shortened(description, MAX_TAG))
         return self.resolve(str(chosen.number))
 
     def challenge(self, version: int | str) -> Version:
@@ -112,7 +152,7 @@ class Registry:
             self._alias(CHALLENGER, chosen)
         return self.resolve(str(chosen.number))
 
-    def rollback(self) -> Version:
+    def rollback(self, why: str = "") -> Version:
         """Swap `champion` and `previous`, and return the champion of now.
 
         Raises:
@@ -121,12 +161,17 @@ class Registry:
         champion, previous = self._aliased(CHAMPION), self._aliased(PREVIOUS)
         if previous is None or champion is None or previous.number == champion.number:
             raise TrackingError(f"{self.name} has no previous champion to roll back to: {self._inventory()}")
+        swapped = {PREVIOUS: champion.number, CHAMPION: previous.number}
+        record = event("rollback", previous.number, champion.number, why or "rolled back")
+        move_aliases(self.store, self.name, swapped, record)
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        with explained(f"roll back {self.name}", self.store.tracking_uri):
-            self._alias(CHAMPION, previous)
-            self._alias(PREVIOUS, champion)
-            self._tag(champion.number, {"rolled_back_at": now, "rolled_back_by": _user()})
+        with explained(f"record the rollback of {self.name}", self.store.tracking_uri):
+            self.tag(champion.number, {"rolled_back_at": now, "rolled_back_by": who()})
         return self.resolve(str(previous.number))
+
+    def history(self) -> list[Event]:
+        """Every change of the champion, the newest first: when, who, what, and why."""
+        return history(self.store, self.name)
 
     def champion(self) -> Version | None:
         """The version in service, or None before the first promotion."""
@@ -168,10 +213,11 @@ class Registry:
             tags = {key: value for key, value in version.tags.items() if key != MODEL_TAG}
             row: dict[str, Any] = {"version": version.number, "aliases": ", ".join(version.aliases)}
             row |= {"created": version.created, "model_id": version.model_id, "run_id": version.run_id}
-            rows.append(row | tags | self._metrics(version))
+            rows.append(row | tags | self.metrics(version))
         return pd.DataFrame(rows, columns=None if rows else ["version", "aliases", "created", "model_id", "run_id"])
 
-    def _metrics(self, version: Version) -> dict[str, float]:
+    def metrics(self, version: Version) -> dict[str, float]:
+        """The newest value of every metric of the version's logged model; empty where that was deleted."""
         with suppress(MlflowException):  # its logged model may have been deleted
             newest = sorted(
                 self.store.client.get_logged_model(version.model_id).metrics or [], key=lambda m: (m.timestamp, m.step)
@@ -179,22 +225,8 @@ class Registry:
             return {metric.key: float(metric.value) for metric in newest}
         return {}
 
-    def _record(self, version: Version, report: Mapping[str, Any], tags: Mapping[str, Any]) -> None:
-        full = json.dumps(report, indent=2, default=str)
-        compact = json.dumps(report, default=str)
-        if len(compact) > MAX_TAG:
-            first_level = {key: value for key, value in report.items() if not isinstance(value, Mapping | list | tuple)}
-            compact = shortened(json.dumps(first_level, default=str), MAX_TAG)
-        file = f"gate/version-{version.number}.json"
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        record = {"promoted_at": now, "promoted_by": _user(), REPORT_TAG: compact, **tags}
-        with explained(f"record the gate's report on version {version.number}", self.store.tracking_uri):
-            if version.run_id:
-                self.store.client.log_text(version.run_id, full, file)
-                record["gate_report_file"] = f"runs:/{version.run_id}/{file}"
-            self._tag(version.number, record)
-
-    def _tag(self, number: int, tags: Mapping[str, Any]) -> None:
+    def tag(self, number: int, tags: Mapping[str, Any]) -> None:
+        """Set tags of a version; values over 5,000 characters are cut."""
         for key, value in tags.items():
             self.store.client.set_model_version_tag(self.name, str(number), metric_name(key), shortened(value, MAX_TAG))
 
@@ -224,10 +256,3 @@ def _version(entity: Any, aliases: Mapping[str, Any]) -> Version:
         created=datetime.fromtimestamp(entity.creation_timestamp / 1000, UTC),
         tags=tags,
     )
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):  # a container's user may have no name
-        return "unknown"

@@ -158,7 +158,7 @@ def train_and_log(
     lineage = {
         "manifest": materials.manifest.digest,
         "training_manifest": rows.digest,
-        "generator": generator_digest(materials.generator) if synthetic and materials.generator else "none",
+        "generator": ",".join(sorted(rows.rows["generator"].dropna().unique())) or "none",
         "detector_key": key,
         **(tags or {}),
     }

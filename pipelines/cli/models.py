@@ -10,7 +10,7 @@ import typer
 
 from pipelines.cli.options import DEFAULT_CACHE, DEFAULT_MLRUNS, AsJson, Cache, Mlruns, answer, print_table
 
-app = typer.Typer(help="The registry: list, promote, roll back.", no_args_is_help=True)
+app = typer.Typer(help="The registry: list, compare, promote, roll back, export.", no_args_is_help=True)
 
 
 @app.command("list")
@@ -29,6 +29,7 @@ def list_models(mlruns: Mlruns = DEFAULT_MLRUNS, as_json: AsJson = False) -> Non
     wanted = [
         name for name in ("version", "aliases", "created", "project", "arm", "manifest", "generator") if name in table
     ]
+    wanted += [name for name in ("gate",) if name in table]
     aucs = [name for name in table if name.startswith("auc/")]
     table["created"] = table["created"].dt.strftime("%Y-%m-%d %H:%M")
     print_table(table[wanted + aucs], "counterforge-detector")
@@ -36,31 +37,177 @@ def list_models(mlruns: Mlruns = DEFAULT_MLRUNS, as_json: AsJson = False) -> Non
 
 @app.command()
 def promote(
-    candidate: Annotated[str, typer.Argument(help="Version or alias, such as 3 or challenger.")],
+    candidate: Annotated[str, typer.Argument(help="Version or alias, such as 3 or challenger; or a run, or m-...")],
+    gate: Annotated[Path | None, typer.Option("--gate", help="YAML file of rules, such as configs/gate.yaml.")] = None,
     manifest: Annotated[Path | None, typer.Option("--manifest", help="By default that of the model's lineage.")] = None,
     dataset: Annotated[list[str] | None, typer.Option(help="Test domains to compare on.")] = None,
     cache: Cache = DEFAULT_CACHE,
     mlruns: Mlruns = DEFAULT_MLRUNS,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Decide, but move no alias.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Decide, but move no alias and keep no report.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make a candidate champion if it beats the champion on the same sealed groups; else say why not, exit 1."""
+    """Make a candidate champion if it passes the gate on sealed groups; else say why not, exit 1."""
+    import pandas as pd
+
+    from pipelines.gate import read_gate
     from pipelines.promotion import consider
     from tracking.store import open_store
 
+    rules = read_gate(gate)
     store = open_store(mlruns)
-    verdict = consider(store, candidate, manifest=manifest, domains=dataset or (), cache=cache, dry_run=dry_run)
+    verdict = consider(
+        store, candidate, gate=rules, manifest=manifest, domains=dataset or (), cache=cache, dry_run=dry_run
+    )
     outcome = "not promoted" if not verdict.promoted else "would be promoted" if dry_run else "promoted"
+    if verdict.checks and not as_json:
+        checks = pd.DataFrame(verdict.checks)[["rule", "passed", "wanted", "measured"]]
+        checks["passed"] = ["yes" if passed else "NO" for passed in checks["passed"]]
+        print_table(checks, f"gate of version {verdict.version}")
     answer(asdict(verdict), as_json, f"{outcome}: {verdict.reason}")
     if not verdict.promoted:
         raise typer.Exit(1)
 
 
 @app.command()
-def rollback(mlruns: Mlruns = DEFAULT_MLRUNS, as_json: AsJson = False) -> None:
+def rollback(
+    why: Annotated[str, typer.Option("--why", help="A reason, for the history.")] = "",
+    mlruns: Mlruns = DEFAULT_MLRUNS,
+    as_json: AsJson = False,
+) -> None:
     """Give the alias champion back to the previous champion."""
     from tracking.registry import Registry
     from tracking.store import open_store
 
-    version = Registry(open_store(mlruns)).rollback()
+    version = Registry(open_store(mlruns)).rollback(why)
     answer({"champion": version.number}, as_json, f"champion is version {version.number} again")
+
+
+@app.command("history")
+def show_history(mlruns: Mlruns = DEFAULT_MLRUNS, as_json: AsJson = False) -> None:
+    """Every change of the champion: when, who, what, and why; the newest first."""
+    import json
+
+    import pandas as pd
+
+    from tracking.registry import Registry
+    from tracking.store import open_store
+
+    events = [asdict(event) for event in Registry(open_store(mlruns)).history()]
+    if as_json:
+        typer.echo(json.dumps(events, indent=2))
+    elif not events:
+        typer.echo("nothing was promoted yet: counterforge models promote VERSION")
+    else:
+        table = pd.DataFrame(events)
+        table["when"] = table["when"].str.slice(0, 19).str.replace("T", " ")
+        table["before"] = ["" if before is None else str(before) for before in (e["before"] for e in events)]
+        print_table(table, "changes of the champion")
+
+
+@app.command()
+def compare(
+    first: Annotated[str, typer.Argument(help="Version or alias.")],
+    second: Annotated[str, typer.Argument(help="Version or alias that it is held against.")],
+    manifest: Annotated[Path | None, typer.Option("--manifest", help="By default that of the first's lineage.")] = None,
+    dataset: Annotated[list[str] | None, typer.Option(help="Test domains to compare on.")] = None,
+    metric: Annotated[str, typer.Option(help="auc, ap, eer, accuracy, recall, fpr or f1.")] = "auc",
+    cache: Cache = DEFAULT_CACHE,
+    mlruns: Mlruns = DEFAULT_MLRUNS,
+    as_json: AsJson = False,
+) -> None:
+    """Two models on the same sealed groups: each one's figure, and the difference with its interval, by domain."""
+    import pandas as pd
+
+    from pipelines.comparing import compare_versions
+    from tracking.store import open_store
+
+    result = compare_versions(
+        open_store(mlruns), first, second, manifest=manifest, domains=dataset or (), metric=metric, cache=cache
+    )
+    if not as_json:
+        print_table(
+            pd.DataFrame(result["domains"]), f"{metric} by source, version {result['first']} and {result['second']}"
+        )
+    answer(result, as_json, str(result["sentence"]))
+
+
+@app.command()
+def card(
+    model: Annotated[str, typer.Argument(help="Version or alias.")],
+    out: Annotated[Path | None, typer.Option("--out", help="File to write; printed by default.")] = None,
+    mlruns: Mlruns = DEFAULT_MLRUNS,
+) -> None:
+    """The model card, markdown: data, figures with intervals, threshold, lineage, limits."""
+    from pipelines.cards import version_card
+    from pipelines.lineage import find_version
+    from tracking.store import open_store
+
+    store = open_store(mlruns)
+    text = version_card(store, find_version(store, model))
+    if out is None:
+        typer.echo(text)
+        return
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(text, encoding="utf-8")
+    typer.echo(str(out))
+
+
+@app.command()
+def tag(
+    model: Annotated[str, typer.Argument(help="Version or alias.")],
+    tags: Annotated[list[str], typer.Argument(help="Such as licence=CC-BY-4.0.")],
+    mlruns: Mlruns = DEFAULT_MLRUNS,
+) -> None:
+    """Set tags of a version, such as the licence that a gate may ask for."""
+    from faces.errors import UserError
+    from tracking.registry import Registry
+    from tracking.store import open_store
+
+    pairs = dict(each.split("=", 1) for each in tags if "=" in each)
+    if len(pairs) != len(tags):
+        raise UserError("a tag is written name=value, such as licence=CC-BY-4.0: give each like that")
+    registry = Registry(open_store(mlruns))
+    version = registry.resolve(model)
+    registry.tag(version.number, pairs)
+    typer.echo(f"version {version.number}: " + ", ".join(f"{name}={value}" for name, value in pairs.items()))
+
+
+@app.command("export")
+def export_model(
+    model: Annotated[str, typer.Argument(help="Version or alias.")],
+    out: Annotated[Path, typer.Option("--out", help="A new folder.")],
+    onnx: Annotated[bool, typer.Option("--onnx/--no-onnx", help="With model.onnx (needs the extra `export`).")] = True,
+    int8: Annotated[bool, typer.Option("--int8", help="With model.int8.onnx, calibrated on train crops.")] = False,
+    manifest: Annotated[
+        Path | None, typer.Option("--manifest", help="Faces for parity and calibration; the lineage's by default.")
+    ] = None,
+    cache: Cache = DEFAULT_CACHE,
+    mlruns: Mlruns = DEFAULT_MLRUNS,
+    as_json: AsJson = False,
+) -> None:
+    """A folder that needs nothing beside it: weights, ONNX with its parity measured, card, lineage, checksums."""
+    from pipelines.exchange import export_version
+    from pipelines.lineage import find_version
+    from tracking.store import open_store
+
+    store = open_store(mlruns)
+    version = find_version(store, model)
+    result = export_version(store, version, out, onnx=onnx, int8=int8, manifest=manifest, cache=cache)
+    lines = [f"version {version.number} is in {out}: " + ", ".join(result["files"])]
+    lines += [f"{name}: {sentence}" for name, sentence in result["parity"].items()]
+    answer(result, as_json, "\n".join(lines))
+
+
+@app.command("import")
+def import_model(
+    folder: Annotated[Path, typer.Argument(help="What `models export` wrote.")],
+    mlruns: Mlruns = DEFAULT_MLRUNS,
+    as_json: AsJson = False,
+) -> None:
+    """Take an exported model into this registry, after its checksums were verified."""
+    from pipelines.exchange import import_version
+    from tracking.store import open_store
+
+    version = import_version(open_store(mlruns), folder)
+    text = f"{folder} is version {version.number} here (alias challenger)"
+    answer({"version": version.number, "model_id": version.model_id}, as_json, text)

@@ -125,7 +125,7 @@ def evaluate(
 
     import pandas as pd
 
-    from classifier.detector import Detector
+    from classifier.ensemble import load_model
     from faces.errors import UserError
     from faces.manifest import Manifest
     from pipelines.evaluation import evaluate_detector, model_metrics, sealed_rows
@@ -149,7 +149,7 @@ def evaluate(
     project = version.tags.get("project", "evaluations") if version else "evaluations"
     # By the version and not by its alias, which names another model tomorrow.
     name = f"evaluate version {version.number}" if version else f"evaluate {folder.name}"
-    key = f"evaluate/{version.model_id if version else Detector.load(folder).digest}/{rows.digest}"
+    key = f"evaluate/{version.model_id if version else load_model(folder).digest}/{rows.digest}"
     with run(store, project, name, key=key, tags={"manifest": rows.digest}) as active:
         for domain in sorted(set(rows.rows["dataset"])):
             active.opened_test(domain)

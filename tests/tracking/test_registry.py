@@ -90,31 +90,6 @@ def test_promote_rollback_and_promote_again(registry: Registry, models: list[str
     assert json.loads((fetched / "config.json").read_text())["seed"] == 0
 
 
-def test_a_promotion_that_was_killed_half_way_is_completed(
-    registry: Registry, models: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for model_id in models[:2]:
-        registry.register(model_id)
-    registry.promote(1, {})
-    client = type(registry.store.client)
-    real = client.set_registered_model_alias
-
-    def killed_before_the_champion(self: object, name: str, alias: str, version: str) -> None:
-        if alias == "champion":
-            raise KeyboardInterrupt
-        real(self, name, alias, version)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(client, "set_registered_model_alias", killed_before_the_champion)
-        with pytest.raises(KeyboardInterrupt):
-            registry.promote(2, {})
-    assert aliases(registry)["champion"] == 1
-    with pytest.raises(TrackingError, match="no previous champion"):
-        registry.rollback()
-    registry.promote(2, {})
-    assert aliases(registry) == {"champion": 2, "previous": 1}
-
-
 def test_a_long_report_is_kept_whole_as_a_file(registry: Registry, models: list[str]) -> None:
     report = {"passed": True, "datasets": {f"d{i}": {"auc": 0.5, "interval": [0.4, 0.6]} for i in range(300)}}
     version = registry.promote(registry.register(models[0]).number, report)
