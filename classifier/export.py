@@ -89,11 +89,12 @@ def export_onnx(model: FaceModel, out: Path) -> Path:
     return out
 
 
-def quantise(onnx: Path, out: Path, crops: Crops, rows: Sequence[int] | NDArray[np.int64]) -> Path:
+def quantise(file: Path, out: Path, crops: Crops, rows: Sequence[int] | NDArray[np.int64]) -> Path:
     """Write an int8 version: weights a channel, activations by what the given crops (of train) make of them.
 
-    Static quantisation; the dynamic one (weights only ahead of time) turned out 4 times slower than float32 for
-    convolutions, and no nearer to it.
+    Static quantisation of every operation that has an int8 form, with the ranges that the crops reach. Measured with
+    EfficientNet-lite0 at 192 px on 240 faces of val: AUC 0.670 (float32 0.659), 3.5 times as fast. With convolutions
+    alone quantised it was 0.637, and with dynamic quantisation 0.567 and 2.7 times slower than float32.
 
     Raises:
         UserError: there are no crops to calibrate on, or the extra `export` is not installed.
@@ -101,12 +102,16 @@ def quantise(onnx: Path, out: Path, crops: Crops, rows: Sequence[int] | NDArray[
     _required("onnx", "onnxruntime")
     if not len(rows):
         raise UserError("int8 needs train faces to calibrate on, and there are none: give a manifest with --manifest")
+    import onnx
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     with tempfile.TemporaryDirectory(dir=out.parent) as scratch, _quiet():
         prepared = Path(scratch) / "prepared.onnx"
-        quant_pre_process(str(onnx), str(prepared), skip_symbolic_shape=True)
+        quant_pre_process(str(file), str(prepared), skip_symbolic_shape=True)
+        graph = onnx.load(str(prepared))
+        del graph.graph.value_info[:]  # shapes of before, which quantised weights contradict
+        onnx.save(graph, str(prepared))
         quantize_static(
             str(prepared),
             str(Path(scratch) / "quantised.onnx"),
@@ -116,7 +121,6 @@ def quantise(onnx: Path, out: Path, crops: Crops, rows: Sequence[int] | NDArray[
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             calibrate_method=CalibrationMethod.MinMax,
-            op_types_to_quantize=["Conv", "Gemm", "MatMul"],
         )
         (Path(scratch) / "quantised.onnx").replace(out)
     return out
