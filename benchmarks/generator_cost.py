@@ -137,6 +137,8 @@ def _plot(table: dict[str, dict[str, float]], sampling: dict[str, float], path: 
     for axes in (training, samples):
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("{x:g}")
         axes.set_xticks(sizes, [str(size) for size in sizes])
         axes.set_xlabel("side in pixels")
         axes.grid(visible=True, which="both", color="#e2e2e2", linewidth=0.6)
