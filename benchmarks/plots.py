@@ -1,0 +1,31 @@
+"""Pictures of what the benchmarks recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+
+def curves(results: Mapping[str, Mapping[str, Any]], measure: str, path: Path, title: str) -> None:
+    """A line a run over the minutes of training, a colour an arm (what stands before the last dash of its name)."""
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.add_subplot()
+    arms = list(dict.fromkeys(name.rpartition("-")[0] for name in results))
+    for name, result in results.items():
+        arm, _, seed = name.rpartition("-")
+        points = result["curve"]
+        axes.plot(
+            [point["minutes"] for point in points],
+            [point[measure] for point in points],
+            color=f"C{arms.index(arm)}",
+            marker="o",
+            markersize=3,
+            label=arm if seed == "0" else None,
+        )
+    axes.set(xlabel="minutes of training", ylabel=measure, title=title, ylim=(0, None))
+    axes.legend()
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=110)
