@@ -57,6 +57,7 @@ def test_generator_speed_times_our_side_alone(tmp_path: Path) -> None:
     side = record["at"]["16 px"]["small"]
     assert len(side["rounds"]) == 2
     assert min(side["rounds"]) <= side["images_per_second"] <= max(side["rounds"])
+    assert side["images_per_processor_second"] > 0
     assert side["peak_memory_mib"] > 100
     assert record["ratio"] == {}
 
@@ -73,6 +74,18 @@ def test_generator_cost_makes_a_table_and_a_plot(
     assert record["met"] == (record["ratio"] <= record["goal"])
     assert set(record["samples_per_second"]) == {"16", "32"}
     assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("script", sorted(path.stem for path in BENCHMARKS.glob("generator_*.py")))
+def test_every_benchmark_explains_itself(
+    script: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(monkeypatch, script, "--help")
+    assert end.value.code == 0
+    said = capsys.readouterr().out
+    assert "--device" in said
+    assert "--out" in said
 
 
 @pytest.mark.parametrize(
