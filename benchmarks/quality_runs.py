@@ -43,7 +43,8 @@ class Run:
     Attributes:
         arm: name of what is compared; `peer` is stylegan2-pytorch, anything else our trainer.
         seed: of the training.
-        minutes: of training by the clock; what is measured between costs none of them.
+        minutes: of training: of the processor's time where one thread trains, which is what a clock shows on a quiet
+            machine, whatever else runs beside it; of the clock elsewhere. What is measured between costs none of them.
         train, held_out: how many of the manifest's real train faces it learns from, and is compared with: the last
             ones of an order that is the same for every run. 0 compares with all.
         points: how often it is measured, evenly over its time.
@@ -119,15 +120,16 @@ def play(run: Run, folder: Path) -> None:
     real = of_pictures(_pictures(crops, compared))
     player = _peer(run, size, folder) if run.arm == "peer" else _ours(run)
     curve: list[dict[str, float]] = []
+    clock = time.process_time if run.device == "cpu" and run.threads == 1 else time.perf_counter
     seconds, steps = 0.0, 0
     for point in range(1, run.points + 1):
         until = run.minutes * 60 * point / run.points
         while seconds < until:
-            began = time.perf_counter()
+            began = clock()
             places = picture_indices(run.seed, steps * player.batch_size, player.batch_size, len(train))
             player.step(crops.batch(train[places]))
             steps += 1
-            seconds += time.perf_counter() - began
+            seconds += clock() - began
         pictures = player.sample(len(compared))
         fake = of_pictures(pictures)
         kernel = kernel_distance(real.deep, fake.deep)

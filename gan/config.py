@@ -28,7 +28,7 @@ class Preset(NamedTuple):
 
 PRESETS: dict[str, Preset] = {
     #                base   max  min   z    w  batch  gamma    lr    noise
-    "tiny": Preset(  1024,   64,  16,  64,  64,    8,   1.0, 5.0e-3, False),  # a demonstration in a minute on a CPU
+    "tiny": Preset(  1024,   64,  16,  64,  64,    8,   0.2, 1.0e-2, False),  # a demonstration in a minute on a CPU
     "small": Preset( 2048,  128,  32, 128, 128,   16,   1.0, 5.0e-3, False),  # 20 minutes to hours on a CPU
     "base": Preset( 16384,  512,  64, 256, 256,   64,   1.0, 2.0e-3, True),   # a GPU
 }  # fmt: skip
