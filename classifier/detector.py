@@ -80,23 +80,29 @@ class Detector(nn.Module):
         if described is None:
             raise UserError(f"no detector in {folder} ({CONFIG} is missing): train one with `counterforge train`")
         try:
-            config = DetectorConfig.model_validate(described["config"])
-            detector = cls(
-                create(config.backbone, "none", config.image_size).module,
-                config,
-                cast("Colour", tuple(described["mean"])),
-                cast("Colour", tuple(described["std"])),
-                threshold=float(described["threshold"]),
-                temperature=float(described["temperature"]),
-                manifest_digest=str(described["manifest_digest"]),
-            )
-            detector.module.load_state_dict(load_file(folder / WEIGHTS))
+            detector = cls.rebuild(described, load_file(folder / WEIGHTS))
         except (KeyError, TypeError, ValidationError, OSError, SafetensorError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise UserError(f"the detector in {folder} cannot be rebuilt ({reason}): train it again") from error
         if detector.digest != described["digest"]:
             raise UserError(f"{CONFIG} and {WEIGHTS} in {folder} are not of one detector: train it again")
         return detector.to(pick_device(device)).eval()
+
+    @classmethod
+    def rebuild(cls, described: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Detector:
+        """The detector that `describe` described, around its tensors, on the CPU; raises what pydantic and torch do."""
+        config = DetectorConfig.model_validate(described["config"])
+        detector = cls(
+            create(config.backbone, "none", config.image_size).module,
+            config,
+            cast("Colour", tuple(described["mean"])),
+            cast("Colour", tuple(described["std"])),
+            threshold=float(described["threshold"]),
+            temperature=float(described["temperature"]),
+            manifest_digest=str(described["manifest_digest"]),
+        )
+        detector.module.load_state_dict(dict(tensors))
+        return detector
 
     def save(self, folder: Path | str) -> Path:
         """Write `weights.safetensors`, then `config.json`, whose presence says that both are complete."""

@@ -22,8 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from classifier.backbones import Colour, create, state_digest
-from classifier.config import DetectorConfig
+from classifier.backbones import state_digest
 from classifier.detector import CONFIG, WEIGHTS, Detector, read_description, write_json
 from classifier.device import pick_device
 from faces.errors import UserError
@@ -166,20 +165,9 @@ def load_model(folder: Path | str, device: str = "auto") -> FaceModel:
         tensors = load_file(folder / WEIGHTS)
         members = []
         for number, member in enumerate(described["members"]):
-            config = DetectorConfig.model_validate(member["config"])
-            detector = Detector(
-                create(config.backbone, "none", config.image_size).module,
-                config,
-                cast("Colour", tuple(member["mean"])),
-                cast("Colour", tuple(member["std"])),
-                threshold=float(member["threshold"]),
-                temperature=float(member["temperature"]),
-                manifest_digest=str(member["manifest_digest"]),
-            )
             prefix = f"{number}."
             own = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-            detector.module.load_state_dict(own)
-            members.append(detector)
+            members.append(Detector.rebuild(member, own))
         ensemble = Ensemble(
             members,
             described["weights"],
