@@ -141,7 +141,7 @@ def evaluate(
     Groups of one name are one group, also across data sets, as they are for the splits.
 
     Raises:
-        UserError: there are no rows, or a data set is called `all` or `mean`.
+        UserError: there are no rows, a data set is called `all` or `mean`, or a score is nan.
         ValueError: scores and rows differ in number, or a score is not a probability.
     """
     table = score_table(rows, scores)
@@ -164,6 +164,12 @@ def score_table(rows: pd.DataFrame, scores: ArrayLike) -> pd.DataFrame:
     values = np.asarray(scores, dtype=np.float64)
     if values.shape != (len(rows),):
         raise ValueError(f"{values.shape} scores for {len(rows)} rows")
+    if lost := int(np.isnan(values).sum()):
+        first = rows["path"].iloc[int(np.isnan(values).argmax())] if "path" in rows else "one of them"
+        raise UserError(
+            f"{lost} of {len(values)} scores are no numbers (first that of {first}): the model's weights are damaged "
+            "or its training diverged, train it again with a lower learning rate"
+        )
     group = rows["identity"].fillna(rows["source"])
     table = rows[["sha256", "dataset", "label", "method", "source"]].assign(group=group, score=values)
     return table[list(TABLE_COLUMNS)].reset_index(drop=True)

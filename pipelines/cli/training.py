@@ -126,6 +126,7 @@ def evaluate(
     import pandas as pd
 
     from classifier.ensemble import load_model
+    from classifier.remarks import remarks
     from faces.errors import UserError
     from faces.manifest import Manifest
     from pipelines.evaluation import evaluate_detector, model_metrics, sealed_rows
@@ -162,10 +163,13 @@ def evaluate(
         openings = test_openings(store, project)
     if as_json:
         both = {"by_source": scored.by_source, "by_frame": scored.by_frame}
-        typer.echo(json.dumps({name: json.loads(of.to_json()) for name, of in both.items()} | {"openings": openings}))
+        told = {"openings": openings, "remarks": remarks(scored.by_source)}
+        typer.echo(json.dumps({name: json.loads(of.to_json()) for name, of in both.items()} | told))
         return
     for title, evaluation in (("by source", scored.by_source), ("by frame", scored.by_frame)):
         table = pd.DataFrame({name: _column(evaluation.results[name]) for name in evaluation.datasets})
         title = f"{model}, sealed test rows {title}, threshold {evaluation.threshold:.3f}"
         print_table(table.rename_axis("").reset_index(), title)
+    for remark in remarks(scored.by_source):
+        typer.echo(f"note: {remark}")
     typer.echo("test rows opened so far: " + ", ".join(f"{domain} {count}" for domain, count in openings.items()))

@@ -53,6 +53,16 @@ def pictures(folder: Path, *labels: str) -> Path:
         (["models", "promote", "7"], "7"),
         (["evaluate", "--model", "champion"], "champion"),
         (["models", "rollback"], "no previous champion"),
+        (["models", "promote", "challenger"], "nothing is registered yet"),
+        (["models", "promote", "1", "--gate", "none.yaml"], "no configuration at none.yaml"),
+        (["models", "promote", "0123456789abcdef0123456789abcdef"], "0123456789abcdef0123456789abcdef"),
+        (["models", "compare", "1", "champion"], "has no version '1'"),
+        (["models", "card", "previous"], "has no version 'previous'"),
+        (["models", "export", "4", "--out", "o"], "has no version '4'"),
+        (["models", "import", "nowhere"], "is no exported model"),
+        (["models", "tag", "1", "licence"], "name=value"),
+        (["explain", "champion", "nowhere", "--out", "o"], "no manifest at nowhere"),
+        (["ensemble", "1", "2", "--manifest", "nowhere", "--out", "o"], "no manifest at nowhere"),
     ],
 )
 def test_a_mistake_is_one_sentence(fail: Callable[..., str], words: list[str], sentence: str) -> None:
@@ -70,3 +80,10 @@ def test_a_server_that_does_not_answer_is_named(fail: Callable[..., str], monkey
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     sentence = fail("models", "list")
     assert "127.0.0.1:9" in sentence
+
+
+def test_a_misspelt_rule_of_the_gate_is_named(fail: Callable[..., str], tmp_path: Path) -> None:
+    (tmp_path / "gate.yaml").write_text("min_worst_auc: 0.6\n")
+    sentence = fail("models", "promote", "1", "--gate", "gate.yaml")
+    assert "min_worst_auc is not a key" in sentence
+    assert "did you mean min_worst_auc_low?" in sentence
