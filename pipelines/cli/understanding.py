@@ -40,6 +40,7 @@ def explain(
     count: Annotated[int, typer.Option("--count", min=1, max=64, help="Faces: half worst mistakes, half hits.")] = 8,
     row: Annotated[list[int] | None, typer.Option("--row", help="Rows of the manifest instead; repeatable.")] = None,
     split: Annotated[str, typer.Option(help="val, train or test (which is counted as an opening).")] = "val",
+    dataset: Annotated[list[str] | None, typer.Option(help="Data sets to choose from; all by default.")] = None,
     method: Annotated[list[Method] | None, typer.Option("--method", help="All three by default; repeatable.")] = None,
     masked: Annotated[int, typer.Option(min=0, help="Forged faces with a known mask to score by, at most.")] = 48,
     cache: Cache = DEFAULT_CACHE,
@@ -53,10 +54,13 @@ def explain(
     from pipelines.explaining import explain_model
     from tracking.store import open_store
 
+    faces = Manifest.read(manifest)
+    if dataset:
+        faces = faces.select(dataset=dataset)
     explained = explain_model(
         open_store(mlruns),
         model,
-        Manifest.read(manifest),
+        faces,
         out,
         cache,
         methods=[each.value for each in method or list(Method)],
@@ -67,9 +71,9 @@ def explain(
     )
     if as_json:
         figures = json.loads(explained.localisation.to_json(orient="records"))
-        faces = json.loads(explained.table.to_json(orient="records"))
+        shown = json.loads(explained.table.to_json(orient="records"))
         answer(
-            {"picture": explained.picture, "faces": faces, "localisation": figures, "note": explained.note}, True, ""
+            {"picture": explained.picture, "faces": shown, "localisation": figures, "note": explained.note}, True, ""
         )
         return
     if len(explained.localisation):
