@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,6 +19,9 @@ from pipelines.cli.options import (
     print_table,
     show_configuration,
 )
+
+if TYPE_CHECKING:
+    from faces.audit import Audit
 
 app = typer.Typer(help="Face data: crops and a manifest from photographs and videos.", no_args_is_help=True)
 
@@ -86,6 +89,84 @@ def show(
     if not as_json:
         print_table(counts, f"{len(rows)} faces, digest {rows.digest}")
     answer({"contact_sheet": sheet, "counts": counts.to_dict("records")}, as_json, f"contact sheet  {sheet}")
+
+
+@app.command()
+def audit(
+    manifest: Manifest,
+    out: Annotated[Path, typer.Option("--out", help="Folder for audit.json, audit.png and what was measured.")] = Path(
+        "runs/audit"
+    ),
+    dataset: Annotated[list[str] | None, typer.Option(help="Data sets to audit; all by default.")] = None,
+    equalise: Annotated[
+        Path | None, typer.Option("--equalise", help="Write a copy here whose crops all have one size and encoding.")
+    ] = None,
+    size: Annotated[int | None, typer.Option(help="Side of the equalised crops in pixels.")] = None,
+    quality: Annotated[int | None, typer.Option(help="JPEG quality of the equalised crops.")] = None,
+    config: ConfigFile = None,
+    settings: Set = None,
+    seed: Seed = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Find what gives the label away without a look at the faces, and pictures that stand twice."""
+    import json
+
+    from faces.audit import AuditConfig
+    from faces.audit import audit as run
+    from faces.equalise import EqualiseConfig, resolved
+    from faces.equalise import equalise as write_copy
+    from faces.errors import UserError
+    from faces.manifest import Manifest
+    from faces.traces import traces
+    from pipelines.audit import write_audit
+
+    decision = configuration(AuditConfig, config, settings, {"seed": seed})
+    coding = configuration(EqualiseConfig, None, None, {"size": size, "quality": quality})
+    if dry_run:
+        show_configuration(decision)
+        return
+    if equalise is None and (size or quality):
+        raise UserError("--size and --quality are those of the equalised copy: say where it goes with --equalise OUT")
+    rows = Manifest.read(manifest)
+    if dataset:
+        for name in dataset:
+            if name not in set(rows.rows["dataset"]):
+                known = ", ".join(sorted(set(rows.rows["dataset"])))
+                raise UserError(f"there is no data set {name} in {manifest}: it holds {known}")
+        rows = rows.select(dataset=dataset)
+    found = run(rows, decision, out / "traces.parquet")
+    paths = write_audit(found, out)
+    result = {"audit": json.loads(found.to_json()), "files": [str(path) for path in paths]}
+    if not as_json:
+        _show_audit(found, f"audit  {paths[0]}\nfigure {paths[1]}")
+    if equalise is not None:
+        coding = resolved(coding, traces(rows, out / "traces.parquet"), rows.targets)
+        copy = write_copy(rows, equalise, coding)
+        again = run(copy, decision, equalise / "audit" / "traces.parquet")
+        paths = write_audit(again, equalise / "audit")
+        result["equalised"] = {"manifest": str(equalise / "manifest.parquet"), **coding.model_dump()}
+        result["equalised"]["audit"] = json.loads(again.to_json())
+        if not as_json:
+            typer.echo(f"\nequalised: every crop {coding.size} x {coding.size}, JPEG quality {coding.quality}")
+            _show_audit(again, f"manifest {equalise / 'manifest.parquet'}\naudit    {paths[0]}")
+    if as_json:
+        typer.echo(json.dumps(result))
+
+
+def _show_audit(found: Audit, text: str) -> None:
+    from pipelines.audit import summary_table
+
+    for one in found.datasets.values():
+        if one.whole is not None:
+            print_table(summary_table(one), f"{one.dataset}: {one.real} real, {one.fake} fake, {one.groups} groups")
+    for one in found.datasets.values():
+        typer.echo(one.verdict)
+    if found.repeats is not None:
+        typer.echo(found.repeats.verdict)
+        for what, first, second in found.repeats.examples[:5]:
+            typer.echo(f"  {what}: {first} and {second}")
+    typer.echo(text)
 
 
 def _rejected(path: Path) -> int:
