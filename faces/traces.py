@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -25,6 +26,8 @@ from tqdm import tqdm
 
 from faces.errors import UserError
 from faces.manifest import Manifest
+
+Floats = NDArray[np.float64]
 
 FAMILIES: dict[str, tuple[str, ...]] = {
     "format": ("file_format", "codec", "mode", "progressive", "exif_bytes", "icc_profile", "density"),
@@ -44,8 +47,6 @@ _COLUMNS = [name for names in FAMILIES.values() for name in names if name not in
 _STORED = ["sha256", "phash", *_COLUMNS]
 _SIDE = 1024  # pixels are measured in a window of at most this side: enough to know, and bounded time
 _CHUNK = 1000  # crops between two writes of the store: what a killed process loses
-# The luma table of the JPEG standard (ITU-T T.81, table K.1), of which libjpeg's are multiples.
-_STANDARD_LUMA_MEAN = 57.625
 
 
 def traces(manifest: Manifest, store: Path | None = None) -> pd.DataFrame:
@@ -155,12 +156,24 @@ def _of_the_file(image: Image.Image, size: int) -> dict[str, object]:
 
 
 def jpeg_quality(luma: NDArray[np.float64]) -> float:
-    """The quality 1..100 at which libjpeg writes a luma table [64] of this mean (its `jpeg_quality_scaling`, inverted).
+    """The quality 1..100 at which libjpeg writes a luma table [64] of this mean.
 
     Other encoders' tables get the quality of the libjpeg table that is as coarse.
     """
-    scale = float(luma.mean()) * 100 / _STANDARD_LUMA_MEAN
-    return float(np.clip((200 - scale) / 2 if scale <= 100 else 5000 / scale, 1, 100))
+    return float(np.interp(-luma.mean(), *_libjpeg()))
+
+
+@lru_cache(maxsize=1)
+def _libjpeg() -> tuple[Floats, Floats]:
+    """Minus the mean of libjpeg's luma table at each quality, rising, and the qualities."""
+    qualities = np.arange(1, 101, dtype=np.float64)
+    means = []
+    for quality in range(1, 101):
+        buffer = io.BytesIO()
+        Image.new("L", (8, 8)).save(buffer, "jpeg", quality=quality)
+        with Image.open(buffer) as image:
+            means.append(-float(np.mean(image.quantization[0])))  # type: ignore[attr-defined]
+    return np.array(means), qualities
 
 
 def _subsampling(image: Image.Image) -> str | None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -12,6 +14,7 @@ from matplotlib.figure import Figure
 from classifier.figures import COLOURS
 from faces.audit import Audit, AuditConfig, DataSetAudit, audit
 from faces.manifest import Manifest
+from tracking.runs import Run
 
 # Share of a detector's lift over chance that a blind probe may reach before a user is told.
 _NEAR = 0.75
@@ -79,28 +82,72 @@ def quick_audit(manifest: Manifest, store: Path | None = None) -> Audit:
     return audit(manifest.where(~manifest.synthetic), AuditConfig(near_duplicates=False), store)
 
 
-def warn_if_near(probe: DataSetAudit, detector: Mapping[str, float]) -> str | None:
+def audit_step(manifest: Manifest, folder: Path) -> dict[str, Any]:
+    """The audit of `quick_audit` in JSON's types, with `audit.json` and `audit.png` in `folder`."""
+    found = quick_audit(manifest, folder / "traces.parquet")
+    files = write_audit(found, folder)
+    return {
+        "verdicts": [one.verdict for one in found.datasets.values()],
+        "probes": {name: _best(one) for name, one in found.datasets.items()},
+        "files": [str(path) for path in files],
+    }
+
+
+def warnings_of(audited: Mapping[str, Any], detector: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """What `warn_if_near` says about each data set of a detector, on stderr too.
+
+    Args:
+        audited: the result of `audit_step`.
+        detector: its metrics by data set.
+    """
+    probes = audited["probes"]
+    found = [warn_if_near(probes[name], metrics) for name, metrics in detector.items() if name in probes]
+    sentences = [sentence for sentence in found if sentence is not None]
+    for sentence in sentences:
+        print(f"warning: {sentence}", file=sys.stderr)
+    return sentences
+
+
+def log_audit(run: Run, audited: Mapping[str, Any], warnings: Sequence[str]) -> None:
+    """The probes' AUC as metrics `audit_auc/<data set>`, the warnings as the tag `audit_warning`, and the files."""
+    run.metrics({f"audit_auc/{name}": one["auc"] for name, one in audited["probes"].items() if one["auc"] is not None})
+    run.tags({"audit_warning": "; ".join(warnings) or "none"})
+    for path in audited["files"]:
+        run.artifact(path, "audit")
+
+
+def warn_if_near(probe: DataSetAudit | Mapping[str, Any], detector: Mapping[str, float]) -> str | None:
     """One sentence if a probe that looks at no face comes near the detector on this data set, or else None.
 
     Near is three quarters of the detector's lift over 0.5, or an interval that reaches the detector's. A probe that
     found no shortcut is never near, however poor the detector is.
 
     Args:
+        probe: the audit of the data set, or its entry in the `probes` of `audit_step`.
         detector: metrics of the detector on this data set: `auc`, and `auc_low` where it is known.
     """
-    if probe.whole is None or not probe.flagged or math.isnan(detector["auc"]):
+    best = _best(probe) if isinstance(probe, DataSetAudit) else probe
+    if not best["families"] or math.isnan(detector["auc"]):
         return None
-    best = max([probe.whole, *(suspect.probe for suspect in probe.flagged)], key=lambda one: one.auc)
-    lift = detector["auc"] - 0.5
-    low = detector.get("auc_low", math.nan)
-    near = best.auc - 0.5 >= _NEAR * lift or best.high >= low
+    near = best["auc"] - 0.5 >= _NEAR * (detector["auc"] - 0.5) or best["high"] >= detector.get("auc_low", math.nan)
     if not near:
         return None
-    families = ", ".join(suspect.family for suspect in probe.flagged)
     return (
-        f"on {probe.dataset} a probe that looks at no face reaches AUC {best} ({families}) and the detector "
-        f"{detector['auc']:.2f}: it may know the files and not the fakes; `counterforge faces audit` says more"
+        f"on {best['dataset']} a probe that looks at no face reaches AUC {best['auc']:.2f} "
+        f"({', '.join(best['families'])}) and the detector {detector['auc']:.2f}: "
+        "it may know the files and not the fakes; see `counterforge faces audit`"
     )
+
+
+def _best(of: DataSetAudit) -> dict[str, Any]:
+    """The probe that comes furthest, and the families that are flagged."""
+    probes = [] if of.whole is None else [of.whole, *(suspect.probe for suspect in of.flagged)]
+    best = max(probes, key=lambda one: one.auc, default=None)
+    figures: dict[str, float | None] = {"auc": None, "low": None, "high": None}
+    if best is not None and not math.isnan(best.low):
+        figures = {"auc": best.auc, "low": best.low, "high": best.high}
+    families = [suspect.family for suspect in of.flagged]
+    return {"dataset": of.dataset, **figures, "families": families, "verdict": of.verdict}
 
 
 def _figure(value: float) -> str:

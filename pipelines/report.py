@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ def write_report(
     verdict: Mapping[str, Any],
     openings: Mapping[str, int],
     contact_sheet: Path,
+    audited: Sequence[str],
     samples: Path | None,
     seconds: Mapping[str, float],
     config: Mapping[str, Any],
@@ -50,6 +51,7 @@ def write_report(
         evaluations: of every arm, by source.
         tables: score tables of every arm.
         candidate: the arm that was put forward for promotion.
+        audited: sentences of the audit, and its warnings about the candidate.
     """
     figures = {
         "matrix": _matrix(table),
@@ -84,6 +86,7 @@ def write_report(
         counts=table.drop_duplicates("domain").set_index("domain")[["real", "fake", "groups"]].to_dict("index"),
         differences=[difference_sentence(row) for row in differences.to_dict("records")],
         candidate=candidate,
+        audited=audited,
         study=study,
         verdict=verdict,
         openings=openings,

@@ -19,6 +19,7 @@ from faces.extraction import IngestConfig
 from faces.ingest import ingest
 from faces.manifest import Manifest, concatenate
 from pipelines.arms import WITH, WITHOUT, keep_few_fakes, plan_arms, train_arms
+from pipelines.audit import audit_step, log_audit, warnings_of
 from pipelines.evaluation import Scored, evaluate_detector, model_metrics, sealed_rows
 from pipelines.generator import train_and_log_generator
 from pipelines.promotion import consider, register_candidate
@@ -62,7 +63,7 @@ def execute(config: RunConfig) -> Outcome:
     Raises:
         UserError: bad input; what was done before stays.
     """
-    steps = Steps(config.out / "steps", total=6 + (config.study is not None))
+    steps = Steps(config.out / "steps", total=7 + (config.study is not None))
     store = open_store(config.mlruns)
     cache = config.out / "cache"
     with tracked_run(
@@ -75,6 +76,12 @@ def execute(config: RunConfig) -> Outcome:
     ) as parent:
         ground = _ground(config, store, steps, parent.id)
         materials, full = ground.materials, Manifest.read(ground.manifest)
+        audited = steps.do(
+            "audit",
+            [full.digest],
+            lambda: audit_step(full, config.out / "audit"),
+            lambda r: [Path(path) for path in r["files"]],
+        )
         shared = [materials.digest, config.detector.model_dump_json(), ground.tracking]
         base = TrialSpec(detector=config.detector, synthetic_share=config.synthetic_share, psi=config.psi)
         best, study = base, None
@@ -107,11 +114,25 @@ def execute(config: RunConfig) -> Outcome:
             lambda: _promotion(config, trained[candidate], candidate, ground.manifest, store),
         )
         table, differences = _table(figures, trained), pd.DataFrame(figures["differences"])
+        reached = table[table["arm"] == candidate].set_index("domain")
+        near = warnings_of(audited, {name: {"auc": row.auc, "auc_low": row.low} for name, row in reached.iterrows()})
+        log_audit(parent, audited, near)
         steps.do(
             "report",
-            [*promotion_inputs, json.dumps(figures), json.dumps(study), json.dumps(verdict)],
+            [*promotion_inputs, json.dumps(figures), json.dumps(study), json.dumps(verdict), json.dumps(audited)],
             lambda: _report(
-                config, table, differences, figures, study, verdict, candidate, scores, ground.sheet, parent, steps
+                config,
+                table,
+                differences,
+                figures,
+                study,
+                verdict,
+                candidate,
+                scores,
+                ground.sheet,
+                [*audited["verdicts"], *(f"Warning: {sentence}" for sentence in near)],
+                parent,
+                steps,
             ),
             lambda _: [report],
         )
@@ -310,6 +331,7 @@ def _report(
     candidate: str,
     scores: Mapping[str, Path],
     sheet: Path,
+    audited: list[str],
     parent: Any,
     steps: Steps,
 ) -> dict[str, Any]:
@@ -325,6 +347,7 @@ def _report(
         verdict=verdict,
         openings=figures["openings"],
         contact_sheet=sheet,
+        audited=audited,
         samples=sorted((config.out / "generator" / "samples").glob("*.png"))[-1],
         seconds=steps.seconds,
         config=config.model_dump(mode="json"),

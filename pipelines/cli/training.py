@@ -68,6 +68,7 @@ def train(
     weights: Annotated[str | None, typer.Option(help="imagenet, none, or a file of weights.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the train rows.")] = None,
     project: Annotated[str, typer.Option(help="Name of the MLflow experiment.")] = "detectors",
+    audit: Annotated[bool, typer.Option(help="Warn if a probe that looks at no face comes near the detector.")] = True,
     config: ConfigFile = None,
     settings: Set = None,
     cache: Cache = DEFAULT_CACHE,
@@ -79,7 +80,9 @@ def train(
     """Train a detector on a manifest's train rows, calibrate it on val, log it. The same command resumes."""
     from classifier.config import DetectorConfig
     from faces.manifest import Manifest
+    from pipelines.audit import audit_step, log_audit, warnings_of
     from pipelines.promotion import register_candidate
+    from tracking.runs import attach
     from tracking.store import open_store
     from tuning.trial import Materials, TrialSpec, train_and_log
 
@@ -96,6 +99,11 @@ def train(
     path = rows.root / "manifest.parquet" if manifest.is_dir() else manifest
     version = register_candidate(store, trained.model_id, path, project=project, domains=(), tags={"arm": "train"})
     result = {"detector": trained.folder, "model_id": trained.model_id, "version": version, "val": trained.val}
+    if audit:
+        audited = audit_step(rows.select(dataset=domains, split=("train", "val")), out / "audit")
+        warnings = warnings_of(audited, trained.val)
+        log_audit(attach(store, trained.run_id), audited, warnings)
+        result["warnings"] = warnings
     answer(
         result,
         as_json,

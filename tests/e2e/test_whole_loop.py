@@ -85,7 +85,7 @@ def test_run_again_it_answers_from_what_it_has(uninterrupted: tuple[Path, dict[s
         command("run", "config.yaml", "--json"), cwd=folder, env=environment(), capture_output=True, text=True
     )
     assert json.loads(done.stdout)["table"] == result["table"]
-    assert done.stderr.count("unchanged") == 7
+    assert done.stderr.count("unchanged") == 8
 
 
 def test_evaluate_gives_the_figures_of_the_report(uninterrupted: tuple[Path, dict[str, Any]]) -> None:
