@@ -213,7 +213,10 @@ def _verdict(found: DataSetAudit, possible: bool) -> str:
     parts = [f"{suspect.family} (AUC {suspect.probe}{_which(found, suspect)})" for suspect in found.flagged]
     worst = max(found.whole.auc, *(suspect.probe.auc for suspect in found.flagged))
     size = "a weak shortcut" if worst < 0.7 else "a shortcut" if worst < 0.9 else "a glaring shortcut"
-    return f"{found.dataset}: {size} in {of}: {', '.join(parts)}; {together} without looking at a face"
+    # How the pixels are made up may also tell how a fake was made, which a detector ought to see; the file never does.
+    both = [suspect.family for suspect in found.flagged if suspect.family in ("noise", "sharpness")]
+    caution = f" ({' and '.join(both)} may be the forgery's own trace)" if both else ""
+    return f"{found.dataset}: {size} in {of}: {', '.join(parts)}; {together} without looking at a face{caution}"
 
 
 def _which(found: DataSetAudit, suspect: Suspect) -> str:

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from classifier.figures import COLOURS
 from faces.audit import Audit, AuditConfig, DataSetAudit, audit
 from faces.manifest import Manifest
+from tracking.models import score_model
 from tracking.runs import Run
 
 # Share of a detector's lift over chance that a blind probe may reach before a user is told.
@@ -86,9 +87,10 @@ def audit_step(manifest: Manifest, folder: Path) -> dict[str, Any]:
     """The audit of `quick_audit` in JSON's types, with `audit.json` and `audit.png` in `folder`."""
     found = quick_audit(manifest, folder / "traces.parquet")
     files = write_audit(found, folder)
+    digests = {name: manifest.select(dataset=name).digest for name in found.datasets}
     return {
         "verdicts": [one.verdict for one in found.datasets.values()],
-        "probes": {name: _best(one) for name, one in found.datasets.items()},
+        "probes": {name: {**_best(one), "digest": digests[name]} for name, one in found.datasets.items()},
         "files": [str(path) for path in files],
     }
 
@@ -108,9 +110,12 @@ def warnings_of(audited: Mapping[str, Any], detector: Mapping[str, Mapping[str, 
     return sentences
 
 
-def log_audit(run: Run, audited: Mapping[str, Any], warnings: Sequence[str]) -> None:
-    """The probes' AUC as metrics `audit_auc/<data set>`, the warnings as the tag `audit_warning`, and the files."""
-    run.metrics({f"audit_auc/{name}": one["auc"] for name, one in audited["probes"].items() if one["auc"] is not None})
+def log_audit(run: Run, audited: Mapping[str, Any], warnings: Sequence[str], models: Sequence[str]) -> None:
+    """The probes' AUC as metrics `probe_auc/<data set>` of run and models, the tag `audit_warning`, and the files."""
+    for name, one in audited["probes"].items():
+        if one["auc"] is not None:
+            for model in models:
+                score_model(run.store, model, name, one["digest"], {"probe_auc": one["auc"]}, run)
     run.tags({"audit_warning": "; ".join(warnings) or "none"})
     for path in audited["files"]:
         run.artifact(path, "audit")
@@ -120,14 +125,14 @@ def warn_if_near(probe: DataSetAudit | Mapping[str, Any], detector: Mapping[str,
     """One sentence if a probe that looks at no face comes near the detector on this data set, or else None.
 
     Near is three quarters of the detector's lift over 0.5, or an interval that reaches the detector's. A probe that
-    found no shortcut is never near, however poor the detector is.
+    found no shortcut is never near, and a detector that is not above 0.5 has learned none.
 
     Args:
         probe: the audit of the data set, or its entry in the `probes` of `audit_step`.
         detector: metrics of the detector on this data set: `auc`, and `auc_low` where it is known.
     """
     best = _best(probe) if isinstance(probe, DataSetAudit) else probe
-    if not best["families"] or math.isnan(detector["auc"]):
+    if not best["families"] or not detector.get("auc_low", detector["auc"]) > 0.5:
         return None
     near = best["auc"] - 0.5 >= _NEAR * (detector["auc"] - 0.5) or best["high"] >= detector.get("auc_low", math.nan)
     if not near:
@@ -135,7 +140,7 @@ def warn_if_near(probe: DataSetAudit | Mapping[str, Any], detector: Mapping[str,
     return (
         f"on {best['dataset']} a probe that looks at no face reaches AUC {best['auc']:.2f} "
         f"({', '.join(best['families'])}) and the detector {detector['auc']:.2f}: "
-        "it may know the files and not the fakes; see `counterforge faces audit`"
+        "it may owe that to the files and not to the fakes; see `counterforge faces audit`"
     )
 
 

@@ -116,7 +116,7 @@ def execute(config: RunConfig) -> Outcome:
         table, differences = _table(figures, trained), pd.DataFrame(figures["differences"])
         reached = table[table["arm"] == candidate].set_index("domain")
         near = warnings_of(audited, {name: {"auc": row.auc, "auc_low": row.low} for name, row in reached.iterrows()})
-        log_audit(parent, audited, near)
+        log_audit(parent, audited, near, [arm["model_id"] for arm in trained.values()])
         steps.do(
             "report",
             [*promotion_inputs, json.dumps(figures), json.dumps(study), json.dumps(verdict), json.dumps(audited)],

@@ -102,7 +102,7 @@ def train(
     if audit:
         audited = audit_step(rows.select(dataset=domains, split=("train", "val")), out / "audit")
         warnings = warnings_of(audited, trained.val)
-        log_audit(attach(store, trained.run_id), audited, warnings)
+        log_audit(attach(store, trained.run_id), audited, warnings, [trained.model_id])
         result["warnings"] = warnings
     answer(
         result,

@@ -27,7 +27,9 @@ def found(auc: float, *, flagged: bool = True, dataset: str = "d") -> DataSetAud
         (found(0.8), {"auc": 0.95, "auc_low": 0.88}, False),
         (found(0.6, flagged=False), {"auc": 0.55}, False),  # a poor detector is not a cheating one
         (found(0.9), {"auc": float("nan")}, False),
-        (found(0.9), {"auc": 0.4}, True),
+        (found(0.9), {"auc": 0.4}, False),
+        (found(0.9), {"auc": 0.6, "auc_low": 0.45}, False),
+        (found(0.9), {"auc": 0.6, "auc_low": 0.55}, True),
     ],
 )
 def test_a_warning_where_the_probe_comes_near(probe: DataSetAudit, detector: dict[str, float], warned: bool) -> None:
