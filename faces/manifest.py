@@ -32,16 +32,17 @@ COLUMNS: dict[str, str] = {
     "height": "Int64",
     "codec": "string",  # of the original
     "sha256": "string",  # of the crop file
-    "generator": "string",  # synthetic rows only: hash of the checkpoint
+    "generator": "string",  # synthetic rows only: hash of the checkpoint, or the recipe's name where none took part
     "seed": "Int64",  # synthetic rows only
     "parent": "string",  # sha256 of the rows it was composed from, joined by ";"
+    "mask": "string",  # nullable: grey PNG of where a forgery was blended in, relative to the manifest
 }
 LABELS = ("real", "fake")
 SPLITS = ("train", "val", "test")
 _REQUIRED = ("path", "label", "dataset", "method", "source", "split", "width", "height", "codec", "sha256")
 _OPTIONAL = tuple(name for name in COLUMNS if name not in _REQUIRED)
 # The place of a crop on disk says nothing about the data, so that a moved manifest keeps its digest.
-_DIGESTED = tuple(name for name in COLUMNS if name not in ("path", "time_s", "codec"))
+_DIGESTED = tuple(name for name in COLUMNS if name not in ("path", "time_s", "codec", "mask"))
 
 
 @dataclass(frozen=True)
@@ -98,13 +99,16 @@ class Manifest:
         return path
 
     def relative_to(self, root: Path) -> Manifest:
-        """The same rows with `path` relative to another folder."""
+        """The same rows with `path` and `mask` relative to another folder."""
         here, there = self.root.resolve(), Path(root).resolve()
         if here == there:
             return Manifest(self.rows, Path(root))
         prefix = PurePosixPath(os.path.relpath(here, there))
-        paths = [os.path.normpath(prefix / path) for path in self.rows["path"]]
-        return Manifest(self.rows.assign(path=pd.array(paths, dtype="string")), Path(root))
+        moved = {
+            name: self.rows[name].map(lambda path: os.path.normpath(prefix / path), na_action="ignore").astype("string")
+            for name in ("path", "mask")
+        }
+        return Manifest(self.rows.assign(**moved), Path(root))
 
     def select(self, **columns: str | Sequence[str]) -> Manifest:
         """Rows whose columns have the given value, or one of several: `select(split="train", dataset=["a", "b"])`."""
@@ -144,7 +148,7 @@ class Manifest:
 
     @property
     def synthetic(self) -> NDArray[np.bool_]:
-        """[N] whether the row was forged by the workbench (it names its generator)."""
+        """[N] whether the row was forged by the workbench (it names its generator or recipe)."""
         return self.rows["generator"].notna().to_numpy(dtype=bool)
 
 
@@ -179,7 +183,8 @@ def _validated(frame: pd.DataFrame, where: str) -> pd.DataFrame:
     refuse(~frame["label"].isin(LABELS), "label", "must be real or fake")
     refuse(~frame["split"].isin(SPLITS), "split", "must be train, val or test")
     refuse(~frame["sha256"].str.fullmatch("[0-9a-f]{64}").fillna(False), "sha256", "must be 64 hex digits of the crop")
-    refuse(frame["path"].str.startswith("/").fillna(False), "path", "must be relative to the manifest")
+    for name in ("path", "mask"):
+        refuse(frame[name].str.startswith("/").fillna(False), name, "must be relative to the manifest")
     refuse(frame["path"].duplicated(), "path", "stands in two rows; remove one")
     refuse((frame["width"] < 1) | (frame["height"] < 1), "width", "must be pixels of the face box, 1 or more")
     synthetic = frame["generator"].notna()

@@ -1,4 +1,4 @@
-"""From a manifest and a generator to a manifest whose train split holds the wanted share of fakes.
+"""From a manifest to one whose train split holds the wanted share of fakes, forged by one method or several.
 
 Only the train split grows, and it grows by fakes only: a real face is never synthesised. Where reals are the
 minority nothing is added, and the sentence in the result says what balances them instead.
@@ -9,12 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from faces.errors import UserError
 from faces.manifest import Manifest, concatenate
-from gan.checkpoint import generator_digest
-from gan.sampling import sample
+from gan.forging import METHODS, WITHOUT_GENERATOR, Materials, forge
 
 
 class BalanceConfig(BaseModel):
@@ -23,8 +22,25 @@ class BalanceConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     share: float = Field(0.5, ge=0, lt=1, description="fakes among all train rows afterwards")
+    method: str = Field(
+        "gan",
+        description="how they are made: gan, gan-matched, gan-composite or self-blend; "
+        "or several, as in self-blend+gan-composite (half each) and self-blend:3+gan:1",
+    )
     psi: float = Field(0.7, ge=0, le=1.5, description="truncation: 0 is the mean face, 1 the generator's own spread")
-    seed: int = Field(0, ge=0, description="seed of the first synthetic face")
+    seed: int = Field(0, ge=0, lt=2**62, description="seed of the first synthetic face")
+    screen: bool = Field(True, description="pass over samples without a findable face, and over near-duplicates")
+
+    @field_validator("method")
+    @classmethod
+    def _is_known(cls, text: str) -> str:
+        mixture(text)
+        return text
+
+    @property
+    def needs_generator(self) -> bool:
+        """Whether any of the methods takes its faces from a generator."""
+        return any(method not in WITHOUT_GENERATOR for method in mixture(self.method))
 
 
 @dataclass(frozen=True)
@@ -36,22 +52,55 @@ class Balanced:
     explanation: str
 
 
+def mixture(text: str) -> dict[str, float]:
+    """The share of each method in `self-blend:3+gan`: 0.75 and 0.25. A method without a weight has the weight 1.
+
+    Raises:
+        ValueError: a method is unknown or named twice, or a weight is not above 0.
+    """
+    weights: dict[str, float] = {}
+    for part in text.split("+"):
+        method, _, weight = (word.strip() for word in part.partition(":"))
+        if method not in METHODS:
+            raise ValueError(f"there is no method {method!r} of forging: choose from {', '.join(METHODS)}, joined by +")
+        if method in weights:
+            raise ValueError(f"{method} stands twice in {text!r}: name each method once")
+        try:
+            weights[method] = float(weight) if weight else 1.0
+        except ValueError:
+            raise ValueError(f"{weight!r} in {text!r} is no weight: give a number, as in {method}:2") from None
+        if not 0 < weights[method] < float("inf"):
+            raise ValueError(f"the weight {weight} of {method} is not above 0: leave the method out, or give a number")
+    total = sum(weights.values())
+    return {method: weight / total for method, weight in weights.items()}
+
+
+def dealt(count: int, shares: dict[str, float]) -> dict[str, int]:
+    """Whole numbers that sum up to `count`, by the largest remainders (the earlier method where two are equal)."""
+    exact = {method: count * share for method, share in shares.items()}
+    numbers = {method: int(value) for method, value in exact.items()}
+    by_remainder = sorted(exact, key=lambda method: numbers[method] - exact[method])
+    for method in by_remainder[: count - sum(numbers.values())]:
+        numbers[method] += 1
+    return numbers
+
+
 def wanted_fakes(reals: int, fakes: int, share: float) -> int:
     """Synthetic fakes that lift `fakes / (reals + fakes)` to at least `share`; 0 where it is reached already."""
     total = share * reals / (1 - share)
     return max(0, -int(-(total - fakes) // 1))
 
 
-def balance(manifest: Manifest, generator: Path, config: BalanceConfig, pool: Path) -> Balanced:
+def balance(manifest: Manifest, generator: Path | None, config: BalanceConfig, pool: Path) -> Balanced:
     """Add as many synthetic fakes to the train split as `config.share` asks for.
 
     Args:
         manifest: rows of any split; those of train are counted and complemented.
-        generator: folder of a generator's checkpoint.
-        pool: folder that keeps the samples of each generator and psi, so that every share draws on the same ones.
+        generator: folder of a generator's checkpoint; None if no method needs one.
+        pool: folder that keeps what was forged, so that every share draws on the same faces.
 
     Raises:
-        UserError: the train split holds no real face.
+        UserError: the train split holds no real face, or a method lacks what it needs.
     """
     train = manifest.select(split="train")
     fakes = int(train.targets.sum())
@@ -67,12 +116,14 @@ def balance(manifest: Manifest, generator: Path, config: BalanceConfig, pool: Pa
             why += "; reals are the minority, and real faces are never synthesised: "
             why += "the detector weights or oversamples them (balance: weights | oversample)"
         return Balanced(manifest, 0, why)
-    folder = pool / f"{generator_digest(generator)}-psi{config.psi:g}"
-    synthetic = sample(generator, range(config.seed, config.seed + missing), config.psi, folder)
-    # A pool may hold more samples, of a run that asked for more.
-    seeds = {str(seed) for seed in range(config.seed, config.seed + missing)}
-    synthetic = synthetic.where(synthetic.rows["seed"].astype("string").isin(seeds).to_numpy(dtype=bool))
-    joined = concatenate([manifest, synthetic], manifest.root)
+    materials = Materials(
+        manifest=manifest, generator=generator, pool=pool, psi=config.psi, seed=config.seed, screen=config.screen
+    )
+    numbers = {method: count for method, count in dealt(missing, mixture(config.method)).items() if count}
+    forged = [forge(method, count, materials) for method, count in numbers.items()]
+    joined = concatenate([manifest, *forged], manifest.root)
     after = (fakes + missing) / (len(train) + missing)
-    why = f"train had {fakes} fakes beside {reals} reals; {missing} synthetic ones lift their share to {after:.0%}"
+    kinds = " and ".join(f"{count} of {method}" for method, count in numbers.items())
+    why = f"train had {fakes} fakes beside {reals} reals; {missing} synthetic ones ({kinds}) "
+    why += f"lift their share to {after:.0%}"
     return Balanced(joined, missing, why)

@@ -78,8 +78,9 @@ def show(
     seed: Seed = None,
     as_json: AsJson = False,
 ) -> None:
-    """Count the faces of a manifest and draw a contact sheet."""
+    """Count the faces of a manifest and draw a contact sheet; and one of blended forgeries with their masks."""
     from faces.contact_sheet import contact_sheet
+    from faces.forgery_sheet import forgery_sheet
     from faces.ingest import summary
     from faces.manifest import Manifest
 
@@ -88,7 +89,9 @@ def show(
     sheet = contact_sheet(rows, out, seed=seed or 0)
     if not as_json:
         print_table(counts, f"{len(rows)} faces, digest {rows.digest}")
-    answer({"contact_sheet": sheet, "counts": counts.to_dict("records")}, as_json, f"contact sheet  {sheet}")
+    blended = forgery_sheet(rows, out.with_name(f"{out.stem}-forgeries.png"), seed=seed or 0)
+    text = f"contact sheet  {sheet}" + (f"\nforgeries      {blended}" if blended else "")
+    answer({"contact_sheet": sheet, "forgeries": blended, "counts": counts.to_dict("records")}, as_json, text)
 
 
 @app.command()

@@ -37,28 +37,39 @@ def add_to(app: typer.Typer) -> None:
 
 def balance(
     manifest: Manifest,
-    generator: Annotated[Path, typer.Option("--generator", help="Folder of a generator's checkpoint.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for the new manifest and the synthetic crops.")],
+    generator: Annotated[Path | None, typer.Option("--generator", help="Folder of a generator's checkpoint.")] = None,
+    method: Annotated[
+        str | None, typer.Option(help="gan, gan-matched, gan-composite, self-blend; or several: self-blend:2+gan.")
+    ] = None,
     share: Annotated[float | None, typer.Option(help="Fakes among all train rows afterwards, 0 to 1.")] = None,
     psi: Annotated[float | None, typer.Option(help="Truncation of the synthetic faces.")] = None,
+    settings: Set = None,
     seed: Seed = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
-    """Add synthetic fakes to the train split until they reach a share. Real faces are never synthesised."""
+    """Add synthetic fakes to the train split until they reach a share. Real faces are never synthesised.
+
+    Methods: gan (a raw sample), gan-matched (a sample with the reals' sharpness, noise and encoding), gan-composite (a
+    sample's face blended into a train photograph), self-blend (a photograph blended with a changed copy of itself, which
+    needs no generator).
+    """
+    from faces.forgery_sheet import forgery_sheet
     from faces.manifest import Manifest
     from gan.balancing import BalanceConfig
     from gan.balancing import balance as run
 
-    config = configuration(BalanceConfig, None, None, {"share": share, "psi": psi, "seed": seed})
+    named = {"share": share, "method": method, "psi": psi, "seed": seed}
+    config = configuration(BalanceConfig, None, settings, named)
     if dry_run:
         show_configuration(config)
         return
     result = run(Manifest.read(manifest), generator, config, out / "synthetic")
     path = result.manifest.write(out / "manifest.parquet")
-    answer(
-        {"manifest": path, "added": result.added, "why": result.explanation}, as_json, f"{result.explanation}\n{path}"
-    )
+    sheet = forgery_sheet(Manifest.read(path), out / "forgeries.png")
+    text = f"{result.explanation}\n{path}" + (f"\nforgeries and their masks: {sheet}" if sheet else "")
+    answer({"manifest": path, "added": result.added, "why": result.explanation, "sheet": sheet}, as_json, text)
 
 
 def train(

@@ -1,0 +1,176 @@
+"""What sets photographs apart from rendered pictures, besides what they show: measured on reals, given to samples.
+
+A detector that is trained on raw samples learns the quickest cue: sharper or softer, cleaner or noisier, PNG or JPEG.
+Here samples get the reals' sharpness, noise, size and encoding, so that what is left to learn is the face.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from gan.encoding import Encoding, Pixels, read_picture
+
+Floats = NDArray[np.float32]
+
+# Below, a missing frequency would be blown up out of rounding errors; above, a real's grain would be flattened.
+_GAIN = (0.25, 4.0)
+# A noise kernel that edges and slopes leave at 0 (Immerkær 1996, eq. 1); white noise of deviation 1 comes out at 6.
+_LAPLACIANS = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], dtype=np.float32)
+_MAD = 0.6745  # median of |x| of a standard normal x
+
+
+@dataclass(frozen=True)
+class Traces:
+    """How one picture was taken and stored: its size, noise a channel (Y, Cr, Cb; levels of 255), and encoding."""
+
+    width: int
+    height: int
+    noise: tuple[float, float, float]
+    encoding: Encoding
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Of a set of pictures: the traces of each, and the mean logarithmic spectrum at one size.
+
+    `spectrum` [3, S // 2 + 1]: natural logarithm of the power of Y, Cr, Cb at 0, 1, ..., S / 2 periods a picture.
+    """
+
+    traces: tuple[Traces, ...]
+    spectrum: NDArray[np.float64]
+
+
+def measure(files: Sequence[bytes], size: int) -> Statistics:
+    """Statistics of encoded pictures.
+
+    Args:
+        files: one or more.
+        size: S, at which spectra are compared: that of the generator's pictures.
+    """
+    traces, spectra = [], []
+    for data in files:
+        pixels, encoding = read_picture(data)
+        ycc = to_ycc(pixels)
+        traces.append(Traces(pixels.shape[1], pixels.shape[0], noise_level(ycc), encoding))
+        spectra.append(log_spectrum(_resized(ycc, size, size)))
+    return Statistics(tuple(traces), np.mean(spectra, axis=0))
+
+
+def traces_of(data: bytes) -> Traces:
+    """The traces of one encoded picture."""
+    pixels, encoding = read_picture(data)
+    return Traces(pixels.shape[1], pixels.shape[0], noise_level(to_ycc(pixels)), encoding)
+
+
+def spectrum_of(pictures: Sequence[Pixels]) -> NDArray[np.float64]:
+    """[3, S // 2 + 1] mean logarithmic spectrum of pictures [S, S, 3] uint8."""
+    return np.mean([log_spectrum(to_ycc(picture)) for picture in pictures], axis=0)
+
+
+def log_spectrum(ycc: Floats) -> NDArray[np.float64]:
+    """[3, S // 2 + 1] logarithm of the azimuthal mean power of a square picture [S, S, 3], under a Hann window.
+
+    Durall, Keuper, Keuper (CVPR 2020, eq. 2) use the same mean to find upsampling artefacts.
+    """
+    size = len(ycc)
+    window = np.hanning(size + 2)[1:-1]
+    window = window[:, None] * window[None]
+    centred = (ycc - ycc.mean(axis=(0, 1))) * (window / np.sqrt((window**2).mean()))[..., None]
+    power = np.abs(np.fft.rfft2(centred, axes=(0, 1))) ** 2 / size**2
+    rings = np.minimum(np.rint(_radius(size, size)).astype(int), size // 2)  # corners count with the last ring
+    count = np.bincount(rings.ravel(), minlength=size // 2 + 1)
+    mean = [np.bincount(rings.ravel(), power[..., c].ravel(), minlength=size // 2 + 1) / count for c in range(3)]
+    # A thousandth of a grey level is far below what 8 bits hold, and keeps the logarithm of a flat channel finite.
+    return np.log(np.asarray(mean) + 1e-6)
+
+
+def noise_level(ycc: Floats) -> tuple[float, float, float]:
+    """Deviation of the noise of each channel of [H, W, 3], in levels of 255.
+
+    Immerkær's kernel (1996) with a median for the mean, as Donoho and Johnstone (1994) take it: texture and edges are
+    the minority of a portrait's pixels.
+    """
+    levels = []
+    for channel in range(3):
+        residue = cv2.filter2D(ycc[..., channel], cv2.CV_32F, _LAPLACIANS)[1:-1, 1:-1]
+        levels.append(float(np.median(np.abs(residue))) / (6 * _MAD) if residue.size else 0.0)
+    return levels[0], levels[1], levels[2]
+
+
+class Matcher:
+    """Gives a generator's pictures the traces of photographs.
+
+    Args:
+        reals: measured at the size of the generator's pictures.
+        samples: `spectrum_of` pictures of the generator.
+    """
+
+    def __init__(self, reals: Statistics, samples: NDArray[np.float64]) -> None:
+        self.reals = reals
+        gain = np.exp((reals.spectrum - samples) / 2)
+        gain[:, 0] = 1.0  # brightness is the face's own
+        self._gain = np.clip(gain, *_GAIN)
+
+    def match(self, picture: Pixels, traces: Traces, random: np.random.Generator) -> bytes:
+        """A file of a generated picture [S, S, 3] uint8, with the spectrum of all reals and the traces of one.
+
+        Sharpness first, at the generator's size; then the real's size; then its noise, over what noise there is; then
+        its encoding.
+        """
+        sharpened = _filtered(to_ycc(picture), self._gain)
+        ycc = _resized(sharpened, traces.width, traces.height)
+        grain = random.normal(size=ycc.shape).astype(np.float32)
+        wanted, own = np.array(traces.noise), np.array(noise_level(ycc))
+        level = np.sqrt(np.maximum(wanted**2 - own**2, 0))
+        data = b""
+        # JPEG takes noise away with what it rounds off, so one look at the result says how much more goes in.
+        for _ in range(2):
+            data = traces.encoding.encode(_rgb(ycc + grain * level.astype(np.float32)))
+            if traces.encoding.lossless or not level.any():
+                break
+            got = np.array(noise_level(to_ycc(read_picture(data)[0])))
+            level = level * np.clip(np.where(got > 0, wanted / np.maximum(got, 1e-6), 2.0), 0.5, 2.0)
+        return data
+
+
+def to_ycc(pixels: Pixels | Floats) -> Floats:
+    """[H, W, 3] RGB in [0, 255] as luma and two differences of colour, float32 in levels of 255."""
+    converted: Floats = cv2.cvtColor(pixels.astype(np.float32), cv2.COLOR_RGB2YCrCb)
+    # float32 chroma is centred on 0.5 of a range of 1, whatever the range in use: only differences count here.
+    return converted
+
+
+def _rgb(ycc: Floats) -> Pixels:
+    converted = cv2.cvtColor(ycc, cv2.COLOR_YCrCb2RGB)
+    return np.rint(np.clip(converted, 0, 255)).astype(np.uint8)
+
+
+def _resized(picture: Floats, width: int, height: int) -> Floats:
+    if picture.shape[:2] == (height, width):
+        return picture
+    smaller = width < picture.shape[1] or height < picture.shape[0]
+    interpolation = cv2.INTER_AREA if smaller else cv2.INTER_CUBIC
+    result: Floats = cv2.resize(picture, (width, height), interpolation=interpolation)
+    return result
+
+
+def _radius(size: int, periods: int) -> NDArray[np.float64]:
+    """[size, size // 2 + 1] distance of each bin of `rfft2` from 0, in periods a picture of `periods` pixels."""
+    radius: NDArray[np.float64] = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None]) * periods
+    return radius
+
+
+def _filtered(ycc: Floats, gain: NDArray[np.float64]) -> Floats:
+    """Every frequency of [S, S, 3] times its gain [3, S // 2 + 1]; edges are mirrored, so that none wraps around."""
+    size = len(ycc)
+    pad = size // 2
+    padded = np.pad(ycc, ((pad, pad), (pad, pad), (0, 0)), mode="symmetric")
+    radius = np.minimum(_radius(2 * pad + size, size), size // 2)
+    factor = np.stack([np.interp(radius, np.arange(size // 2 + 1), gain[channel]) for channel in range(3)], axis=-1)
+    result = np.fft.irfft2(np.fft.rfft2(padded, axes=(0, 1)) * factor, s=padded.shape[:2], axes=(0, 1))
+    return result[pad : pad + size, pad : pad + size].astype(np.float32)

@@ -1,0 +1,244 @@
+"""Recipes for synthetic fakes: each turns an item's plan into the bytes of a picture, and its mask if it has one.
+
+    gan            a raw sample of the generator
+    gan-matched    a sample with the sharpness, noise, size and encoding of the train reals
+    gan-composite  a sample's face blended into a train photograph, as a face swap does
+    self-blend     a train photograph blended with a changed copy of itself (Shiohara and Yamasaki, CVPR 2022)
+
+The published finding that they are there to test: raw samples teach a detector little about face swaps, blends do.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+
+from faces.manifest import Manifest
+from gan import blending, retouching
+from gan.degradation import Matcher, measure, spectrum_of, traces_of
+from gan.encoding import Pixels, read_picture, suffix_of
+from gan.photographs import Photographs, content_order
+from gan.screening import Screened
+
+Floats = NDArray[np.float32]
+
+SELF_BLEND = "self-blend-1"  # names the recipe in the ledger; another number, should its pictures ever change
+_BLOCK = 32  # samples and photographs that are paired with each other by pose
+# So many reals and samples are enough for a mean spectrum.
+_MEASURED_REALS, MEASURED_SAMPLES = 400, 64
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one forgery is made of, before it is made: its file's name and its row, less path, mask and sha256."""
+
+    stem: str
+    suffix: str
+    row: dict[str, Any]
+    parent: int | None = None  # row of the photograph
+    sample: int | None = None  # row of the generator's picture
+    blended: bool = False  # whether a mask goes with it
+
+
+@dataclass(frozen=True)
+class Forgery:
+    """An encoded picture, and the mask of what was blended in: [H, W] uint8, 0 where the photograph is as it was."""
+
+    data: bytes
+    mask: Pixels | None = None
+
+
+class Recipe(Protocol):
+    """What makes fakes of one method. Item `index` depends on the recipe's materials and on nothing else."""
+
+    def plan(self, index: int) -> Plan:
+        """What item `index` is made of; cheap."""
+        ...
+
+    def make(self, plan: Plan) -> Forgery:
+        """The forgery itself; may run in several threads at once."""
+        ...
+
+
+@dataclass(frozen=True)
+class SelfBlend:
+    """Self-blended images. `first_seed`: seed of item 0; the others count on."""
+
+    photographs: Photographs
+    first_seed: int
+
+    def plan(self, index: int) -> Plan:
+        """See `Recipe.plan`: the photographs in turn, each time changed another way."""
+        seed = self.first_seed + index
+        row = self.photographs.row(seed)
+        fields = self.photographs.descent(row) | {"method": "self-blend", "generator": SELF_BLEND, "seed": seed}
+        suffix = _suffix(self.photographs.manifest, row)
+        return Plan(f"{fields['parent'][:16]}-{seed}", suffix, fields, parent=row, blended=True)
+
+    def make(self, plan: Plan) -> Forgery:
+        """The photograph with its own face laid over it: moved by a pixel or so, other in colour and sharpness.
+
+        As in the paper's section 3.1, but for one thing: the change is made to the copy that is laid on, never to the
+        photograph beneath, which therefore stays what it was outside the mask.
+        """
+        assert plan.parent is not None
+        picture, encoding = read_picture(self.photographs.manifest.files[plan.parent].read_bytes())
+        landmarks = self.photographs.landmarks(plan.parent)
+        random = _stream(plan.row["seed"], plan.row["parent"])
+        shape = (picture.shape[0], picture.shape[1])
+        scale = blending.eye_distance(landmarks)
+        changed = retouching.changed(picture, random, scale, grey=encoding.grey)
+        centre = landmarks.mean(axis=0)
+        shift = random.uniform(-1, 1, 2) * np.array([0.03, 0.015]) * shape[::-1]
+        zoom = random.uniform(0.95, 1 / 0.95)
+        matrix = np.column_stack([np.eye(2) * zoom, centre * (1 - zoom) + shift]).astype(np.float32)
+        face = blending.warped(changed, matrix, shape)
+        hull = blending.filled(blending.face_hull(landmarks, random), shape)
+        mask = blending.deformed(hull, random, scale)
+        mask = blending.feathered(mask, scale * random.uniform(0.05, 0.5))
+        strength = random.choice([0.25, 0.5, 0.75, 1.0, 1.0, 1.0])  # the paper's blending ratios
+        mask = np.rint(mask * strength).astype(np.uint8)
+        return Forgery(encoding.encode(blending.composite(picture, face, mask)), mask)
+
+
+@dataclass(frozen=True)
+class GanMatched:
+    """Samples that were given the traces of photographs."""
+
+    reals: Manifest
+    samples: Screened
+    size: int  # of the samples, pixels
+
+    def plan(self, index: int) -> Plan:
+        """See `Recipe.plan`: sample `index`, with the traces of a real that its seed draws."""
+        fields = _sample_fields(self.samples, index) | {"method": "gan-matched"}
+        model = self._order[_drawn(fields["seed"], len(self._order))]
+        rows = self.reals.rows
+        fields |= {name: rows[name][model] for name in ("dataset", "width", "height", "codec")}
+        stem = f"{fields['generator']}-{fields['seed']}"
+        return Plan(stem, _suffix(self.reals, model), fields, parent=model, sample=index)
+
+    def make(self, plan: Plan) -> Forgery:
+        """See `gan.degradation.Matcher`."""
+        assert plan.parent is not None
+        assert plan.sample is not None
+        picture = read_picture(self.samples.manifest.files[plan.sample].read_bytes())[0]
+        traces = traces_of(self.reals.files[plan.parent].read_bytes())
+        return Forgery(self._matcher.match(picture, traces, _stream(plan.row["seed"], "grain")))
+
+    @cached_property
+    def _order(self) -> list[int]:
+        return content_order(self.reals)
+
+    @cached_property
+    def _matcher(self) -> Matcher:
+        files = self.reals.files
+        reals = measure([files[row].read_bytes() for row in self._order[:_MEASURED_REALS]], self.size)
+        # The first ones, which are there however many were asked for.
+        some = self.samples.manifest.files[:MEASURED_SAMPLES]
+        return Matcher(reals, spectrum_of([read_picture(file.read_bytes())[0] for file in some]))
+
+
+@dataclass(frozen=True)
+class GanComposite:
+    """Faces of the generator in train photographs.
+
+    Samples and photographs are paired in blocks of 32 so that the poses fit; each sample is used once.
+    """
+
+    photographs: Photographs
+    samples: Screened
+
+    def plan(self, index: int) -> Plan:
+        """See `Recipe.plan`."""
+        row, sample = self._pairs[index]
+        fields = _sample_fields(self.samples, sample) | self.photographs.descent(row) | {"method": "gan-composite"}
+        stem = f"{fields['parent'][:16]}-{fields['seed']}"
+        suffix = _suffix(self.photographs.manifest, row)
+        return Plan(stem, suffix, fields, parent=row, sample=sample, blended=True)
+
+    def make(self, plan: Plan) -> Forgery:
+        """The sample's face, aligned by its landmarks, in the photograph's colours and grain, over a soft edge."""
+        assert plan.parent is not None
+        assert plan.sample is not None
+        picture, encoding = read_picture(self.photographs.manifest.files[plan.parent].read_bytes())
+        donor = read_picture(self.samples.manifest.files[plan.sample].read_bytes())[0]
+        own, theirs = self.photographs.landmarks(plan.parent), self._points(plan.sample)
+        random = _stream(plan.row["seed"], plan.row["parent"])
+        shape = (picture.shape[0], picture.shape[1])
+        scale = blending.eye_distance(own)
+        matrix = blending.similarity(theirs, own)
+        face = blending.warped(donor, matrix, shape)
+        mask = blending.filled(blending.face_hull(own, random), shape)
+        # Beyond the sample's own edge there is no face to lay on.
+        inside = blending.warped(np.full(donor.shape[:2], 255, np.uint8), matrix, shape, border=0)
+        mask = np.where(inside > 254, mask, 0).astype(np.uint8)
+        target = picture.astype(np.float32)
+        face = blending.recoloured(face, target, mask)
+        if random.random() < 0.5:
+            face = blending.cloned(face, target, mask)
+        face = retouching.grained(face, target, mask, random)
+        mask = blending.feathered(mask, scale * random.uniform(0.1, 0.4))
+        return Forgery(encoding.encode(blending.composite(picture, face, mask)), mask)
+
+    def _points(self, sample: int) -> Floats:
+        return np.array(self.samples.landmarks[sample], dtype=np.float32)
+
+    @cached_property
+    def _pairs(self) -> list[tuple[int, int]]:
+        """Row of the photograph and of the sample, for every item that whole blocks of samples allow."""
+        pairs = []
+        for start in range(0, len(self.samples.manifest) - _BLOCK + 1, _BLOCK):
+            samples = range(start, start + _BLOCK)
+            rows = [self.photographs.row(item) for item in samples]
+            own = np.stack([_pose(self.photographs.landmarks(row)) for row in rows])
+            theirs = np.stack([_pose(self._points(sample)) for sample in samples])
+            cost = np.linalg.norm(own[:, None] - theirs[None], axis=-1)
+            pairs += [(rows[i], samples[int(j)]) for i, j in zip(*linear_sum_assignment(cost), strict=True)]
+        return pairs
+
+
+def whole_blocks(count: int) -> int:
+    """Samples that `count` composites need."""
+    return -(-count // _BLOCK) * _BLOCK
+
+
+def _pose(landmarks: Floats) -> Floats:
+    """[10] the landmarks without place, size and roll: what is left is where the head looks."""
+    frontal = np.array([[-0.5, 0], [0.5, 0], [0, 0.57], [-0.41, 1.15], [0.41, 1.15]], dtype=np.float32)
+    matrix = blending.similarity(landmarks, frontal)
+    pose: Floats = (landmarks @ matrix[:, :2].T + matrix[:, 2]).ravel()
+    return pose
+
+
+def drawn_dataset(reals: Manifest, seed: int) -> str:
+    """The data set of the real that a sample's seed draws: the same draw as for `gan-matched`."""
+    datasets: list[str] = reals.rows["dataset"].tolist()
+    if len(set(datasets)) == 1:
+        return datasets[0]
+    return datasets[content_order(reals)[_drawn(seed, len(datasets))]]
+
+
+def _drawn(seed: int, count: int) -> int:
+    return int(_stream(seed, "traces").integers(count))
+
+
+def _sample_fields(samples: Screened, index: int) -> dict[str, Any]:
+    rows = samples.manifest.rows
+    fields: dict[str, Any] = {name: rows[name][index] for name in ("source", "generator")}
+    return fields | {"seed": int(rows["seed"][index])}
+
+
+def _suffix(manifest: Manifest, row: int) -> str:
+    return suffix_of(manifest.files[row])
+
+
+def _stream(seed: int, text: str) -> np.random.Generator:
+    """Random numbers that follow from what the ledger says about a forgery."""
+    return np.random.default_rng([seed, int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")])
