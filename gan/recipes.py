@@ -19,9 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
+from faces.errors import UserError
 from faces.manifest import Manifest
 from gan import blending, retouching
-from gan.degradation import Matcher, measure, spectrum_of, traces_of
+from gan.degradation import Matcher, measure, traces_of
 from gan.encoding import Pixels, read_picture, suffix_of
 from gan.photographs import Photographs, content_order
 from gan.screening import Screened
@@ -88,7 +89,7 @@ class SelfBlend:
         photograph beneath, which therefore stays what it was outside the mask.
         """
         assert plan.parent is not None
-        picture, encoding = read_picture(self.photographs.manifest.files[plan.parent].read_bytes())
+        picture, encoding = read_picture(_bytes(self.photographs.manifest, plan.parent))
         landmarks = self.photographs.landmarks(plan.parent)
         random = _stream(plan.row["seed"], plan.row["parent"])
         shape = (picture.shape[0], picture.shape[1])
@@ -128,8 +129,8 @@ class GanMatched:
         """See `gan.degradation.Matcher`."""
         assert plan.parent is not None
         assert plan.sample is not None
-        picture = read_picture(self.samples.manifest.files[plan.sample].read_bytes())[0]
-        traces = traces_of(self.reals.files[plan.parent].read_bytes())
+        picture = read_picture(_bytes(self.samples.manifest, plan.sample))[0]
+        traces = traces_of(_bytes(self.reals, plan.parent))
         return Forgery(self._matcher.match(picture, traces, _stream(plan.row["seed"], "grain")))
 
     @cached_property
@@ -142,7 +143,7 @@ class GanMatched:
         reals = measure([files[row].read_bytes() for row in self._order[:_MEASURED_REALS]], self.size)
         # The first ones, which are there however many were asked for.
         some = self.samples.manifest.files[:MEASURED_SAMPLES]
-        return Matcher(reals, spectrum_of([read_picture(file.read_bytes())[0] for file in some]))
+        return Matcher(reals, [read_picture(file.read_bytes())[0] for file in some])
 
 
 @dataclass(frozen=True)
@@ -167,8 +168,8 @@ class GanComposite:
         """The sample's face, aligned by its landmarks, in the photograph's colours and grain, over a soft edge."""
         assert plan.parent is not None
         assert plan.sample is not None
-        picture, encoding = read_picture(self.photographs.manifest.files[plan.parent].read_bytes())
-        donor = read_picture(self.samples.manifest.files[plan.sample].read_bytes())[0]
+        picture, encoding = read_picture(_bytes(self.photographs.manifest, plan.parent))
+        donor = read_picture(_bytes(self.samples.manifest, plan.sample))[0]
         own, theirs = self.photographs.landmarks(plan.parent), self._points(plan.sample)
         random = _stream(plan.row["seed"], plan.row["parent"])
         shape = (picture.shape[0], picture.shape[1])
@@ -236,7 +237,15 @@ def _sample_fields(samples: Screened, index: int) -> dict[str, Any]:
 
 
 def _suffix(manifest: Manifest, row: int) -> str:
-    return suffix_of(manifest.files[row])
+    return suffix_of(manifest.root / manifest.rows["path"][row])
+
+
+def _bytes(manifest: Manifest, row: int) -> bytes:
+    path = manifest.root / manifest.rows["path"][row]
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"the crop {path} cannot be read ({error}): ingest the faces again") from error
 
 
 def _stream(seed: int, text: str) -> np.random.Generator:

@@ -103,6 +103,19 @@ def check_psi(psi: Psi, resolutions: Sequence[int]) -> None:
         )
 
 
+def psi_of(text: str) -> Psi:
+    """Truncation from `0.7` or, one a resolution, `0.5,0.7,1`.
+
+    Raises:
+        UserError: it holds something else than numbers.
+    """
+    try:
+        values = [float(word) for word in text.split(",")]
+    except ValueError as error:
+        raise UserError(f"psi {text!r} is no number: give one in [0, 2], or one a resolution: 0.5,0.7,1") from error
+    return values if len(values) > 1 else values[0]
+
+
 def psi_name(psi: Psi) -> str:
     """Short text for names of files and folders: `0.7`, or `0.5,0.7,1`."""
     return f"{psi:g}" if isinstance(psi, float | int) else ",".join(f"{value:g}" for value in psi)

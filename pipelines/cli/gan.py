@@ -65,23 +65,33 @@ def sample(
     generator: Annotated[Path, typer.Argument(help="Folder of a generator's checkpoint.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for the crops and their manifest.")],
     count: Annotated[int, typer.Option(help="How many faces.", min=1)] = 64,
-    psi: Annotated[float, typer.Option(help="Truncation: 0 the mean face, 1 the generator's own spread.")] = 0.7,
+    psi: Annotated[
+        str,
+        typer.Option(
+            help="Truncation: 0 the mean face, 1 the generator's own spread; or one a resolution: 0.5,0.7,1,1."
+        ),
+    ] = "0.7",
+    every_seed: Annotated[
+        bool, typer.Option("--every-seed", help="Keep samples without a findable face, and near-duplicates.")
+    ] = False,
     seed: Seed = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write faces as crops with their ledger: generator, seed, psi. Seeds run on from --seed."""
+    """Write faces as crops with their ledger: generator, seed, psi. Seeds run on from --seed until enough are found."""
     from gan.checkpoint import load_generator
-    from gan.sampling import sample as run
-    from gan.sampling import sample_grid
+    from gan.sampling import psi_of, sample_grid
+    from gan.screening import sample_screened
 
-    first = seed or 0
-    manifest = run(generator, range(first, first + count), psi, out)
+    truncation = psi_of(psi)
+    made = sample_screened(generator, count, truncation, out, first_seed=seed or 0, screen=not every_seed)
     grid = out / "grid.png"
-    sample_grid(load_generator(generator), range(first, first + min(count, 64)), psi).save(grid)
+    seeds = [int(number) for number in made.manifest.rows["seed"][:64]]
+    sample_grid(load_generator(generator), seeds, truncation).save(grid)
+    text = f"{count} faces in {out / 'manifest.parquet'}, the first of them in {grid}"
+    for reason, number in made.rejected.items():
+        text += f"\npassed over {number} seeds: {reason}"
     answer(
-        {"manifest": out / "manifest.parquet", "faces": len(manifest), "grid": grid},
-        as_json,
-        f"{len(manifest)} faces in {out / 'manifest.parquet'}, the first of them in {grid}",
+        {"manifest": out / "manifest.parquet", "faces": count, "rejected": made.rejected, "grid": grid}, as_json, text
     )
 
 

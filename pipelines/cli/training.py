@@ -52,8 +52,7 @@ def balance(
     """Add synthetic fakes to the train split until they reach a share. Real faces are never synthesised.
 
     Methods: gan (a raw sample), gan-matched (a sample with the reals' sharpness, noise and encoding), gan-composite (a
-    sample's face blended into a train photograph), self-blend (a photograph blended with a changed copy of itself, which
-    needs no generator).
+    sample's face blended into a train photograph), self-blend (a photograph blended with a changed copy of itself).
     """
     from faces.forgery_sheet import forgery_sheet
     from faces.manifest import Manifest

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from pydantic import ValidationError
 
+from faces.embedded import embedded
 from faces.errors import UserError
 from faces.manifest import Manifest
-from gan.balancing import BalanceConfig, balance, wanted_fakes
+from gan.balancing import BalanceConfig, balance, dealt, mixture, wanted_fakes
 from gan.config import GanConfig
 from gan.training import train
 
@@ -77,3 +80,64 @@ def test_torch_is_left_as_it_was(blobs: Manifest, generator: Path, tmp_path: Pat
     before = torch.get_rng_state()
     balance(blobs, generator, BalanceConfig(share=0.3), tmp_path)
     assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize(
+    ("text", "shares"),
+    [
+        ("gan", {"gan": 1.0}),
+        ("self-blend+gan-composite", {"self-blend": 0.5, "gan-composite": 0.5}),
+        ("self-blend:3+gan", {"self-blend": 0.75, "gan": 0.25}),
+    ],
+)
+def test_a_mixture_is_read_from_text(text: str, shares: dict[str, float]) -> None:
+    assert mixture(text) == shares
+    assert BalanceConfig(method=text).needs_generator == (text != "self-blend")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("swap", "no method 'swap'"),
+        ("gan+gan", "gan stands twice"),
+        ("gan:0", "weight 0 of gan is not above 0"),
+        ("gan:x", "'x' in 'gan:x' is no weight"),
+        ("", "no method ''"),
+    ],
+)
+def test_a_wrong_mixture_is_named(text: str, message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        BalanceConfig(method=text)
+
+
+@given(st.integers(0, 300), st.lists(st.floats(0.05, 1), min_size=1, max_size=4))
+def test_every_method_gets_its_share_to_within_one(count: int, weights: list[float]) -> None:
+    shares = {str(number): weight / sum(weights) for number, weight in enumerate(weights)}
+    numbers = dealt(count, shares)
+    assert sum(numbers.values()) == count
+    assert all(abs(numbers[name] - count * share) < 1 for name, share in shares.items())
+
+
+def test_synthetic_rows_join_the_data_sets_of_the_reals(blobs: Manifest, generator: Path, tmp_path: Path) -> None:
+    rows = blobs.rows.assign(dataset=["a", "b"] * 12)
+    added = balance(Manifest.build(rows, blobs.root), generator, BalanceConfig(share=0.5), tmp_path).manifest
+    assert set(added.where(added.synthetic).rows["dataset"]) == {"a", "b"}
+
+
+def test_self_blends_need_no_generator(tmp_path: Path) -> None:
+    config = BalanceConfig(share=0.5, method="self-blend")
+    assert not config.needs_generator
+    faces = embedded(tmp_path / "faces").select(dataset="orl-swap")
+    people = {"s1", "s2", "s3", "s4"}
+    few = faces.where(faces.rows["identity"].isin(people).to_numpy(dtype=bool)).select(label="real")
+    few = Manifest.build(few.rows.assign(split="train"), few.root)
+    result = balance(few, None, config, tmp_path / "pool")
+    added = result.manifest.where(result.manifest.synthetic)
+    assert len(added) == len(few) == result.added
+    assert set(added.rows["method"]) == {"self-blend"}
+    assert (np.asarray(Image.open(added.files[0])).std(axis=2) == 0).all()  # grey reals, grey forgeries
+    result.manifest.write(tmp_path / "balanced" / "manifest.parquet")
+    read = Manifest.read(tmp_path / "balanced")
+    assert all((read.root / mask).is_file() for mask in read.rows["mask"].dropna())
+    with pytest.raises(UserError, match="gan needs a generator"):
+        balance(few, None, BalanceConfig(share=0.5), tmp_path / "pool")

@@ -1,0 +1,68 @@
+"""Faces in crops: found at any size, in the crop's own pixels, and once."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from faces._photographs import _read
+from faces.errors import UserError
+from faces.landmarks import crop_detector, crop_faces, faces_in_crops
+from faces.manifest import Manifest
+
+CROPS = [np.asarray(Image.fromarray(pixels[10:102]).convert("RGB")) for pixels in _read()[::80]]
+
+
+def test_faces_are_found_at_every_size_and_in_the_same_place() -> None:
+    finder = crop_detector()
+    full = faces_in_crops(CROPS, finder)
+    for size in (24, 32, 64, 300):
+        resized = [np.asarray(Image.fromarray(crop).resize((size, size), Image.Resampling.BICUBIC)) for crop in CROPS]
+        for face, reference in zip(faces_in_crops(resized, finder), full, strict=True):
+            assert face is not None
+            assert reference is not None
+            assert face.landmarks is not None
+            assert reference.landmarks is not None
+            off = np.linalg.norm(face.landmarks / size - reference.landmarks / 92, axis=1)
+            assert off.mean() < 0.04  # of the crop's side
+
+
+def test_noise_and_flat_pictures_hold_no_face() -> None:
+    random = np.random.default_rng(0)
+    pictures = [random.integers(0, 256, (48, 48, 3)).astype(np.uint8), np.full((64, 40, 3), 120, np.uint8)]
+    assert faces_in_crops(pictures, crop_detector()) == [None, None]
+
+
+def test_a_crop_is_looked_at_once(tmp_path: Path) -> None:
+    rows = []
+    for number, pixels in enumerate([*CROPS[:2], np.zeros((50, 50, 3), np.uint8)]):
+        path = tmp_path / f"{number}.png"
+        Image.fromarray(pixels).save(path)
+        rows.append(
+            {"path": path.name, "label": "real", "dataset": "d", "method": "pristine", "source": f"s{number}",
+             "split": "train", "width": 9, "height": 9, "codec": "png",
+             "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+        )  # fmt: skip
+    manifest = Manifest.build(rows, tmp_path)
+    first = crop_faces(manifest, tmp_path / "cache")
+    assert [face is not None for face in first] == [True, True, False]
+    file = tmp_path / "cache" / "landmarks.jsonl"
+    for crop in manifest.files[:2]:
+        crop.unlink()  # what is known is not read again
+    again = crop_faces(manifest, tmp_path / "cache")
+    for one, other in zip(first[:2], again[:2], strict=True):
+        assert one is not None
+        assert other is not None
+        assert one.landmarks is not None
+        assert other.landmarks is not None
+        np.testing.assert_allclose(one.landmarks, other.landmarks, atol=1e-3)
+    with file.open("a") as torn:
+        torn.write('["abc", [0.9')
+    assert crop_faces(manifest, tmp_path / "cache")[2] is None
+    file.unlink()
+    with pytest.raises(UserError, match="cannot be read"):
+        crop_faces(manifest, tmp_path / "cache")
