@@ -108,3 +108,19 @@ def test_joined_manifests_find_their_files(tmp_path: Path) -> None:
     joined = concatenate([one, two], tmp_path / "c")
     joined.write(tmp_path / "c" / "manifest.parquet")
     assert all(file.exists() for file in Manifest.read(tmp_path / "c").files)
+
+
+def test_masks_move_with_their_rows_and_old_manifests_have_none(tmp_path: Path) -> None:
+    forged = Manifest.build([row(0, label="fake", mask="masks/0.png"), row(1)], tmp_path / "pool" / "blends")
+    joined = concatenate([forged, Manifest.build([row(2)], tmp_path)], tmp_path)
+    assert joined.rows["mask"].tolist() == ["pool/blends/masks/0.png", pd.NA, pd.NA]
+    again = Manifest.read(joined.write(tmp_path / "balanced" / "manifest.csv"))
+    assert again.rows["mask"][0] == "../pool/blends/masks/0.png"
+    assert again.rows["mask"].isna().tolist() == [False, True, True]
+    plain = Manifest.build([row(0, label="fake"), row(1)], tmp_path)
+    assert plain.digest == forged.digest  # where a mask lies says nothing about the crops
+    old = plain.rows.drop(columns="mask")
+    old.to_parquet(tmp_path / "old.parquet")
+    assert Manifest.read(tmp_path / "old.parquet").rows["mask"].isna().all()
+    with pytest.raises(UserError, match="column mask"):
+        Manifest.build([row(0, mask="/masks/0.png")], tmp_path)
