@@ -8,6 +8,7 @@ the window is large enough to hide; integrated gradients (Sundararajan et al. 20
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any, Literal, cast, get_args
 
@@ -87,6 +88,7 @@ def _occlusion(detector: Detector, images: Tensor) -> Map:
             strides=(3, stride, stride),
             baselines=pixels.mean(dim=(2, 3), keepdim=True).expand_as(pixels),
             perturbations_per_eval=1,
+            show_progress=sys.stderr.isatty(),
         )
     return _positive(found.sum(dim=1))
 
@@ -97,7 +99,7 @@ def _integrated_gradients(detector: Detector, images: Tensor) -> Map:
     found = IntegratedGradients(_forward(detector)).attribute(
         pixels, baselines=blurred, n_steps=_STEPS, internal_batch_size=_AT_ONCE
     )
-    return _positive(_blur(found.detach().sum(dim=1, keepdim=True), pixels.shape[-1] / 48)[:, 0])
+    return _positive(_blur(found.detach().sum(dim=1, keepdim=True), pixels.shape[-1] / 24)[:, 0])
 
 
 _METHODS: dict[str, Callable[[Detector, Tensor], Map]] = {

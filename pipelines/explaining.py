@@ -227,8 +227,9 @@ def _draw(
             if number == 0:
                 panel.set_title(name, fontsize=9)
         verdict = "right" if row.correct else "WRONG"
+        kind = "" if row.method in (row.label, "pristine") else f"\n{row.method}"
         panels[number][0].set_ylabel(
-            f"{row.label}\n{row.method}\nP(fake) {row.score:.2f}\n{verdict}",
+            f"{row.label}{kind}\nP(fake) {row.score:.2f}\n{verdict}",
             fontsize=8,
             rotation=0,
             ha="right",
