@@ -8,6 +8,7 @@ resampling, all colour is one 3x4 matrix: a batch costs a few operations, and gr
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +18,14 @@ from torch import Tensor
 _GREY = 1.0 / math.sqrt(3.0)
 
 
-def adaptive(pictures: Tensor, probability: float, generator: torch.Generator) -> Tensor:
+class Rows(NamedTuple):
+    """Which rows of a larger batch the pictures are: theirs are the random numbers that they would get within it."""
+
+    picked: Tensor  # [B] int64, on the pictures' device
+    total: int
+
+
+def adaptive(pictures: Tensor, probability: float, generator: torch.Generator, rows: Rows | None = None) -> Tensor:
     """ADA's pipeline of flips, affine maps, colour and cutout (Karras et al. 2020, appendix B; 'bgc' and cutout).
 
     Left out: quarter turns (a face is never seen on its side) and the 6-tap wavelet resampling (bilinear here).
@@ -26,13 +34,14 @@ def adaptive(pictures: Tensor, probability: float, generator: torch.Generator) -
         pictures: [B, 3, S, S] in [-1, 1].
         probability: p in [0, 1] of each operation on each picture; 0 returns the pictures as they are.
         generator: random numbers, on the pictures' device.
+        rows: of which larger batch these pictures are a part; none by default.
 
     Returns:
         [B, 3, S, S], differentiable in `pictures`.
     """
     if probability <= 0.0:
         return pictures
-    draw = _Draw(pictures, probability, generator)
+    draw = _Draw(pictures, probability, generator, rows)
     flip = draw.where(torch.sign(draw.uniform() - 0.5), 1.0)
     scale = draw.where(torch.exp2(0.2 * draw.normal()), 1.0)
     stretch = draw.where(torch.exp2(0.2 * draw.normal()), 1.0)
@@ -56,17 +65,18 @@ def adaptive(pictures: Tensor, probability: float, generator: torch.Generator) -
     return _cut(pictures, draw.where(torch.full_like(brightness, 0.5), 0.0), draw.uniform(), draw.uniform())
 
 
-def diffaugment(pictures: Tensor, generator: torch.Generator) -> Tensor:
+def diffaugment(pictures: Tensor, generator: torch.Generator, rows: Rows | None = None) -> Tensor:
     """DiffAugment's colour, translation and cutout, on every picture (Zhao et al. 2020, arXiv:2006.10738, section 4).
 
     Args:
         pictures: [B, 3, S, S] in [-1, 1].
         generator: random numbers, on the pictures' device.
+        rows: of which larger batch these pictures are a part; none by default.
 
     Returns:
         [B, 3, S, S], differentiable in `pictures`.
     """
-    draw = _Draw(pictures, 1.0, generator)
+    draw = _Draw(pictures, 1.0, generator, rows)
     brightness = draw.uniform() - 0.5
     saturation = draw.uniform() * 2
     contrast = draw.uniform() + 0.5
@@ -108,17 +118,19 @@ def next_probability(
 class _Draw:
     """Random numbers for a batch, [B] each."""
 
-    def __init__(self, pictures: Tensor, probability: float, generator: torch.Generator) -> None:
-        self.batch, self.device, self.generator = pictures.shape[0], pictures.device, generator
+    def __init__(self, pictures: Tensor, probability: float, generator: torch.Generator, rows: Rows | None) -> None:
+        self.device, self.generator = pictures.device, generator
+        self.total = rows.total if rows else pictures.shape[0]
+        self.picked = rows.picked if rows else slice(None)
         self.probability = probability
         # Two rotations, before and after the stretch, that together happen with p (ADA, appendix B).
         self.probability_of_two = 1.0 - math.sqrt(1.0 - probability)
 
     def uniform(self) -> Tensor:
-        return torch.rand(self.batch, device=self.device, generator=self.generator)
+        return torch.rand(self.total, device=self.device, generator=self.generator)[self.picked]
 
     def normal(self) -> Tensor:
-        return torch.randn(self.batch, device=self.device, generator=self.generator)
+        return torch.randn(self.total, device=self.device, generator=self.generator)[self.picked]
 
     def where(self, value: Tensor, otherwise: float, probability: float | None = None) -> Tensor:
         chance = self.probability if probability is None else probability

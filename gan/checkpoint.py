@@ -20,6 +20,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors.torch import load_file
 from safetensors.torch import save as encode
+from torch import Tensor
 
 from faces.errors import UserError
 from gan.generator import Generator
@@ -38,8 +39,13 @@ class GeneratorCard(BaseModel):
     w_width: int
     mapping_depth: int
     noise_inputs: bool
-    manifest: str = Field(description="digest of the manifest whose real train faces it learnt from")
+    manifest: str = Field(description="digest of the train faces it learnt from")
     kimg: float = Field(description="thousands of real pictures it was shown")
+    condition: str = Field("none", description="column of the manifest that the labels came from")
+    labels: tuple[str, ...] = Field((), description="its values, in the order of the generator's labels")
+    kd_val: float | None = Field(None, description="KD-lite0 to the validation faces, the least of the training's")
+    kd_val_sd: float | None = None
+    started_from: str | None = Field(None, description="digest of the generator that it went on from")
     training: dict[str, Any] = Field(default_factory=dict, description="the whole training configuration")
 
     def build(self) -> Generator:
@@ -51,18 +57,20 @@ class GeneratorCard(BaseModel):
             w_width=self.w_width,
             mapping_depth=self.mapping_depth,
             noise_inputs=self.noise_inputs,
+            labels=len(self.labels),
         )
 
 
-def save_generator(generator: Generator, card: GeneratorCard, folder: Path) -> Path:
-    """Publish a generator as `folder`, in place of what stood there.
+def save_generator(generator: Generator | Mapping[str, Tensor], card: GeneratorCard, folder: Path) -> Path:
+    """Publish a generator, or its weights, as `folder`, in place of what stood there.
 
     Raises:
         UserError: the disk is full, or cannot be written for another reason; what stood there is untouched.
     """
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     retired = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in generator.state_dict().items()}
+    weights = generator.state_dict() if isinstance(generator, Generator) else generator
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     with _one_sentence_if_unwritable(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         for leftover in (temporary, retired):
@@ -98,19 +106,28 @@ def read_card(folder: Path) -> GeneratorCard:
         raise UserError(f"{folder / CONFIG} is not a generator's configuration: train the generator again") from error
 
 
-def load_generator(folder: Path) -> Generator:
+def load_generator(folder: Path, label: str | None = None) -> Generator:
     """The averaged (EMA) generator of a checkpoint, on the CPU, in evaluation mode.
 
+    Args:
+        folder: of the checkpoint.
+        label: of all its pictures, one of the card's labels; by default it mixes them as its train faces did.
+
     Raises:
-        UserError: there is no generator in the folder, or its files do not fit each other.
+        UserError: there is no generator in the folder, its files do not fit each other, or it does not know the label.
     """
     folder = Path(folder)
+    card = read_card(folder)
+    if label is not None and label not in card.labels:
+        known = f"it knows {', '.join(card.labels)}" if card.labels else "it was trained without a condition"
+        raise UserError(f"{folder} does not know the label {label}: {known}")
     with torch.random.fork_rng(devices=[]):  # the weights drawn here are replaced below
-        generator = read_card(folder).build()
+        generator = card.build()
     try:
         generator.load_state_dict(load_file(folder / WEIGHTS))
     except Exception as error:  # safetensors raises its own kind for a damaged file, torch a RuntimeError for a misfit
         raise UserError(f"{folder / WEIGHTS} does not fit {CONFIG} beside it: train the generator again") from error
+    generator.settle(None if label is None else card.labels.index(label))
     return generator.to(memory_format=torch.channels_last).eval().requires_grad_(False)
 
 

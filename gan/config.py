@@ -35,8 +35,11 @@ PRESETS: dict[str, Preset] = {
 # Noise inputs stay off where there are minutes: 12 kimg of ORL faces had grain all over with them, and none without.
 
 DEFAULT_MINUTES = 20.0
-# What may change between the calls of one job: none of it moves the path that the weights take.
-FREE_FIELDS = ("minutes", "kimg", "checkpoint_every_seconds", "samples_every_kimg")
+# What may change between the calls of one job: none of it moves the path that the weights take (beyond rounding).
+FREE_FIELDS = (
+    "minutes", "kimg", "accumulate", "compiled", "checkpoint_every_seconds", "samples_every_kimg",
+    "validate_every_kimg", "patience_kimg",
+)  # fmt: skip
 
 
 class GanConfig(BaseModel):
@@ -53,7 +56,16 @@ class GanConfig(BaseModel):
     minutes: float | None = Field(None, gt=0, description="budget of training time")
     kimg: float | None = Field(None, gt=0, description="budget of thousands of real pictures shown")
     batch_size: int | None = Field(None, gt=0, multiple_of=4, description="real pictures a step")
+    accumulate: int = Field(1, ge=1, description="micro-batches a step, for a batch that memory does not hold at once")
     learning_rate: float | None = Field(None, gt=0, lt=1, description="of both Adams, before the lazy rescaling")
+
+    learn_from: Literal["real", "fake"] = Field("real", description="label of the train rows to learn (none synthetic)")
+    start_from: str | None = Field(
+        None, description="folder of a generator to go on from, of this or of half this size"
+    )
+    condition: Literal["none", "method", "dataset"] = Field("none", description="column that gives pictures a label")
+    condition_start_kimg: float = Field(10.0, ge=0, description="labels count for nothing until here ...")
+    condition_end_kimg: float = Field(30.0, gt=0, description="... and in full from here on")
 
     z_width: int | None = Field(None, gt=0)
     w_width: int | None = Field(None, gt=0)
@@ -78,8 +90,13 @@ class GanConfig(BaseModel):
     seed: int = Field(0, ge=0)
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    compiled: bool | None = Field(None, description="torch.compile for the main passes; by default on CUDA only")
     checkpoint_every_seconds: float = Field(60.0, gt=0)
     samples_every_kimg: float = Field(5.0, gt=0, description="between two grids of samples in out/samples")
+    validate_every_kimg: float | None = Field(10.0, gt=0, description="between two looks at the validation faces")
+    patience_kimg: float | None = Field(
+        None, gt=0, description="stop when the kernel distance was no better for so long"
+    )
 
     @field_validator("image_size")
     @classmethod
@@ -93,6 +110,36 @@ class GanConfig(BaseModel):
     def _one_budget(self) -> GanConfig:
         if self.minutes is not None and self.kimg is not None:
             raise ValueError(f"minutes {self.minutes:g} and kimg {self.kimg:g} are two budgets: give one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _labels_in_time(self) -> GanConfig:
+        if self.condition_end_kimg <= self.condition_start_kimg:
+            raise ValueError(
+                f"condition_end_kimg {self.condition_end_kimg:g} is not after condition_start_kimg"
+                f" {self.condition_start_kimg:g}: leave the labels time to come in"
+            )
+        if self.condition != "none" and self.kimg is not None and self.kimg < self.condition_end_kimg:
+            raise ValueError(
+                f"kimg {self.kimg:g} ends before the labels count in full: lower condition_end_kimg"
+                f" {self.condition_end_kimg:g} or raise kimg"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _shared_batch(self) -> GanConfig:
+        batch = self.batch_size or PRESETS[self.preset].batch_size
+        if batch % (4 * self.accumulate):
+            raise ValueError(
+                f"batch_size {batch} in {self.accumulate} micro-batches does not leave multiples of 4 pictures to each:"
+                f" take a batch_size that {4 * self.accumulate} divides, or another accumulate"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _patience_needs_validation(self) -> GanConfig:
+        if self.patience_kimg is not None and self.validate_every_kimg is None:
+            raise ValueError("patience_kimg needs the validation that validate_every_kimg null turns off: give both")
         return self
 
     def resolved(self) -> GanConfig:

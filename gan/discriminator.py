@@ -37,9 +37,15 @@ class Discriminator(nn.Module):
         image_size: side of the picture, a power of two from 8.
         channels: resolution -> channels, for 4, 8, ..., `image_size`.
         blur: low-pass with [1, 3, 3, 1] before every halving instead of averaging 2x2.
+        labels: how many labels a picture can have, or 0.
+
+    Attributes:
+        label_weight: scalar in [0, 1], how much a picture's label weighs in its logit.
     """
 
-    def __init__(self, image_size: int, channels: dict[int, int], *, blur: bool) -> None:
+    label_weight: Tensor
+
+    def __init__(self, image_size: int, channels: dict[int, int], *, blur: bool, labels: int = 0) -> None:
         super().__init__()
         sizes = [2**power for power in range(image_size.bit_length() - 1, 2, -1)]
         self.from_rgb = Conv(3, channels[image_size], 1, activate=True)
@@ -47,12 +53,28 @@ class Discriminator(nn.Module):
         self.last = Conv(channels[4] + 1, channels[4], 3, activate=True)
         self.hidden = Linear(channels[4] * 16, channels[4], activate=True)
         self.logit = Linear(channels[4], 1)
+        self.label_directions: nn.Parameter | None = None
+        if labels:
+            self.label_directions = nn.Parameter(torch.zeros(labels, channels[4]))
+            self.register_buffer("label_weight", torch.zeros(()))
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        """pictures: [B, 3, S, S] in [-1, 1], B a multiple of GROUP_SIZE -> float32 logits [B]."""
+    def forward(self, pictures: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Logits, which labels enter by a projection (Miyato & Koyama 2018, arXiv:1802.05637, equation 3).
+
+        Args:
+            pictures: [B, 3, S, S] in [-1, 1], B a multiple of GROUP_SIZE.
+            labels: [B] int64; ignored by a discriminator that knows none.
+
+        Returns:
+            float32 [B].
+        """
         x = self.blocks(self.from_rgb(pictures.contiguous(memory_format=torch.channels_last)))
         # The end is small, and a loss on bfloat16's 8 bits is coarse: finish in the weights' precision.
         with torch.autocast(x.device.type, enabled=False):
             x = self.last(minibatch_deviation(x.to(self.logit.weight.dtype), GROUP_SIZE))
-            logits: Tensor = self.logit(self.hidden(x.flatten(1)))
-        return logits.squeeze(1)
+            seen = self.hidden(x.flatten(1))
+            logits: Tensor = self.logit(seen).squeeze(1)
+            if self.label_directions is not None and labels is not None:
+                agreement = (seen * self.label_directions[labels]).sum(dim=1) / math.sqrt(seen.shape[1])
+                logits = logits + self.label_weight * agreement
+        return logits

@@ -12,19 +12,32 @@ from gan.layers import Linear, StyledConv, ToRGB, upsample
 
 
 class Mapping(nn.Module):
-    """z -> w: normalise, then `depth` fully connected layers trained at a hundredth of the learning rate."""
+    """z -> w: normalise, then `depth` fully connected layers trained at a hundredth of the learning rate.
+
+    Attributes:
+        offsets: [labels, w_width], added to w, each to its share of the latents, or None: see `Generator.settle`.
+        upper: [labels - 1], the shares summed up.
+    """
+
+    offsets: Tensor | None
+    upper: Tensor | None
 
     def __init__(self, z_width: int, w_width: int, depth: int) -> None:
         super().__init__()
         widths = [z_width] + [w_width] * depth
         self.layers = nn.Sequential(*(Linear(a, b, rate=0.01, activate=True) for a, b in pairwise(widths)))
+        self.register_buffer("offsets", None, persistent=False)
+        self.register_buffer("upper", None, persistent=False)
 
     def forward(self, z: Tensor) -> Tensor:
         """z: [B, z_width] -> w: float32 [B, w_width]."""
         # A hundredth of an output is lost in bfloat16's 8 bits, and these layers cost next to nothing.
         with torch.autocast(z.device.type, enabled=False):
-            z = z * torch.rsqrt(z.square().mean(dim=1, keepdim=True) + 1e-8)
-            w: Tensor = self.layers(z)
+            w: Tensor = self.layers(z * torch.rsqrt(z.square().mean(dim=1, keepdim=True) + 1e-8))
+            if self.offsets is not None and self.upper is not None:
+                # A number in [0, 1) that is a function of z, and of digits in it that nothing else can make out.
+                chance = torch.frac(z[:, 0].abs() * 1e4)
+                w = w + self.offsets[torch.bucketize(chance, self.upper, right=True)]
             return w
 
 
@@ -58,14 +71,20 @@ class Generator(nn.Module):
         z_width, w_width: widths of the latent spaces.
         mapping_depth: layers from z to w.
         noise_inputs: whether noise is added in every layer; without, `noise` arguments are ignored.
+        labels: how many labels a picture can have, or 0 for a generator that knows none.
 
     Attributes:
         layer_count: how many w a picture takes.
         noise_count: how many normal numbers of noise a picture takes.
         w_average: [w_width], the mean of w over z, towards which truncation pulls.
+        label_offsets: [labels, w_width], what a label adds to w (None without labels).
+        label_weight: scalar in [0, 1], how much of that; 0 makes it a generator that knows no labels.
+        label_shares: [labels], how often each label is wanted where none is asked for.
     """
 
     w_average: Tensor
+    label_weight: Tensor
+    label_shares: Tensor
 
     def __init__(
         self,
@@ -76,6 +95,7 @@ class Generator(nn.Module):
         w_width: int,
         mapping_depth: int,
         noise_inputs: bool = True,
+        labels: int = 0,
     ) -> None:
         super().__init__()
         self.image_size = image_size
@@ -92,6 +112,11 @@ class Generator(nn.Module):
         self.noise_count = sum(size**2 for size in self.noise_sizes)
         self.layer_count = len(self.noise_sizes) + 1
         self.register_buffer("w_average", torch.zeros(w_width))
+        self.label_offsets: nn.Parameter | None = None
+        if labels:
+            self.label_offsets = nn.Parameter(torch.zeros(labels, w_width))
+            self.register_buffer("label_weight", torch.zeros(()))
+            self.register_buffer("label_shares", torch.full((labels,), 1 / labels))
 
     def forward(self, z: Tensor, noise: Tensor | None, *, psi: float = 1.0) -> Tensor:
         """Pictures of latents.
@@ -108,6 +133,36 @@ class Generator(nn.Module):
         if psi != 1.0:
             w = torch.lerp(self.w_average, w, psi)
         return self.synthesise(w[:, None].expand(-1, self.layer_count, -1), noise)
+
+    def labelled(self, w: Tensor, labels: Tensor | None) -> Tensor:
+        """w of some labels: moved by the label's offset (after Shahbazi et al. 2022, arXiv:2201.06578, equation 3).
+
+        Args:
+            w: [B, w_width].
+            labels: [B] int64; ignored by a generator that knows none, and None leaves w alone.
+
+        Returns:
+            [B, w_width].
+        """
+        if self.label_offsets is None or labels is None:
+            return w
+        return w + self.label_weight * self.label_offsets[labels]
+
+    def settle(self, label: int | None = None) -> None:
+        """Make a generator that was trained with labels one that needs none from its users. It is not trained on.
+
+        Args:
+            label: the one label of all pictures; by default each latent has one of its own, in the labels' shares.
+        """
+        if self.label_offsets is None:
+            return
+        assert self.mapping.offsets is None, "settled twice"
+        offsets = self.label_weight * self.label_offsets.detach()
+        shares = self.label_shares
+        if label is not None:
+            offsets, shares = offsets[label : label + 1], shares.new_ones(1)
+        self.w_average += shares @ offsets
+        self.mapping.offsets, self.mapping.upper = offsets, shares.cumsum(0)[:-1]
 
     def synthesise(self, ws: Tensor, noise: Tensor | None) -> Tensor:
         """Pictures of intermediate latents.

@@ -1,27 +1,43 @@
 """One step of the game between generator and discriminator, and everything that must survive a restart.
 
-The random numbers of step n are drawn from generators seeded by (seed, n) alone. A state therefore needs no random
-states, and a resumed job continues exactly as if it had never stopped.
+The random numbers of step n are drawn from generators seeded by (seed, n, what they are for) alone, and for the whole
+batch, whoever computes which rows of it. A state therefore needs no random states, a resumed job continues exactly as
+if it had never stopped, and neither micro-batches nor several processes change what is computed beyond rounding.
 """
 
 from __future__ import annotations
 
 import copy
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from faces.errors import UserError
 from gan import augmentation
+from gan.augmentation import Rows
 from gan.config import GanConfig
 from gan.device import autocast
-from gan.discriminator import Discriminator
+from gan.discriminator import GROUP_SIZE, Discriminator
 from gan.generator import Generator, mix_styles
 from gan.losses import LOSSES, gradient_penalty, share_on_real_side
+from gan.parallel import Team
 
 # Steps between two adjustments of ADA's probability (Karras et al. 2020, section 3).
 ADA_EVERY = 4
+# What the random numbers of a step are for: each has a stream of its own.
+FLIPS, LATENTS, SHOWN, FORGED, PAIRED = range(5)
+
+
+class _Part(NamedTuple):
+    """A micro-batch: rows `start` ... `start + len(real) - 1` of the step's batch."""
+
+    start: int
+    real: Tensor
+    labels: Tensor | None
 
 
 class Trainer:
@@ -29,23 +45,39 @@ class Trainer:
 
     Args:
         config: resolved.
-        device: where everything lives.
+        device: where everything lives, or the team of processes of which this is one.
+        label_shares: [labels], shares that sum to 1, for networks that know labels.
 
     Attributes:
         averaged: the generator whose weights are an exponential moving average, the one that is published.
-        steps, images: steps done, real pictures shown.
+        steps, images: steps done, real pictures shown (by all processes).
         probability: ADA's p.
+        rows: which rows of a step's batch this process takes.
+
+    Raises:
+        UserError: the batch cannot be shared among so many.
     """
 
-    def __init__(self, config: GanConfig, device: torch.device) -> None:
+    def __init__(self, config: GanConfig, device: torch.device | Team, label_shares: Tensor | None = None) -> None:
         assert config.batch_size is not None
         assert config.learning_rate is not None
         assert config.z_width is not None
         assert config.w_width is not None
         assert config.gamma is not None
         assert config.noise_inputs is not None
-        self.config, self.device = config, device
+        team = device if isinstance(device, Team) else Team(device)
+        self.config, self.team, self.device = config, team, team.device
         self.batch_size, self.gamma = config.batch_size, config.gamma
+        shares = team.size * config.accumulate
+        if self.batch_size % (GROUP_SIZE * shares):
+            raise UserError(
+                f"batch_size {self.batch_size} on {team.size} devices in {config.accumulate} micro-batches does not"
+                f" leave multiples of {GROUP_SIZE} pictures to each: take a multiple of {GROUP_SIZE * shares}"
+            )
+        self.part_size = self.batch_size // shares
+        first = team.rank * config.accumulate * self.part_size
+        self.rows = slice(first, first + config.accumulate * self.part_size)
+        labels = 0 if label_shares is None else len(label_shares)
         with _seeded(config.seed):
             generator = Generator(
                 config.image_size,
@@ -54,17 +86,26 @@ class Trainer:
                 w_width=config.w_width,
                 mapping_depth=config.mapping_depth,
                 noise_inputs=config.noise_inputs,
+                labels=labels,
             )
-            discriminator = Discriminator(config.image_size, config.channels, blur=config.blur)
-        self.generator = _placed(generator, device)
-        self.discriminator = _placed(discriminator, device)
+            discriminator = Discriminator(config.image_size, config.channels, blur=config.blur, labels=labels)
+        if label_shares is not None:
+            generator.label_shares.copy_(label_shares)
+        self.generator = _placed(generator, self.device)
+        self.discriminator = _placed(discriminator, self.device)
         self.averaged = copy.deepcopy(self.generator).eval().requires_grad_(False)
         # A lazy penalty takes steps of its own; the rescaling keeps Adam's path the same (StyleGAN2, appendix B).
         lazy = config.penalty_every / (config.penalty_every + 1) if self.gamma else 1.0
         self.generator_optimiser = _adam(self.generator, config.learning_rate, 1.0)
         self.discriminator_optimiser = _adam(self.discriminator, config.learning_rate, lazy)
+        # The penalty differentiates twice, which compiled passes cannot: it calls the network itself.
+        compiles = self.device.type == "cuda" if config.compiled is None else config.compiled
+        self._discriminate, self._synthesise = (
+            (torch.compile(function, dynamic=False) if compiles else function)
+            for function in (self.discriminator, self.generator.synthesise)
+        )
         self.probability = 0.0
-        self.overfitting = torch.zeros((), device=device)
+        self.overfitting = torch.zeros((), device=self.device)
         self.steps = 0
 
     @property
@@ -72,21 +113,22 @@ class Trainer:
         """Real pictures shown so far."""
         return self.steps * self.batch_size
 
-    def step(self, pictures: Tensor) -> dict[str, Tensor]:
+    def step(self, pictures: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
         """Update both networks once (the discriminator twice where a penalty is due).
 
         Args:
-            pictures: uint8 [batch_size, 3, S, S].
+            pictures: uint8 [b, 3, S, S], this process's `rows` of the batch.
+            labels: int64 [b], for networks that know labels.
 
         Returns:
-            Losses and mean logits, detached scalars on the device.
+            Losses and mean logits of the whole batch, detached scalars on the device.
         """
-        random = self._random(self.steps)
-        real = self._prepare(pictures, random)
-        with autocast(self.device, self.config.precision):
-            fake = self._forge(random)
-        metrics = self._train_discriminator(real, fake.detach(), random)
-        metrics |= self._train_generator(real, fake, random)
+        self._weigh_labels()
+        parts = list(self._parts(pictures, labels))
+        fakes = [self._forge(part, learns=len(parts) == 1) for part in parts]
+        judged = self._train_discriminator(parts, fakes)
+        rivals = self._train_generator(parts, fakes if len(parts) == 1 else None)
+        metrics = self._metrics(self.team.gather(torch.cat([judged, rivals])))
         self.steps += 1
         self._average()
         if self.config.augment == "ada" and self.steps % ADA_EVERY == 0:
@@ -100,82 +142,144 @@ class Trainer:
             self.overfitting = torch.zeros_like(self.overfitting)
         return metrics
 
-    def _train_discriminator(self, real: Tensor, fake: Tensor, random: torch.Generator) -> dict[str, Tensor]:
+    @property
+    def _penalises(self) -> bool:
+        return bool(self.gamma) and self.steps % self.config.penalty_every == 0
+
+    def _train_discriminator(self, parts: list[_Part], fakes: list[Tensor]) -> Tensor:
+        """Update the discriminator; its logits at reals and fakes, and their penalties where due: [2 or 3, b]."""
         loss_of, _, penalise_fakes = LOSSES[self.config.loss]
-        count = len(real)
-        with torch.no_grad():
+        shown: list[Tensor] = []
+        logits: list[Tensor] = []
+        self.discriminator_optimiser.zero_grad(set_to_none=True)
+        for part, fake in zip(parts, fakes, strict=True):
             # One pass over both: minibatch deviation groups neighbours, so reals and fakes never share a group.
-            shown = self._augment(torch.cat([real, fake]), random)
-        with autocast(self.device, self.config.precision):
-            real_logits, fake_logits = self.discriminator(shown).split(count)
-        loss = loss_of(real_logits, fake_logits)
-        self._update(self.discriminator_optimiser, loss)
-        real_logits, fake_logits = real_logits.detach(), fake_logits.detach()
-        sign = share_on_real_side(real_logits, fake_logits, relativistic=penalise_fakes)
-        self.overfitting = self.overfitting + sign
-        metrics = {
-            "loss_discriminator": loss.detach(),
-            "logit_real": real_logits.mean(),
-            "logit_fake": fake_logits.mean(),
-            "ada_overfitting": sign,
-        }
-        if self.gamma and self.steps % self.config.penalty_every == 0:
+            both = torch.cat([part.real, fake.detach()])
+            with torch.no_grad():
+                shown.append(self._augment(both, SHOWN, part.start, part.start + self.batch_size))
+            with autocast(self.device, self.config.precision):
+                judged = self._discriminate(shown[-1], _twice(part.labels)).view(2, -1)
+            _backward(loss_of(judged[0], judged[1]) / len(parts))
+            logits.append(judged.detach())
+        self._update(self.discriminator_optimiser, self.discriminator)
+        found = torch.cat(logits, dim=1)
+        if not self._penalises:
+            return found
+        penalties: list[Tensor] = []
+        self.discriminator_optimiser.zero_grad(set_to_none=True)
+        for part, pictures in zip(parts, shown, strict=True):
+            count = self.part_size
+            labels = _twice(part.labels)
+            if not penalise_fakes:
+                pictures, labels = pictures[:count], part.labels
             with autocast(
                 self.device, "float32" if self.config.penalty_precision == "float32" else self.config.precision
             ):
-                penalties = gradient_penalty(self.discriminator, shown if penalise_fakes else shown[:count])
+                of_part = gradient_penalty(self._judge(labels), pictures)
             # R1 and R2 have one mean each; both halves of the batch are equally long.
-            penalty = penalties.mean() * (2 if penalise_fakes else 1)
-            self._update(self.discriminator_optimiser, penalty * (self.gamma / 2 * self.config.penalty_every))
-            metrics["penalty"] = penalty.detach()
-        return metrics
+            penalty = of_part.view(-1, count).sum(dim=0)
+            _backward(penalty.mean() * (self.gamma / 2 * self.config.penalty_every / len(parts)))
+            penalties.append(penalty.detach())
+        self._update(self.discriminator_optimiser, self.discriminator)
+        return torch.cat([found, torch.cat(penalties)[None]])
 
-    def _train_generator(self, real: Tensor, fake: Tensor, random: torch.Generator) -> dict[str, Tensor]:
+    def _judge(self, labels: Tensor | None) -> Callable[[Tensor], Tensor]:
+        return lambda pictures: self.discriminator(pictures, labels)
+
+    def _train_generator(self, parts: list[_Part], fakes: list[Tensor] | None) -> Tensor:
+        """Update the generator, on fakes forged anew if none are given; its logits at reals and fakes: [2, b]."""
         _, loss_of, relativistic = LOSSES[self.config.loss]
         self.discriminator.requires_grad_(False)
-        with autocast(self.device, self.config.precision):
-            fake_logits = self.discriminator(self._augment(fake, random))
-            if relativistic:
-                with torch.no_grad():
-                    real_logits = self.discriminator(self._augment(real, random))
-            else:
-                real_logits = fake_logits.detach()
-        loss = loss_of(real_logits, fake_logits)
-        self._update(self.generator_optimiser, loss)
+        logits: list[Tensor] = []
+        self.generator_optimiser.zero_grad(set_to_none=True)
+        for index, part in enumerate(parts):
+            fake = fakes[index] if fakes else self._forge(part, learns=True)
+            with autocast(self.device, self.config.precision):
+                of_fake = self._discriminate(self._augment(fake, FORGED, part.start), part.labels)
+                of_real = of_fake.detach()
+                if relativistic:
+                    with torch.no_grad():
+                        of_real = self._discriminate(self._augment(part.real, PAIRED, part.start), part.labels)
+            _backward(loss_of(of_real, of_fake) / len(parts))
+            logits.append(torch.stack([of_real, of_fake.detach()]))
+        self._update(self.generator_optimiser, self.generator)
         self.discriminator.requires_grad_(True)
-        return {"loss_generator": loss.detach()}
+        return torch.cat(logits, dim=1)
 
-    def _forge(self, random: torch.Generator) -> Tensor:
-        """The step's fakes; both players train on the same ones, which saves a pass of the generator."""
-        network, count = self.generator, self.batch_size
+    def _metrics(self, logits: Tensor) -> dict[str, Tensor]:
+        """logits: [4 or 5, batch_size], of all processes."""
+        of_discriminator, of_generator, relativistic = LOSSES[self.config.loss]
+        real, fake, *penalties, paired, forged = logits.unbind()
+        sign = share_on_real_side(real, fake, relativistic=relativistic)
+        self.overfitting = self.overfitting + sign
+        metrics = {
+            "loss_discriminator": of_discriminator(real, fake),
+            "loss_generator": of_generator(paired, forged),
+            "logit_real": real.mean(),
+            "logit_fake": fake.mean(),
+            "ada_overfitting": sign,
+        }
+        if penalties:
+            metrics["penalty"] = penalties[0].mean()
+        return metrics
 
-        def normal(width: int) -> Tensor:
-            return torch.randn(count, width, generator=random, device=self.device)
-
-        w, noise = network.mapping(normal(network.z_width)), normal(network.noise_count)
-        layers = network.layer_count
-        if not self.config.style_mixing:
-            return network.synthesise(w[:, None].expand(-1, layers, -1), noise)
-        other = network.mapping(normal(network.z_width))
-        mixed = torch.rand(count, generator=random, device=self.device) < self.config.style_mixing
-        crossover = torch.randint(1, layers, (count,), generator=random, device=self.device)
-        return network.synthesise(mix_styles(w, other, torch.where(mixed, crossover, layers), layers), noise)
-
-    def _prepare(self, pictures: Tensor, random: torch.Generator) -> Tensor:
-        """uint8 [B, 3, S, S] -> float32 in [-1, 1] on the device, half of them mirrored."""
+    def _parts(self, pictures: Tensor, labels: Tensor | None) -> Iterator[_Part]:
+        """Micro-batches of float32 pictures in [-1, 1] on the device, half of them mirrored."""
         real = pictures.to(self.device, non_blocking=True).float() / 127.5 - 1.0
         if self.config.flip:
-            mirror = torch.rand(len(real), generator=random, device=self.device) < 0.5
+            random = self._random(FLIPS)
+            mirror = (torch.rand(self.batch_size, generator=random, device=self.device) < 0.5)[self.rows]
             real = torch.where(mirror[:, None, None, None], real.flip(3), real)
-        return real
+        if labels is not None:
+            labels = labels.to(self.device)
+        for start in range(0, len(real), self.part_size):
+            own = slice(start, start + self.part_size)
+            yield _Part(self.rows.start + start, real[own], None if labels is None else labels[own])
 
-    def _augment(self, pictures: Tensor, random: torch.Generator) -> Tensor:
+    def _forge(self, part: _Part, *, learns: bool) -> Tensor:
+        """A part's fakes. Both players train on the same ones, which saves a pass where the graph can be kept."""
+        network, count = self.generator, self.batch_size
+        random, rows = self._random(LATENTS), slice(part.start, part.start + self.part_size)
+
+        def normal(width: int) -> Tensor:
+            return torch.randn(count, width, generator=random, device=self.device)[rows]
+
+        layers = network.layer_count
+        z = normal(network.z_width)
+        with nullcontext() if learns else torch.no_grad(), autocast(self.device, self.config.precision):
+            w = network.labelled(network.mapping(z), part.labels)
+            if self.config.style_mixing:
+                other = network.labelled(network.mapping(normal(network.z_width)), part.labels)
+                mixed = torch.rand(count, generator=random, device=self.device) < self.config.style_mixing
+                crossover = torch.randint(1, layers, (count,), generator=random, device=self.device)
+                ws = mix_styles(w, other, torch.where(mixed, crossover, layers)[rows], layers)
+            else:
+                ws = w[:, None].expand(-1, layers, -1)
+            fake: Tensor = self._synthesise(ws, normal(network.noise_count) if network.noise_inputs else None)
+            return fake
+
+    def _augment(self, pictures: Tensor, purpose: int, *starts: int) -> Tensor:
+        """Augment runs of the step's batch that begin at `starts`, each `part_size` long."""
+        if self.config.augment == "none":
+            return pictures
+        random, rows = self._random(purpose), None
+        total = len(starts) * self.batch_size
+        if len(pictures) < total:
+            picked = [torch.arange(start, start + self.part_size, device=self.device) for start in starts]
+            rows = Rows(torch.cat(picked), total)
         with torch.autocast(self.device.type, enabled=False):
             if self.config.augment == "ada":
-                return augmentation.adaptive(pictures, self.probability, random)
-            if self.config.augment == "diffaugment":
-                return augmentation.diffaugment(pictures, random)
-            return pictures
+                return augmentation.adaptive(pictures, self.probability, random, rows)
+            return augmentation.diffaugment(pictures, random, rows)
+
+    def _weigh_labels(self) -> None:
+        """Blend the labels in: with them from the start, few pictures make it collapse (Shahbazi et al. 2022)."""
+        if self.generator.label_offsets is None:
+            return
+        start, end = self.config.condition_start_kimg * 1000, self.config.condition_end_kimg * 1000
+        weight = min(1.0, max(0.0, (self.images - start) / (end - start)))
+        for network in (self.generator, self.averaged, self.discriminator):
+            network.label_weight.fill_(weight)
 
     def _average(self) -> None:
         """EMA with a half-life that grows with what was shown (StyleGAN2-ADA), in place and without copies."""
@@ -183,14 +287,12 @@ class Trainer:
         weight = 1.0 - 0.5 ** (self.batch_size / max(half_life, 1e-8))
         torch._foreach_lerp_(list(self.averaged.parameters()), list(self.generator.parameters()), weight)
 
-    @staticmethod
-    def _update(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+    def _update(self, optimiser: torch.optim.Optimizer, network: nn.Module) -> None:
+        self.team.average_gradients(network.parameters())
         optimiser.step()
 
-    def _random(self, step: int) -> torch.Generator:
-        return torch.Generator(self.device).manual_seed(derived_seed(self.config.seed, step))
+    def _random(self, purpose: int) -> torch.Generator:
+        return torch.Generator(self.device).manual_seed(derived_seed(self.config.seed, self.steps, purpose))
 
     def is_finite(self) -> bool:
         """Whether every weight of both networks is a number."""
@@ -216,6 +318,14 @@ class Trainer:
             getattr(self, name).load_state_dict(state[name])
         self.steps, self.probability = state["steps"], state["probability"]
         self.overfitting = torch.tensor(state["overfitting"], device=self.device)
+
+
+def _backward(loss: Tensor) -> None:
+    loss.backward()  # type: ignore[no-untyped-call]
+
+
+def _twice(labels: Tensor | None) -> Tensor | None:
+    return None if labels is None else torch.cat([labels, labels])
 
 
 def derived_seed(*entropy: int) -> int:

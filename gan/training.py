@@ -5,6 +5,8 @@ Running the same call again resumes. The budget in minutes counts training time 
 
 from __future__ import annotations
 
+import copy
+import logging
 import math
 import signal
 import sys
@@ -23,13 +25,19 @@ from torch import Tensor
 from tqdm import tqdm
 
 from faces.errors import UserError
-from faces.loading import Crops, load_crops
+from faces.loading import load_crops
 from faces.manifest import Manifest
-from gan.checkpoint import GeneratorCard, load_state, save_generator, save_state
+from gan.checkpoint import GeneratorCard, load_state, read_card, save_generator, save_state
 from gan.config import FREE_FIELDS, GanConfig
 from gan.device import pick_device
+from gan.feeding import Feeder, feeder
+from gan.finetuning import start_from
+from gan.generator import Generator
+from gan.labels import Labels, label_faces
+from gan.parallel import Team
 from gan.sampling import sample_grid
 from gan.trainer import Trainer
+from gan.validation import Validation, validation_of
 
 Report = Callable[[Mapping[str, float], int], None]
 
@@ -39,42 +47,64 @@ REPORT_EVERY_IMAGES = 500
 LOOK_EVERY_STEPS_ON_GPU = 16
 GRID_FACES = 48
 
+_log = logging.getLogger(__name__)
+
 
 def ignore(metrics: Mapping[str, float], step: int) -> None:
     """A report that goes nowhere."""
 
 
-def train(manifest: Manifest, config: GanConfig, out: Path, cache: Path, report: Report = ignore) -> Path:
+def train(
+    manifest: Manifest, config: GanConfig, out: Path, cache: Path, report: Report = ignore, team: Team | None = None
+) -> Path:
     """Train a generator on the real faces of the train split, or resume, or return at once what is finished.
 
+    Where the val split has faces enough, the kernel distance to them is reported as `kd_val`, the generator that is
+    published is the one for which it was least, and training ends early when it has not become better for long.
+
     Args:
-        manifest: rows other than split train, label real are not looked at.
+        manifest: only rows whose label is `config.learn_from` and that are not synthetic are looked at; those of split
+            train are learnt from, those of val choose the checkpoint.
         config: the budget, and the intervals of checkpoints and samples, may differ from an earlier call's.
         out: gets `generator/`, `training.pt` and `samples/NNNNNN.png` (named by thousands of pictures shown).
-        cache: folder of decoded crops, see `faces.loading`.
+        cache: folder of decoded crops, see `faces.loading`. Crops become RGB squares of `config.image_size`: grey is
+            tripled, transparency dropped, what is not square squeezed.
         report: gets losses, ADA's p and images/s; the step is the count of real pictures shown.
+        team: the processes that train together, see `gan.parallel`; this one alone by default.
 
     Returns:
         `out/generator`, the averaged generator: `weights.safetensors` and `config.json`.
 
     Raises:
-        UserError: too few faces, another configuration or other faces than `out` was begun with, or a loss that
-            is no number any more.
+        UserError: too few faces, another configuration or other faces than `out` was begun with, a generator to start
+            from that does not fit, or a loss that is no number any more.
         KeyboardInterrupt: after the state was saved.
     """
     config = config.resolved()
-    faces = manifest.select(split="train", label="real")
+    team = team or Team(pick_device(config.device))
+    faces = faces_to_learn(manifest, config)
     if len(faces) < FEWEST_FACES:
         raise UserError(
-            f"{len(faces)} real faces in the train split, too few to learn from: ingest at least {FEWEST_FACES}"
+            f"{len(faces)} {config.learn_from} faces in the train split, too few to learn from:"
+            f" ingest at least {FEWEST_FACES}"
         )
-    job = _Job(faces, config, Path(out), report)
-    job.resume()
-    if not job.finished:
-        job.run(load_crops(faces, config.image_size, cache))
-    elif not (job.folder / "config.json").is_file():
+    validation = None
+    if config.validate_every_kimg:
+        held_out = faces_to_learn(manifest, config, "val")
+        validation = validation_of(held_out, config.image_size, cache, team.device)
+    job = _Job(faces, config, Path(out), report if team.leads else ignore, team, validation)
+    job.begin()
+    if not job.finished or job.validation_due:
+        job.run(feeder(load_crops(faces, config.image_size, cache), team.device))
+    elif not job.is_published:
         job.save()
     return job.folder
+
+
+def faces_to_learn(manifest: Manifest, config: GanConfig, split: str = "train") -> Manifest:
+    """The rows of a split that a configuration learns from: of its label, and never the workbench's own forgeries."""
+    rows = manifest.select(split=split, label=config.learn_from)
+    return rows.where(~rows.synthetic)
 
 
 def picture_indices(seed: int, start: int, count: int, faces: int) -> NDArray[np.int64]:
@@ -91,19 +121,39 @@ def picture_indices(seed: int, start: int, count: int, faces: int) -> NDArray[np
 class _Job:
     """A trainer with a budget, a folder, and somebody to report to."""
 
-    def __init__(self, faces: Manifest, config: GanConfig, out: Path, report: Report) -> None:
+    def __init__(
+        self,
+        faces: Manifest,
+        config: GanConfig,
+        out: Path,
+        report: Report,
+        team: Team,
+        validation: Validation | None,
+    ) -> None:
         self.faces, self.config, self.out, self.report = faces, config, out, report
-        self.device = pick_device(config.device)
-        self.trainer = Trainer(config, self.device)
+        self.team, self.device, self.validation = team, team.device, validation
+        self.labels: Labels | None = label_faces(faces, config.condition)
+        self.trainer = Trainer(config, team, self.labels.shares if self.labels else None)
         self.seconds = 0.0
         self.window: dict[str, tuple[Tensor, int]] = {}  # metric -> sum and count since the last report
         self.reported_at = (0.0, 0)  # seconds and images of the last report, for images/s
+        self.best: dict[str, Any] | None = None  # kd, sd, images and weights of the best validation
+        self.validated_at, self.validation_seconds = 0, 0.0
+        self.started_from: str | None = None
+        self.written: tuple[float, float | None] | None = None  # what this process has published last
         self.folder, self.state_file = out / "generator", out / "training.pt"
 
     @property
     def finished(self) -> bool:
-        """Whether the budget is spent."""
-        return self.spent >= self.budget
+        """Whether the budget is spent, or nothing has become better for too long."""
+        return self.spent >= self.budget or self._stalled
+
+    @property
+    def _stalled(self) -> bool:
+        patience = self.config.patience_kimg
+        if patience is None or self.best is None:
+            return False
+        return bool(self.validated_at - self.best["images"] >= patience * 1000)
 
     @property
     def budget(self) -> float:
@@ -112,13 +162,21 @@ class _Job:
 
     @property
     def spent(self) -> float:
-        """In the budget's unit."""
+        """In the budget's unit. Seconds are those of training; what validation takes is counted apart."""
         return self.seconds if self.config.minutes else self.trainer.images
 
-    def run(self, crops: Crops) -> None:
+    @property
+    def validation_due(self) -> bool:
+        """Whether the validation faces are to be looked at before the next step, or at the end."""
+        if self.validation is None or self.config.validate_every_kimg is None:
+            return False
+        every, images = self.config.validate_every_kimg * 1000, self.trainer.images
+        return images // every > self.validated_at // every or (self.finished and images > self.validated_at)
+
+    def run(self, feed: Feeder) -> None:
         """Train until the budget is spent; save now and then, at the end, and when interrupted."""
         trainer, config = self.trainer, self.config
-        saved_at = time.monotonic()
+        saved_at, elapsed = time.monotonic(), self.seconds
         with (
             _deferred_interrupt() as interrupted,
             tqdm(
@@ -127,30 +185,74 @@ class _Job:
                 desc=f"gan {config.image_size} px",
                 unit="s" if config.minutes else "img",
                 mininterval=0.5 if sys.stderr.isatty() else 15,
+                disable=not self.team.leads,
             ) as progress,
         ):
             try:
-                while not self.finished:
-                    began = time.perf_counter()
-                    images = trainer.images
-                    indices = picture_indices(config.seed, images, trainer.batch_size, len(crops))
-                    self._collect(trainer.step(crops.batch(indices)))
-                    self.seconds += time.perf_counter() - began
+                while True:
+                    if self.validation_due:
+                        self._validate()
+                        self.save()
+                        saved_at = time.monotonic()
+                    if self.finished:
+                        break
+                    began, images = time.perf_counter(), trainer.images
+                    self._step(feed)
+                    elapsed += time.perf_counter() - began
+                    late = time.monotonic() - saved_at >= config.checkpoint_every_seconds
+                    stop, save = self._agree(elapsed, stop=interrupted(), save=late)
                     progress.update(min(round(self.spent), round(self.budget)) - progress.n)
                     if images // REPORT_EVERY_IMAGES != trainer.images // REPORT_EVERY_IMAGES or self.finished:
                         progress.set_postfix(self._report(), refresh=False)
-                    if interrupted():
+                    if stop:
                         raise KeyboardInterrupt
                     every = config.samples_every_kimg * 1000
                     if images // every != trainer.images // every or self.finished:
                         self._write_samples()
-                    if time.monotonic() - saved_at >= config.checkpoint_every_seconds:
+                    if save:
                         self.save()
                         saved_at = time.monotonic()
             except KeyboardInterrupt:
                 self.save()
                 raise
         self.save()
+        if self._stalled and self.best:
+            _log.info("stopped: the kernel distance was least at %g thousand pictures", self.best["images"] / 1000)
+
+    def _step(self, feed: Feeder) -> None:
+        trainer = self.trainer
+        indices = picture_indices(self.config.seed, trainer.images, trainer.batch_size, len(self.faces))[trainer.rows]
+        labels = self.labels.numbers[torch.from_numpy(indices)] if self.labels else None
+        self._collect(trainer.step(feed(indices), labels))
+
+    def _agree(self, elapsed: float, *, stop: bool, save: bool) -> tuple[bool, bool]:
+        """Whether to stop and whether to save, for all processes alike; brings the budget's clock up to date."""
+        if self.team.size > 1 and self.device.type != "cpu" and self.trainer.steps % LOOK_EVERY_STEPS_ON_GPU:
+            return False, False
+        self.seconds, stops, saves = self.team.highest([elapsed, stop, save])
+        return bool(stops), bool(saves)
+
+    def _validate(self) -> None:
+        """Measure the averaged generator, and keep its weights if it is the best so far."""
+        assert self.validation is not None
+        began, images = time.perf_counter(), self.trainer.images
+        measured = self.validation.distance(self._settled()) if self.team.leads else (-math.inf, -math.inf)
+        distance, deviation = self.team.highest(measured)
+        self.validated_at = images
+        if self.best is None or distance < self.best["kd"]:
+            self.trainer.averaged.set_w_average()
+            weights = {name: tensor.to("cpu", copy=True) for name, tensor in self.trainer.averaged.state_dict().items()}
+            self.best = {"kd": distance, "kd_sd": deviation, "images": images, "weights": weights}
+        (self.validation_seconds,) = self.team.highest([self.validation_seconds + time.perf_counter() - began])
+        self.report(
+            {
+                "kd_val": distance,
+                "kd_val_sd": deviation,
+                "kd_val_best": self.best["kd"],
+                "validation_seconds": self.validation_seconds,
+            },
+            images,
+        )
 
     def _collect(self, metrics: dict[str, Tensor]) -> None:
         for name, metric in metrics.items():
@@ -172,11 +274,21 @@ class _Job:
         self.report(means, self.trainer.images)
         return {"D": means["loss_discriminator"], "G": means["loss_generator"], "img/s": means["images_per_second"]}
 
+    def _settled(self) -> Generator:
+        """The averaged generator as its users get it."""
+        if self.labels is None:
+            return self.trainer.averaged
+        settled = copy.deepcopy(self.trainer.averaged)
+        settled.set_w_average()
+        settled.settle()
+        return settled
+
     def _write_samples(self) -> None:
+        if not self.team.leads:
+            return
         path = self.out / "samples" / f"{self.trainer.images // 1000:06d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.trainer.averaged.set_w_average()
-        sample_grid(self.trainer.averaged, range(GRID_FACES), psi=1.0).save(path)
+        sample_grid(self._settled(), range(GRID_FACES), psi=1.0).save(path)
 
     def _stop(self, what: str) -> None:
         kept = (
@@ -191,6 +303,8 @@ class _Job:
         trainer = self.trainer
         if not trainer.is_finite():
             self._stop("a weight is nan")
+        if not self.team.leads:
+            return
         trainer.averaged.set_w_average()
         state = {
             "config": self.config.model_dump(mode="json"),
@@ -198,10 +312,34 @@ class _Job:
             "seconds": self.seconds,
             "window": {name: (total.item(), count) for name, (total, count) in self.window.items()},
             "reported_at": self.reported_at,
+            "best": self.best,
+            "validated_at": self.validated_at,
+            "validation_seconds": self.validation_seconds,
+            "validation_faces": self.validation.faces.digest if self.validation else None,
+            "started_from": self.started_from,
             "trainer": trainer.state(),
         }
         save_state(state, self.state_file)
-        network = trainer.averaged
+        if self.written != self._to_publish:
+            self._publish()
+
+    @property
+    def _to_publish(self) -> tuple[float, float | None]:
+        """Thousands of pictures and kernel distance of the generator to publish: the best, or else the last."""
+        return (self.best["images"] / 1000, self.best["kd"]) if self.best else (self.trainer.images / 1000, None)
+
+    @property
+    def is_published(self) -> bool:
+        """Whether `folder` holds the generator that belongs to this state."""
+        try:
+            card = read_card(self.folder)
+        except UserError:
+            return False
+        return (card.kimg, card.kd_val) == self._to_publish
+
+    def _publish(self) -> None:
+        network = self.trainer.averaged
+        kimg, distance = self._to_publish
         card = GeneratorCard(
             image_size=network.image_size,
             channels=self.config.channels,
@@ -210,18 +348,27 @@ class _Job:
             mapping_depth=self.config.mapping_depth,
             noise_inputs=network.noise_inputs,
             manifest=self.faces.digest,
-            kimg=trainer.images / 1000,
+            kimg=kimg,
+            condition=self.config.condition,
+            labels=self.labels.names if self.labels else (),
+            kd_val=distance,
+            kd_val_sd=self.best["kd_sd"] if self.best else None,
+            started_from=self.started_from,
             training=self.config.model_dump(mode="json"),
         )
-        save_generator(network, card, self.folder)
+        save_generator(self.best["weights"] if self.best else network.state_dict(), card, self.folder)
+        self.written = self._to_publish
 
-    def resume(self) -> None:
-        """Continue from `training.pt`, if there is one.
+    def begin(self) -> None:
+        """Continue from `training.pt` if there is one, or else from the generator to start from, if there is one.
 
         Raises:
             UserError: it was begun with another configuration, other faces, or networks of another architecture.
         """
         if not self.state_file.is_file():
+            if self.config.start_from:
+                names = self.labels.names if self.labels else ()
+                self.started_from = start_from(self.trainer, Path(self.config.start_from), names)
             return
         state = load_state(self.state_file)
         self._refuse_change(state)
@@ -230,6 +377,10 @@ class _Job:
         self.window = {
             name: (torch.tensor(total, device=self.device), count) for name, (total, count) in state["window"].items()
         }
+        if self.validation and state.get("validation_faces") == self.validation.faces.digest:
+            self.best, self.validated_at = state["best"], state["validated_at"]
+        self.validation_seconds = state.get("validation_seconds", 0.0)
+        self.started_from = state.get("started_from")
         try:
             self.trainer.restore(state["trainer"])
         except (RuntimeError, ValueError, KeyError) as error:  # what torch raises where shapes or names do not fit
@@ -240,15 +391,17 @@ class _Job:
 
     def _refuse_change(self, state: Mapping[str, Any]) -> None:
         before, now = state["config"], self.config.model_dump(mode="json")
-        for name in now:
-            if name not in FREE_FIELDS and before.get(name) != now[name]:
+        for name, field in GanConfig.model_fields.items():
+            then = before.get(name, field.default)  # an older version knew fewer settings
+            if name not in FREE_FIELDS and then != now[name]:
                 raise UserError(
-                    f"{self.out} was begun with {name} {before.get(name)}, not {now[name]}:"
+                    f"{self.out} was begun with {name} {then}, not {now[name]}:"
                     " give that value to resume, or another folder to start anew"
                 )
         if state["faces"] != self.faces.digest:
             raise UserError(
-                f"{self.out} was begun with other real train faces: give that manifest, or another folder to start anew"
+                f"{self.out} was begun with other {self.config.learn_from} train faces:"
+                " give that manifest, or another folder to start anew"
             )
 
 
@@ -256,7 +409,8 @@ class _Job:
 def _deferred_interrupt() -> Iterator[Callable[[], bool]]:
     """Hold back the first Ctrl-C until the step is whole, so that what is saved is a state between two steps.
 
-    A second one interrupts at once. Signals reach the main thread only; elsewhere there is nothing to hold back.
+    A second one interrupts at once. `kill` counts as Ctrl-C where the program has made it one. Signals reach the main
+    thread only; elsewhere there is nothing to hold back.
     """
     seen: list[int] = []
 
@@ -268,8 +422,12 @@ def _deferred_interrupt() -> Iterator[Callable[[], bool]]:
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
-    before = signal.signal(signal.SIGINT, remember)
+    held = [signal.SIGINT]
+    if signal.getsignal(signal.SIGTERM) is signal.default_int_handler:
+        held.append(signal.SIGTERM)
+    before = {number: signal.signal(number, remember) for number in held}
     try:
         yield lambda: bool(seen)
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

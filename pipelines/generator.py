@@ -9,8 +9,9 @@ from typing import Any
 from faces.manifest import Manifest
 from gan.checkpoint import generator_digest
 from gan.config import GanConfig
+from gan.parallel import Team
 from gan.quality import Quality, score_generator
-from gan.training import train
+from gan.training import faces_to_learn, train
 from tracking.runs import run
 from tracking.store import Store
 
@@ -23,8 +24,11 @@ def train_and_log_generator(
     store: Store,
     project: str,
     parent: str | None = None,
+    team: Team | None = None,
 ) -> dict[str, str]:
     """Train on the train reals of a manifest, with losses, ADA's strength and the last grid in an MLflow run.
+
+    Of several processes that train together, the one that leads calls this, and the others `gan.training.train`.
 
     Returns:
         `generator`, the folder of its checkpoint, and `digest`, the hash of its weights.
@@ -40,9 +44,9 @@ def train_and_log_generator(
         tags={"manifest": manifest.digest},
         description="A generator of faces, trained on the train reals.",
     ) as active:
-        reals = manifest.select(split="train", label="real")
-        active.dataset("train reals", reals.digest, reals.root, {"train/real": len(reals)}, "training")
-        folder = train(manifest, config, out, cache, active.metrics)
+        learnt, label = faces_to_learn(manifest, config), config.learn_from
+        active.dataset(f"train {label}s", learnt.digest, learnt.root, {f"train/{label}": len(learnt)}, "training")
+        folder = train(manifest, config, out, cache, active.metrics, team)
         for grid in sorted((out / "samples").glob("*.png"))[-1:]:
             active.artifact(grid)
         digest = generator_digest(folder)

@@ -36,6 +36,10 @@ def train(
     image_size: Annotated[int | None, typer.Option(help="16, 32, 64, 128 or 256 pixels.")] = None,
     minutes: Annotated[float | None, typer.Option(help="Budget of training time.")] = None,
     kimg: Annotated[float | None, typer.Option(help="Budget of thousands of real pictures shown.")] = None,
+    start_from: Annotated[
+        str | None, typer.Option("--from", help="A generator to go on from, of this or of half this size.")
+    ] = None,
+    devices: Annotated[int, typer.Option(help="Processes on this machine that share each batch.", min=1)] = 1,
     config: ConfigFile = None,
     settings: Set = None,
     project: Annotated[str, typer.Option(help="Name of the MLflow experiment.")] = "generators",
@@ -45,18 +49,28 @@ def train(
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train on the train reals of a manifest. The same command resumes, and extends when the budget grew."""
+    """Train on the train reals of a manifest. The same command resumes, and extends when the budget grew.
+
+    Several processes share each batch with --devices N, or when torchrun has started them.
+    """
     from faces.manifest import Manifest
     from gan.config import GanConfig
+    from gan.parallel import assemble
+    from gan.training import train as train_beside
     from pipelines.generator import train_and_log_generator
     from tracking.store import open_store
 
     named = {"preset": preset, "image_size": image_size, "minutes": minutes, "kimg": kimg, "seed": seed}
-    resolved = configuration(GanConfig, config, settings, named)
+    resolved = configuration(GanConfig, config, settings, named | {"start_from": start_from})
     if dry_run:
         show_configuration(resolved.resolved())
         return
-    made = train_and_log_generator(Manifest.read(manifest), resolved, out, cache, open_store(mlruns), project)
+    faces = Manifest.read(manifest)
+    team = assemble(resolved.device, devices)
+    if not team.leads:
+        train_beside(faces, resolved, out, cache, team=team)
+        return
+    made = train_and_log_generator(faces, resolved, out, cache, open_store(mlruns), project, team=team)
     answer(made, as_json, f"generator {made['digest']} in {made['generator']}, grids in {out / 'samples'}")
 
 

@@ -90,21 +90,31 @@ def test_interrupted_job_has_saved_its_state(
     assert weights(train(blobs, config, tmp_path, cache)) == weights(trained)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signal_waits_for_the_end_of_the_step(
-    blobs: Manifest, cache: Path, smallest: GanConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    number: signal.Signals,
+    blobs: Manifest,
+    cache: Path,
+    smallest: GanConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     generator_step = Trainer._train_generator
 
     def interrupted(self: Trainer, *arguments: Any) -> dict[str, torch.Tensor]:
         if self.steps == 2:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), number)
         return generator_step(self, *arguments)
 
     monkeypatch.setattr(Trainer, "_train_generator", interrupted)
-    before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt):
-        train(blobs, smallest, tmp_path, cache)
-    assert signal.getsignal(signal.SIGINT) is before
+    own = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as the command line does
+    before = signal.getsignal(number)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train(blobs, smallest, tmp_path, cache)
+        assert signal.getsignal(number) is before
+    finally:
+        signal.signal(signal.SIGTERM, own)
     assert load_state(tmp_path / "training.pt")["trainer"]["steps"] == 3
 
 
@@ -121,8 +131,8 @@ def test_nan_stops_and_keeps_the_last_good_checkpoint(
     (tmp_path / "training.pt").write_bytes((trained.parent / "training.pt").read_bytes())
     step = Trainer.step
 
-    def spoiled(self: Trainer, pictures: torch.Tensor) -> dict[str, torch.Tensor]:
-        return step(self, pictures) | ({"loss_generator": torch.tensor(torch.nan)} if self.steps == 12 else {})
+    def spoiled(self: Trainer, *batch: Any) -> dict[str, torch.Tensor]:
+        return step(self, *batch) | ({"loss_generator": torch.tensor(torch.nan)} if self.steps == 12 else {})
 
     monkeypatch.setattr(Trainer, "step", spoiled)
     config = smallest.model_copy(update={"kimg": 0.2})
