@@ -134,6 +134,9 @@ def evaluate(
     model: Annotated[str, typer.Option("--model", help="Version, alias (champion), or a detector's folder.")],
     manifest: Annotated[Path | None, typer.Option("--manifest", help="By default that of the model's lineage.")] = None,
     dataset: Annotated[list[str] | None, typer.Option(help="Data sets to score; all by default.")] = None,
+    robustness: Annotated[
+        bool, typer.Option("--robustness", help="Degrade the faces step by step too (36 times the work).")
+    ] = False,
     cache: Cache = DEFAULT_CACHE,
     mlruns: Mlruns = DEFAULT_MLRUNS,
     as_json: AsJson = False,
@@ -149,6 +152,7 @@ def evaluate(
     from faces.manifest import Manifest
     from pipelines.evaluation import evaluate_detector, model_metrics, sealed_rows
     from pipelines.promotion import fetch_and_evaluate, lineage_manifest
+    from pipelines.robustness import climb, ladder_table, log_ladder, worst_sentence
     from tracking.models import score_model
     from tracking.registry import Registry
     from tracking.runs import run, test_openings
@@ -178,16 +182,27 @@ def evaluate(
                 score_model(store, version.model_id, domain, rows.select(dataset=domain).digest, metrics, active)
         active.text("evaluation_by_source.json", scored.by_source.to_json())
         active.text("evaluation_by_frame.json", scored.by_frame.to_json())
+        # The same opening: one look at the rows, in whatever light.
+        ladder = climb(store, version, folder, rows, cache) if robustness else None
+        if ladder is not None:
+            log_ladder(active, ladder, rows, version.model_id if version else None)
         openings = test_openings(store, project)
     if as_json:
         both = {"by_source": scored.by_source, "by_frame": scored.by_frame}
         told = {"openings": openings, "remarks": remarks(scored.by_source)}
+        if ladder is not None:
+            told["robustness"] = json.loads(ladder.to_json())
         typer.echo(json.dumps({name: json.loads(of.to_json()) for name, of in both.items()} | told))
         return
     for title, evaluation in (("by source", scored.by_source), ("by frame", scored.by_frame)):
         table = pd.DataFrame({name: _column(evaluation.results[name]) for name in evaluation.datasets})
         title = f"{model}, sealed test rows {title}, threshold {evaluation.threshold:.3f}"
         print_table(table.rename_axis("").reset_index(), title)
+    if ladder is not None:
+        for domain in ladder.datasets:
+            print_table(ladder_table(ladder, domain), f"{domain}: AUC/FPR by source on the robustness ladder")
+        for domain in ladder.datasets:
+            typer.echo(worst_sentence(ladder, domain))
     for remark in remarks(scored.by_source):
         typer.echo(f"note: {remark}")
     typer.echo("test rows opened so far: " + ", ".join(f"{domain} {count}" for domain, count in openings.items()))

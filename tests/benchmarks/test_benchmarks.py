@@ -126,3 +126,26 @@ def test_equal_parameters_are_equal(size: int, counts: tuple[int, int]) -> None:
         discriminator = Discriminator(size, channels[1], blur=config.blur)
     assert sides.count(generator) == pytest.approx(counts[0], rel=sides.TOLERANCE)
     assert sides.count(discriminator) == pytest.approx(counts[1], rel=sides.TOLERANCE)
+
+
+def test_audit_power_finds_what_is_planted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "power.json"
+    words = ["--people", "8", "--strengths", "2", "--clean-sets", "1", "--processes", "1"]
+    main(monkeypatch, "audit_power", *words, "--out", str(out))
+    record = record_of(capsys.readouterr().out, out)
+    assert set(record["confounds"]) == {"format", "size", "quality", "noise", "brightness"}
+    assert record["confounds"]["size"]["found"] == {"2.0": True}
+    assert record["clean_sets"]["sets"] == 1
+
+
+def test_interval_coverage_counts_both_intervals(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "coverage.json"
+    words = ["--draws", "4", "--replicates", "50", "--processes", "1"]
+    main(monkeypatch, "interval_coverage", *words, "--out", str(out))
+    record = record_of(capsys.readouterr().out, out)
+    assert len(record["coverage"]) == 18
+    assert record["mean"]["by_frame"] <= record["mean"]["ours"] <= 1

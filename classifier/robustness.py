@@ -1,0 +1,247 @@
+"""The robustness ladder: how a detector's figures fall while the pictures get worse.
+
+A detector is scored on the crops as they are, and on every rung of every ladder of `classifier.degradations`. The
+threshold stays the one that was fixed on val: a detector whose AUC holds while its scores drift still calls every real
+face fake. Figures are by source, with intervals over identities or sources.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from classifier.degradations import LADDERS, degrade
+from classifier.evaluation import per_source, score_table
+from classifier.intervals import Interval, bootstrap_all
+from faces.errors import UserError
+from faces.loading import Crops, load_crops
+from faces.manifest import Manifest
+
+CLEAN = "clean"
+METRICS = ("auc", "fpr", "recall")
+BATCH_SIZE = 64
+
+
+class Sized(Protocol):
+    """A configuration that says how large the pictures are."""
+
+    @property
+    def image_size(self) -> int: ...
+
+
+class Scores(Protocol):
+    """What can be put on the ladder: a detector, an ensemble, or anything that scores faces as they do."""
+
+    @property
+    def config(self) -> Sized: ...
+    @property
+    def mean(self) -> Tensor: ...  # on the device that scores
+    @property
+    def threshold(self) -> float: ...
+    @property
+    def digest(self) -> str: ...
+
+    def probability(self, images: Tensor) -> Tensor: ...
+    def eval(self) -> object: ...
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One data set at one level of one degradation; `clean` has level 0 and step 0."""
+
+    dataset: str
+    kind: str
+    step: int  # 1 is the mildest
+    level: float
+    auc: Interval
+    fpr: Interval  # at the fixed threshold
+    recall: Interval
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """All rungs of all data sets, `clean` first."""
+
+    threshold: float
+    rungs: tuple[Rung, ...]
+
+    @property
+    def datasets(self) -> list[str]:
+        """Their names, in order."""
+        return list(dict.fromkeys(rung.dataset for rung in self.rungs))
+
+    def along(self, dataset: str, kind: str) -> list[Rung]:
+        """The rungs of one ladder on one data set, from clean to worst."""
+        return [rung for rung in self.rungs if rung.dataset == dataset and rung.kind in (CLEAN, kind)]
+
+    def clean(self, dataset: str) -> Rung:
+        """The crops as they are."""
+        return next(rung for rung in self.rungs if rung.dataset == dataset and rung.kind == CLEAN)
+
+    def worst(self, dataset: str) -> Rung:
+        """The rung with the lowest AUC: the figure that a claim of robustness rests on."""
+        own = [rung for rung in self.rungs if rung.dataset == dataset and not math.isnan(rung.auc.value)]
+        return min(own, key=lambda rung: rung.auc.value) if own else self.clean(dataset)
+
+    def most_false_alarms(self, dataset: str) -> Rung:
+        """The rung with the highest share of reals called fake at the fixed threshold."""
+        own = [rung for rung in self.rungs if rung.dataset == dataset and not math.isnan(rung.fpr.value)]
+        return max(own, key=lambda rung: rung.fpr.value) if own else self.clean(dataset)
+
+    def to_frame(self) -> pd.DataFrame:
+        """Tidy table: dataset, kind, step, level, and auc, fpr, recall with `_low` and `_high`."""
+        rows: list[dict[str, object]] = []
+        for rung in self.rungs:
+            row: dict[str, object] = {
+                "dataset": rung.dataset,
+                "kind": rung.kind,
+                "step": rung.step,
+                "level": rung.level,
+            }
+            for name in METRICS:
+                interval = getattr(rung, name)
+                row |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
+            rows.append(row)
+        return pd.DataFrame(rows)
+
+    def to_json(self) -> str:
+        """Strict JSON; what is not a number becomes null."""
+        text = json.dumps(asdict(self))  # nan is written as NaN, which strict readers refuse
+        return json.dumps(json.loads(text, parse_constant=lambda _: None), indent=1, allow_nan=False)
+
+
+def robustness(
+    detector: Scores,
+    manifest: Manifest,
+    cache: Path,
+    *,
+    ladders: Mapping[str, Sequence[float]] = LADDERS,
+    store: Path | None = None,
+    batch_size: int = BATCH_SIZE,
+    replicates: int = 500,
+    seed: int = 0,
+) -> Ladder:
+    """The detector's figures on every rung, for each data set of the manifest.
+
+    Degradations hit the crops at the detector's own size. The same call gives the same figures.
+
+    Args:
+        manifest: rows to score; whoever hands in test rows has opened them.
+        ladders: levels by kind, the mildest first; kinds of `LADDERS`.
+        store: folder that keeps the scores of finished rungs, so that a killed job goes on from them.
+        replicates: of the bootstrap; seed: of the bootstrap and of the noise.
+
+    Raises:
+        UserError: there are no rows.
+    """
+    if not len(manifest):
+        raise UserError("there are no rows to degrade: choose a manifest, split or data set that has some")
+    rungs = [(CLEAN, 0, 0.0)]
+    rungs += [(kind, step, level) for kind, levels in ladders.items() for step, level in enumerate(levels, start=1)]
+    crops = load_crops(manifest, detector.config.image_size, cache)
+    detector.eval()
+    found: list[Rung] = []
+    wait = 0.5 if sys.stderr.isatty() else 15
+    with tqdm(total=len(rungs) * len(manifest), desc="robustness", unit="crop", mininterval=wait, delay=2) as bar:
+        for kind, step, level in rungs:
+            key = f"{detector.digest}/{manifest.digest}/{kind}/{level}/{seed}"
+            place = store / f"{kind}-{level:g}-{hashlib.sha256(key.encode()).hexdigest()[:12]}.npz" if store else None
+            scores = _known(place, manifest)
+            if scores is None:
+                bar.set_postfix_str(f"{kind} {level:g}" if step else CLEAN)
+                scores = _score(detector, manifest, crops, kind, level, batch_size, seed, bar)
+                _keep(place, manifest, scores)
+            else:
+                bar.update(len(manifest))
+            found += _figures(manifest, scores, detector.threshold, kind, step, level, replicates, seed)
+    return Ladder(detector.threshold, tuple(found))
+
+
+@torch.inference_mode()
+def _score(
+    detector: Scores,
+    manifest: Manifest,
+    crops: Crops,
+    kind: str,
+    level: float,
+    batch_size: int,
+    seed: int,
+    bar: tqdm,
+) -> NDArray[np.float64]:
+    hashes = manifest.rows["sha256"].to_numpy(dtype=np.str_)
+    # In the order of hashes, so that a shuffled manifest makes the same batches.
+    order = np.argsort(hashes, kind="stable")
+    scores = np.empty(len(manifest), dtype=np.float64)
+    device = detector.mean.device
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        images = crops.batch(rows)
+        if kind != CLEAN:
+            images = degrade(images, kind, level, hashes[rows], seed)
+        images = images.contiguous(memory_format=torch.channels_last).to(device)
+        scores[rows] = detector.probability(images).float().cpu().numpy()
+        bar.update(len(rows))
+    return scores
+
+
+def _figures(
+    manifest: Manifest,
+    scores: NDArray[np.float64],
+    threshold: float,
+    kind: str,
+    step: int,
+    level: float,
+    replicates: int,
+    seed: int,
+) -> list[Rung]:
+    table = per_source(score_table(manifest.rows, scores))
+    result = []
+    for name in sorted(set(table["dataset"])):
+        here = table[table["dataset"] == name]
+        intervals = bootstrap_all(
+            (here["label"] == "fake").to_numpy(dtype=np.int64),
+            here["score"].to_numpy(dtype=np.float64),
+            here["group"].to_numpy(dtype=np.str_),
+            METRICS,
+            replicates=replicates,
+            seed=seed,
+            threshold=threshold,
+        )
+        result.append(Rung(str(name), kind, step, level, intervals["auc"], intervals["fpr"], intervals["recall"]))
+    return result
+
+
+def _known(place: Path | None, manifest: Manifest) -> NDArray[np.float64] | None:
+    """Scores of a finished rung, by the crops' hashes."""
+    if place is None or not place.is_file():
+        return None
+    try:
+        with np.load(place, allow_pickle=False) as file:
+            by_hash = dict(zip(file["sha256"].tolist(), file["score"].tolist(), strict=True))
+        return np.array([by_hash[digest] for digest in manifest.rows["sha256"]], dtype=np.float64)
+    except Exception:  # damaged in one of a dozen ways: it is scored again
+        return None
+
+
+def _keep(place: Path | None, manifest: Manifest, scores: NDArray[np.float64]) -> None:
+    if place is None:
+        return
+    place.parent.mkdir(parents=True, exist_ok=True)
+    temporary = place.with_name(f".{place.name}.{os.getpid()}.tmp")
+    with temporary.open("wb") as file:
+        np.savez_compressed(file, sha256=manifest.rows["sha256"].to_numpy(dtype=np.str_), score=scores)
+    temporary.replace(place)
