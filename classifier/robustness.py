@@ -132,7 +132,7 @@ def robustness(
     ladders: Mapping[str, Sequence[float]] = LADDERS,
     store: Path | None = None,
     batch_size: int = BATCH_SIZE,
-    replicates: int = 500,
+    replicates: int = 2000,
     seed: int = 0,
 ) -> Ladder:
     """The detector's figures on every rung, for each data set of the manifest.
