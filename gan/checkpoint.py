@@ -106,28 +106,44 @@ def read_card(folder: Path) -> GeneratorCard:
         raise UserError(f"{folder / CONFIG} is not a generator's configuration: train the generator again") from error
 
 
-def load_generator(folder: Path, label: str | None = None) -> Generator:
+def load_generator(folder: Path) -> Generator:
     """The averaged (EMA) generator of a checkpoint, on the CPU, in evaluation mode.
 
-    Args:
-        folder: of the checkpoint.
-        label: of all its pictures, one of the card's labels; by default it mixes them as its train faces did.
+    One that was trained with labels mixes them as its train faces did; see `one_label`.
 
     Raises:
-        UserError: there is no generator in the folder, its files do not fit each other, or it does not know the label.
+        UserError: there is no generator in the folder, or its files do not fit each other.
     """
-    folder = Path(folder)
+    generator = _read(Path(folder))
+    generator.settle()
+    return generator
+
+
+def one_label(folder: Path, label: str, out: Path) -> Path:
+    """Write the generator of one label to a folder of its own, where it is a generator like any other.
+
+    Returns:
+        `out`.
+
+    Raises:
+        UserError: there is no generator in `folder`, or it does not know the label.
+    """
     card = read_card(folder)
-    if label is not None and label not in card.labels:
+    if label not in card.labels:
         known = f"it knows {', '.join(card.labels)}" if card.labels else "it was trained without a condition"
         raise UserError(f"{folder} does not know the label {label}: {known}")
+    baked = _read(folder).bake(card.labels.index(label))
+    origin = card.training | {"label": label, "label_of": generator_digest(folder)}
+    return save_generator(baked, card.model_copy(update={"labels": (), "condition": "none", "training": origin}), out)
+
+
+def _read(folder: Path) -> Generator:
     with torch.random.fork_rng(devices=[]):  # the weights drawn here are replaced below
-        generator = card.build()
+        generator = read_card(folder).build()
     try:
         generator.load_state_dict(load_file(folder / WEIGHTS))
     except Exception as error:  # safetensors raises its own kind for a damaged file, torch a RuntimeError for a misfit
         raise UserError(f"{folder / WEIGHTS} does not fit {CONFIG} beside it: train the generator again") from error
-    generator.settle(None if label is None else card.labels.index(label))
     return generator.to(memory_format=torch.channels_last).eval().requires_grad_(False)
 
 

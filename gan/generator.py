@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from itertools import pairwise
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from gan.layers import Linear, StyledConv, ToRGB, upsample
+from gan.layers import Linear, ModulatedConv, StyledConv, ToRGB, upsample
 
 
 class Mapping(nn.Module):
@@ -148,21 +149,30 @@ class Generator(nn.Module):
             return w
         return w + self.label_weight * self.label_offsets[labels]
 
-    def settle(self, label: int | None = None) -> None:
-        """Make a generator that was trained with labels one that needs none from its users. It is not trained on.
-
-        Args:
-            label: the one label of all pictures; by default each latent has one of its own, in the labels' shares.
-        """
+    def settle(self) -> None:
+        """Give each latent a label of its own, in the labels' shares. A settled generator is not trained any more."""
         if self.label_offsets is None:
             return
         assert self.mapping.offsets is None, "settled twice"
-        offsets = self.label_weight * self.label_offsets.detach()
-        shares = self.label_shares
-        if label is not None:
-            offsets, shares = offsets[label : label + 1], shares.new_ones(1)
-        self.w_average += shares @ offsets
-        self.mapping.offsets, self.mapping.upper = offsets, shares.cumsum(0)[:-1]
+        self.mapping.offsets = self.label_weight * self.label_offsets.detach()
+        self.mapping.upper = self.label_shares.cumsum(0)[:-1]
+        self.w_average += self.label_shares @ self.mapping.offsets
+
+    @torch.no_grad()
+    def bake(self, label: int) -> Generator:
+        """A generator without labels whose pictures are all of this one.
+
+        What a label adds to w goes into the bias of every layer that reads w: A (w + o) + b = A w + (b + A o).
+        """
+        assert self.label_offsets is not None
+        baked = copy.deepcopy(self)
+        offset = (self.label_weight * self.label_offsets[label])[None]
+        for module in baked.modules():
+            if isinstance(module, ModulatedConv):
+                module.affine.bias.copy_(module.affine(offset)[0])
+        baked.label_offsets = None
+        del baked.label_weight, baked.label_shares
+        return baked
 
     def synthesise(self, ws: Tensor, noise: Tensor | None) -> Tensor:
         """Pictures of intermediate latents.

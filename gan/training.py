@@ -64,7 +64,7 @@ def train(
 
     Args:
         manifest: only rows whose label is `config.learn_from` and that are not synthetic are looked at; those of split
-            train are learnt from, those of val choose the checkpoint.
+            train are learnt from, those of val, of the same data sets, choose the checkpoint.
         config: the budget, and the intervals of checkpoints and samples, may differ from an earlier call's.
         out: gets `generator/`, `training.pt` and `samples/NNNNNN.png` (named by thousands of pictures shown).
         cache: folder of decoded crops, see `faces.loading`. Crops become RGB squares of `config.image_size`: grey is
@@ -91,6 +91,7 @@ def train(
     validation = None
     if config.validate_every_kimg:
         held_out = faces_to_learn(manifest, config, "val")
+        held_out = held_out.select(dataset=list(faces.rows["dataset"].unique()))
         validation = validation_of(held_out, config.image_size, cache, team.device)
     job = _Job(faces, config, Path(out), report if team.leads else ignore, team, validation)
     job.begin()

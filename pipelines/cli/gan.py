@@ -85,6 +85,9 @@ def sample(
             help="Truncation: 0 the mean face, 1 the generator's own spread; or one a resolution: 0.5,0.7,1,1."
         ),
     ] = "0.7",
+    label: Annotated[
+        str | None, typer.Option(help="One of a conditional generator's labels; all in their shares by default.")
+    ] = None,
     every_seed: Annotated[
         bool, typer.Option("--every-seed", help="Keep samples without a findable face, and near-duplicates.")
     ] = False,
@@ -92,11 +95,13 @@ def sample(
     as_json: AsJson = False,
 ) -> None:
     """Write faces as crops with their ledger: generator, seed, psi. Seeds run on from --seed until enough are found."""
-    from gan.checkpoint import load_generator
+    from gan.checkpoint import load_generator, one_label
     from gan.sampling import psi_of, sample_grid
     from gan.screening import sample_screened
 
     truncation = psi_of(psi)
+    if label is not None:
+        generator = one_label(generator, label, out / "generator")
     made = sample_screened(generator, count, truncation, out, first_seed=seed or 0, screen=not every_seed)
     grid = out / "grid.png"
     seeds = [int(number) for number in made.manifest.rows["seed"][:64]]

@@ -143,6 +143,15 @@ def test_too_few_faces_are_said_and_nothing_is_held_out(
     assert read_card(folder).kimg == pytest.approx(0.12)
 
 
+def test_faces_of_other_data_sets_do_not_choose(
+    with_val: Manifest, cache: Path, config: GanConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = with_val.rows.copy()
+    rows.loc[rows.index[-5:], "dataset"] = "another"
+    train(Manifest.build(rows, with_val.root), config, tmp_path, cache)
+    assert "45 faces in the val split are too few" in caplog.text
+
+
 def test_many_faces_are_a_fixed_choice(with_val: Manifest, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gan.validation, "MOST_FACES", 20)
     monkeypatch.setattr(gan.validation, "FEWEST_FACES", 20)
