@@ -1,7 +1,9 @@
 """Where the face is in a crop: a box and five landmarks, found once a crop and kept by its content hash.
 
 Crops and generated faces are small; MTCNN was made for photographs. Every picture is therefore brought to one size
-first. At that size all of 128 photographs of faces were found after they had been shrunk to 24 pixels, 98 % after 16.
+first: all of 128 photographs of faces were then found after they had been shrunk to 24 pixels, 97 % after 16. And it
+gets a border: where a face reaches the edge of a picture, MTCNN places the landmarks beside it (in one tight crop out
+of seven, by a tenth of the crop and more), since it squeezes what is left of its box into a whole one.
 """
 
 from __future__ import annotations
@@ -24,13 +26,14 @@ from faces.media import UnreadableError, decode_image
 MIN_CONFIDENCE = 0.9
 # Longer side in pixels that the detector sees, and the least share of it that a face takes: a crop is nearly all face,
 # and every octave of sizes that need not be searched saves time.
-_SIDE, _LEAST_SHARE = 160, 0.3
+_SIDE, _LEAST_SHARE = 128, 0.3
+_BORDER = 24  # around it, in the crop's mean colour
 _CHUNK = 64
 
 
 def crop_detector() -> FaceDetector:
     """MTCNN, set to pictures that are nearly all face."""
-    return MtcnnDetector(max_side=_SIDE, min_face_pixels=round(_SIDE * _LEAST_SHARE))
+    return MtcnnDetector(max_side=_SIDE + 2 * _BORDER, min_face_pixels=round(_SIDE * _LEAST_SHARE))
 
 
 def faces_in_crops(
@@ -47,7 +50,7 @@ def faces_in_crops(
         One face or None a picture.
     """
     scales = [_SIDE / max(picture.shape[:2]) for picture in pictures]
-    found = finder.detect([_scaled(picture, scale) for picture, scale in zip(pictures, scales, strict=True)])
+    found = finder.detect([_framed(picture, scale) for picture, scale in zip(pictures, scales, strict=True)])
     faces: list[Face | None] = []
     for scale, candidates in zip(scales, found, strict=True):
         sure = [face for face in candidates if face.confidence >= min_confidence and face.landmarks is not None]
@@ -83,15 +86,17 @@ def crop_faces(manifest: Manifest, cache: Path) -> list[Face | None]:
     return [known[digest] for digest in hashes]
 
 
-def _scaled(picture: Pixels, scale: float) -> Pixels:
+def _framed(picture: Pixels, scale: float) -> Pixels:
     size = (max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale)))
-    return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_CUBIC if scale > 1 else cv2.INTER_AREA))
+    resized = cv2.resize(picture, size, interpolation=cv2.INTER_CUBIC if scale > 1 else cv2.INTER_AREA)
+    colour = resized.mean(axis=(0, 1)).tolist()
+    return np.asarray(cv2.copyMakeBorder(resized, *(_BORDER,) * 4, cv2.BORDER_CONSTANT, value=colour))
 
 
 def _shrunk(face: Face, scale: float) -> Face:
-    left, top, right, bottom = (value / scale for value in face.box)
+    left, top, right, bottom = ((value - _BORDER) / scale for value in face.box)
     assert face.landmarks is not None
-    points: NDArray[np.float32] = (face.landmarks / scale).astype(np.float32)
+    points: NDArray[np.float32] = ((face.landmarks - _BORDER) / scale).astype(np.float32)
     return Face((left, top, right, bottom), face.confidence, points)
 
 

@@ -40,8 +40,8 @@ from gan.sampling import (
 
 # The detector finds 98 % of real faces of 16 pixels and all of 24; below, its verdict says more about itself.
 SMALLEST_SCREENED = 24
-# Seeds tried for each face that is wanted, before the generator is called unfit.
-_PATIENCE, _LEAST_TRIED = 20, 256
+# A generator of which fewer than one sample in so many is accepted, after so many at least, is called unfit.
+_PATIENCE, _LEAST_TRIED = 25, 256
 _BATCH = 64
 
 
@@ -171,7 +171,6 @@ def _go_on(walk: _Walk, folder: Path, count: int, psi: Psi, out: Path, digest: s
     screen, first = walk.settings["screen"], walk.settings["first_seed"]
     generator = load_on_device(folder)
     finder = crop_detector() if screen else None
-    bound = max(_LEAST_TRIED, _PATIENCE * count)
     with tqdm(
         total=count,
         initial=walk.taken,
@@ -181,7 +180,7 @@ def _go_on(walk: _Walk, folder: Path, count: int, psi: Psi, out: Path, digest: s
         mininterval=0.5 if sys.stderr.isatty() else 15,
     ) as progress:
         while (before := walk.taken) < count:
-            if len(walk.lines) >= bound:
+            if len(walk.lines) >= max(_LEAST_TRIED, _PATIENCE * before):
                 raise _unfit(walk, count)
             # Whole batches, whatever is wanted: the walk does not depend on how far one call went.
             seeds = range(first + len(walk.lines), first + len(walk.lines) + _BATCH)
@@ -226,5 +225,5 @@ def _unfit(walk: _Walk, count: int) -> UserError:
         why += f"{' and ' if why else ''}{len(reasons) - faceless} repeat an earlier one"
     return UserError(
         f"of {len(walk.lines)} samples {why}, which leaves {walk.taken} of the {count} that are wanted: "
-        "train the generator longer, sample with another psi, or take every sample (screen=false)"
+        "train the generator longer, take another psi, or take every seed (--every-seed; to balance, screen: false)"
     )
