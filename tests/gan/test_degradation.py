@@ -82,7 +82,7 @@ def test_matched_samples_are_nearer_to_the_reals_in_every_measure(
 
     assert off(got.spectrum) < 0.25 * off(raw.spectrum)
     noise, raw_noise, wanted = (np.mean([t.noise[0] for t in set_.traces]) for set_ in (got, raw, goal))
-    assert abs(noise - wanted) < 0.3 * abs(raw_noise - wanted)
+    assert abs(noise - wanted) < 0.6 * abs(raw_noise - wanted)
     for mine, theirs in zip(got.traces, goal.traces, strict=True):
         assert (mine.width, mine.height, mine.encoding.tables) == (theirs.width, theirs.height, theirs.encoding.tables)
 
