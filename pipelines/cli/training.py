@@ -71,6 +71,16 @@ def balance(
     answer({"manifest": path, "added": result.added, "why": result.explanation, "sheet": sheet}, as_json, text)
 
 
+def _list_backbones(wanted: bool) -> None:
+    if wanted:
+        import pandas as pd
+
+        from classifier.catalogue import catalogue
+
+        print_table(pd.DataFrame(catalogue()), "backbones of a detector")
+        raise typer.Exit
+
+
 def train(
     manifest: Manifest,
     out: Annotated[Path, typer.Option("--out", help="Folder for the detector.")],
@@ -79,6 +89,9 @@ def train(
     epochs: Annotated[int | None, typer.Option(help="Passes over the train rows.")] = None,
     project: Annotated[str, typer.Option(help="Name of the MLflow experiment.")] = "detectors",
     audit: Annotated[bool, typer.Option(help="Warn if a probe that looks at no face comes near the detector.")] = True,
+    _backbones: Annotated[
+        bool, typer.Option("--list-backbones", is_eager=True, callback=_list_backbones, help="Show them all, and exit.")
+    ] = False,
     config: ConfigFile = None,
     settings: Set = None,
     cache: Cache = DEFAULT_CACHE,

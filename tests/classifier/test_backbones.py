@@ -18,32 +18,58 @@ from classifier.backbones import (
     spec,
     state_digest,
 )
+from classifier.catalogue import as_markdown
 from faces.errors import UserError
 from faces.lite0 import packaged_lite0
 
 
 @pytest.mark.parametrize("name", BACKBONES)
-def test_every_backbone_learns_at_its_minimal_size(name: str) -> None:
-    size = spec(name).minimal_size
+def test_every_backbone_learns_two_steps_at_its_minimal_size(name: str) -> None:
+    row = spec(name)
+    size = row.minimal_size
     module, mean, std = create(name, "none", size)
-    assert len(mean) == len(std) == 3
-    images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(1))
+    module.to(memory_format=torch.channels_last)  # as a detector has it
+    assert (mean, std) == (row.mean, row.std)
+    images = torch.randn(4, 3, size, size, generator=torch.Generator().manual_seed(1))
     module.eval()
     with torch.no_grad():
         logits = module(images)
-        assert logits.shape == (2, 1)
+        assert logits.shape == (4, 1)
         torch.testing.assert_close(head(module)(pooled(module, images)), logits)
     module.train()
-    before = head(module).weight.detach().clone()
     first = next(module.parameters())
-    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
-    loss = F.binary_cross_entropy_with_logits(module(images), torch.tensor([[0.0], [1.0]]))
-    loss.backward()
-    optimizer.step()
-    assert torch.isfinite(loss)
-    assert not torch.equal(head(module).weight, before)
-    assert first.grad is not None
-    assert float(first.grad.abs().sum()) > 0
+    optimizer = torch.optim.SGD(module.parameters(), lr=1e-3)
+    for _ in range(2):
+        before = head(module).weight.detach().clone()
+        optimizer.zero_grad()
+        loss = F.binary_cross_entropy_with_logits(module(images), torch.tensor([[0.0], [1.0], [0.0], [1.0]]))
+        loss.backward()
+        optimizer.step()
+        assert torch.isfinite(loss)
+        assert not torch.equal(head(module).weight, before)
+        assert first.grad is not None
+        assert float(first.grad.abs().sum()) > 0
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_the_table_says_what_timm_says(name: str) -> None:
+    """Of the size, the colours and the parameters; lite0's packaged weights have colours of their own."""
+    import timm
+
+    row = spec(name)
+    config = timm.get_pretrained_cfg(row.timm_name)
+    assert config.tag, "weights are named, not left to timm's default"
+    assert config.input_size == (3, row.image_size, row.image_size)
+    if name != OFFLINE_BACKBONE:
+        assert (config.mean, config.std) == (row.mean, row.std)
+    with torch.device("meta"):
+        network = timm.create_model(row.timm_name, num_classes=1)
+    assert sum(parameter.numel() for parameter in network.parameters()) == row.parameters
+
+
+def test_the_documentation_lists_every_backbone() -> None:
+    written = (Path(__file__).parents[2] / "docs" / "backbones.md").read_text(encoding="utf-8")
+    assert as_markdown() in written, "write `classifier.catalogue.as_markdown()` into docs/backbones.md"
 
 
 def test_the_packaged_weights_load_strictly() -> None:
@@ -100,6 +126,18 @@ def test_a_local_file_is_loaded_with_another_head_left_out(tmp_path: Path, suffi
     assert "state_dict" not in module.pretrained_cfg
 
 
+def test_a_file_without_any_head_is_loaded_under_a_fresh_one(tmp_path: Path) -> None:
+    """As DINOv2's are."""
+    import timm
+
+    source = timm.create_model("vit_small_patch14_dinov2", num_classes=0, img_size=56)
+    save_file(source.state_dict(), tmp_path / "weights.safetensors")
+    module = create("dinov2_small", str(tmp_path / "weights.safetensors"), 28).module
+    name = "blocks.3.attn.qkv.weight"
+    assert torch.equal(module.get_parameter(name), source.get_parameter(name))
+    assert head(module).weight.shape == (1, 384)
+
+
 def test_a_local_file_with_one_logit_keeps_its_head(tmp_path: Path) -> None:
     source = create("resnet18", "none", 32, seed=5).module
     save_file(source.state_dict(), tmp_path / "weights.safetensors")
@@ -147,7 +185,7 @@ def test_without_a_network_the_hub_is_given_up_at_once(
 def test_unknown_backbones_are_answered_with_the_nearest() -> None:
     with pytest.raises(UserError, match=r"no backbone 'eficientnet_b0': did you mean efficientnet_b0"):
         create("eficientnet_b0", "none", 64)
-    with pytest.raises(UserError, match="choose one of vgg16_bn, resnet18"):
+    with pytest.raises(UserError, match="choose one of vgg16_bn, vgg19_bn"):
         spec("qqq")
 
 

@@ -32,7 +32,7 @@ def test_it_comes_back_bit_for_bit_without_a_network(
 ) -> None:
     detector.config = detector.config.model_copy(update={"weights": "imagenet"})
     detector.save(tmp_path / "d")
-    monkeypatch.setattr("classifier.backbones._imagenet_file", lambda _: pytest.fail("asked for weights"))
+    monkeypatch.setattr("classifier.backbones.imagenet_file", lambda *_: pytest.fail("asked for weights"))
     again = Detector.load(tmp_path / "d", "cpu")
     assert not again.training
     assert again.describe() == detector.describe()
