@@ -23,6 +23,9 @@ from faces.errors import UserError
 from faces.lite0 import packaged_lite0
 
 
+# oneDNN takes four times as long as plain torch over the 7 x 7 convolution of VGG's classifier.
+@pytest.mark.filterwarnings("ignore:TF32 acceleration")
+@torch.backends.mkldnn.flags(enabled=False)
 @pytest.mark.parametrize("name", BACKBONES)
 def test_every_backbone_learns_two_steps_at_its_minimal_size(name: str) -> None:
     row = spec(name)
