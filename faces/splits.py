@@ -73,6 +73,23 @@ def assign(
     return fresh
 
 
+def folds(identity: pd.Series, source: pd.Series, count: int, seed: int = 0) -> NDArray[np.int64]:
+    """[N] fold 0..count-1 of each row, by a hash of its group's name: rows that share either go together.
+
+    Adding rows moves no old one, as with the splits.
+    """
+    names = identity.astype("string").fillna(source.astype("string"))
+    component = _components(identity.astype("string"), source.astype("string"))
+    first = names.groupby(component).min()
+    hashed = first.map(lambda name: _place(f"fold/{seed}/{name}") * count // 2**64)
+    return pd.Series(component).map(hashed).to_numpy(dtype=np.int64)
+
+
+def _place(text: str) -> int:
+    """A whole number below 2**64 that is decided by the text."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+
+
 def _components(identities: pd.Series, sources: pd.Series) -> NDArray[np.int32]:
     """[N] the connected component of each row in the graph of rows, identities and sources."""
     n = len(sources)

@@ -30,6 +30,7 @@ from tracking.models import score_model
 from tracking.runs import run as tracked_run
 from tracking.runs import test_openings
 from tracking.store import Store, open_store
+from tuning.definition import check_study
 from tuning.study import StudyResult, launch
 from tuning.trial import Materials, Trained, TrialSpec
 
@@ -88,7 +89,7 @@ def execute(config: RunConfig) -> Outcome:
         if config.study is not None:
             study_inputs = [*shared, config.study.model_dump_json(), json.dumps(config.study_detector)]
             study_inputs.append(base.model_dump_json())
-            study = steps.do("study", study_inputs, lambda: _study(config, base, materials, parent.id))
+            study = steps.do("study", study_inputs, lambda: _study(config, materials, parent.id))
             best = TrialSpec.model_validate(study["best"])
         arms = plan_arms(config, base, best)
         arm_inputs = [*shared, full.digest, *(f"{name}{spec.model_dump_json()}" for name, spec in arms.items())]
@@ -139,16 +140,28 @@ def execute(config: RunConfig) -> Outcome:
     return Outcome(table, differences, report, candidate, verdict, steps.seconds, tuple(steps.done_before))
 
 
-def search(config: RunConfig) -> StudyResult:
+def search(config: RunConfig, *, workers: int = 1, new: bool = False, cluster: str | None = None) -> StudyResult:
     """The study of a run and what it stands on (faces, generator), without the final detectors.
+
+    Args:
+        workers: processes of this machine, or tasks of the cluster, at a time.
+        new: begin a study beside one of the same name that has other settings; False refuses.
+        cluster: address of a Ray cluster, or auto.
 
     Raises:
         UserError: bad input; what was done before stays.
     """
+    assert config.study is not None
+    check_study(config.study, study_base(config))  # before the faces are ingested and a generator is trained
     store = open_store(config.mlruns)
     ground = _ground(config, store, Steps(config.out / "steps", total=2), None)
+    return launch(config.study, study_base(config), ground.materials, workers=workers, new=new, cluster=cluster)
+
+
+def study_base(config: RunConfig) -> TrialSpec:
+    """The trial that all those of the study vary: the run's detector, made cheaper by `study_detector`."""
     base = TrialSpec(detector=config.detector, synthetic_share=config.synthetic_share, psi=config.psi)
-    return _launch(config, base, ground.materials, None)
+    return base.with_parameters(config.study_detector) if config.study_detector else base
 
 
 def _ground(config: RunConfig, store: Store, steps: Steps, parent: str | None) -> _Ground:
@@ -227,14 +240,9 @@ def _faces(config: RunConfig) -> dict[str, Any]:
     return {"manifest": str(full), "reduced": str(few), "sheet": str(sheet)}
 
 
-def _launch(config: RunConfig, base: TrialSpec, materials: Materials, parent: str | None) -> StudyResult:
+def _study(config: RunConfig, materials: Materials, parent: str) -> dict[str, Any]:
     assert config.study is not None
-    cheap = base.with_parameters(config.study_detector) if config.study_detector else base
-    return launch(config.study, cheap, materials, parent)
-
-
-def _study(config: RunConfig, base: TrialSpec, materials: Materials, parent: str) -> dict[str, Any]:
-    result = _launch(config, base, materials, parent)
+    result = launch(config.study, study_base(config), materials, parent)
     return {
         "name": result.name,
         "best": result.best.model_dump(mode="json"),

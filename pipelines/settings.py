@@ -10,7 +10,7 @@ from classifier.config import DetectorConfig
 from faces.extraction import IngestConfig
 from gan.config import GanConfig
 from pipelines.gate import Gate
-from tuning.study import StudyConfig
+from tuning.config import StudyConfig
 
 
 class SourceConfig(IngestConfig):

@@ -16,7 +16,9 @@ from typing import Any
 import mlflow
 import pandas as pd
 from mlflow.entities import LoggedModelOutput
+from mlflow.exceptions import MlflowException
 from mlflow.models import Model
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from tracking.code import code_version
 from tracking.errors import TrackingError, explained
@@ -162,6 +164,25 @@ def fetch_model(store: Store, model: str, to: Path, *, registry: Registry | None
                 to.replace(old)
             fetched.replace(to)
     return to
+
+
+def forget_model(store: Store, model_id: str) -> bool:
+    """Delete a logged model and its files; False, and nothing done, where it is a version of the registry.
+
+    Its run stays, with all its figures. Calling it again is harmless.
+    """
+    with explained(f"forget the model {model_id}", store.tracking_uri):
+        try:
+            model = store.client.get_logged_model(model_id)
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return True
+            raise
+        if any(version.model_id == model_id for version in Registry(store).versions()):
+            return False
+        get_artifact_repository(str(model.artifact_location), tracking_uri=store.tracking_uri).delete_artifacts()
+        store.client.delete_logged_model(model_id)
+    return True
 
 
 def _files(folder: Path) -> list[Path]:

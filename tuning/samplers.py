@@ -1,34 +1,37 @@
-"""The samplers that a study can take, by name.
+"""The samplers and pruners that a study can take, by name, and which of them do not go together.
 
-A sampler is made anew for every trial, seeded by the study's seed and the number of trials that went before: what
-it suggests then depends on the history alone, and a killed study goes on as if it had not been killed (but for CMA-ES,
-which mixes the running number of a trial into its seed: it goes on, on another path).
+A sampler is made anew for every trial, seeded by the study's seed and the trial's place: what it suggests then depends
+on the history alone, and a killed study goes on as if it had not been killed (but for CMA-ES, which mixes the running
+number of a trial into its seed: it goes on, on another path). `grid` and `bruteforce` draw nothing: the place of a
+trial decides its values, so that each combination is tried exactly once, whoever dies on the way.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 
 from faces.errors import UserError
+from tuning.space import Choice, Range, Value, combinations, conditional
 
-SamplerName = Literal["gp", "tpe", "cmaes", "random", "grid"]
+SamplerName = Literal["gp", "tpe", "cmaes", "nsga2", "random", "grid", "bruteforce"]
 SAMPLERS: tuple[str, ...] = get_args(SamplerName)
+PrunerName = Literal["none", "hyperband", "median", "wilcoxon"]
+PRUNERS: tuple[str, ...] = get_args(PrunerName)
+LISTING = ("grid", "bruteforce")
 # Random trials before a model is fitted. Optuna's own default is 10, which is more than a small study has in all.
 STARTUP_TRIALS = 5
+# Children of one generation of NSGA-II. Optuna's own default is 50: a study of 60 trials would hardly evolve.
+POPULATION = 12
 
 
-def sampler(name: SamplerName, space: Mapping[str, BaseDistribution], seed: int, position: int) -> BaseSampler:
-    """The sampler for the trial that `position` finished trials went before.
-
-    Raises:
-        UserError: the sampler cannot search such a space; the sentence says which one can.
-    """
+def sampler(name: SamplerName, space: Mapping[str, Range | Choice], seed: int, position: int) -> BaseSampler:
+    """The sampler for the trial in the given place of its study."""
     here = (seed * 1_000_003 + position) % 2**32
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -36,44 +39,101 @@ def sampler(name: SamplerName, space: Mapping[str, BaseDistribution], seed: int,
             case "gp":
                 return optuna.samplers.GPSampler(seed=here, n_startup_trials=STARTUP_TRIALS)
             case "tpe":
-                return optuna.samplers.TPESampler(seed=here, n_startup_trials=STARTUP_TRIALS, multivariate=True)
+                return optuna.samplers.TPESampler(
+                    seed=here,
+                    n_startup_trials=STARTUP_TRIALS,
+                    multivariate=True,
+                    group=bool(conditional(space)),
+                    constant_liar=True,  # trials that run elsewhere count as bad for now, so that none is drawn twice
+                )
             case "cmaes":
-                _refuse_categorical(space)
                 return optuna.samplers.CmaEsSampler(seed=here, n_startup_trials=STARTUP_TRIALS)
-            case "random":
+            case "nsga2":
+                return optuna.samplers.NSGAIISampler(seed=here, population_size=POPULATION)
+            case "random" | "grid" | "bruteforce":
                 return optuna.samplers.RandomSampler(seed=here)
-            case "grid":
-                # The order of the grid is drawn from the seed, so it must be the same for every trial.
-                return optuna.samplers.GridSampler(grid(space), seed=seed)
 
 
-def grid(space: Mapping[str, BaseDistribution]) -> dict[str, list[float | int | str | bool | None]]:
-    """Every value of each parameter.
+def pruner(name: PrunerName, max_resource: int) -> BasePruner:
+    """The pruner, for trials that report up to `max_resource` times (epochs, or folds for wilcoxon)."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        match name:
+            case "none":
+                return optuna.pruners.NopPruner()
+            case "median":
+                return optuna.pruners.MedianPruner(n_startup_trials=STARTUP_TRIALS, n_warmup_steps=1)
+            case "hyperband":
+                return optuna.pruners.HyperbandPruner(min_resource=1, max_resource=max(max_resource, 1))
+            case "wilcoxon":
+                return optuna.pruners.WilcoxonPruner(p_threshold=0.1, n_startup_steps=2)
+
+
+def plan(name: SamplerName, space: Mapping[str, Range | Choice], seed: int) -> list[dict[str, Value]] | None:
+    """All trials of a sampler that lists its space, in the order in which they are tried; None for the others."""
+    return combinations(space, seed) if name in LISTING else None
+
+
+def check_sampler(
+    name: SamplerName,
+    space: Mapping[str, Range | Choice],
+    *,
+    pruned_by: PrunerName = "none",
+    folds: int = 1,
+    objectives: Sequence[str] = ("mean_auc",),
+    constrained: bool = False,
+    trials: int | None = None,
+) -> None:
+    """Refuse a sampler that cannot search such a space, or that does not go with the pruner.
 
     Raises:
-        UserError: a parameter is continuous.
+        UserError: what does not fit, and which one to take instead.
     """
-    values: dict[str, list[float | int | str | bool | None]] = {}
-    for name, distribution in space.items():
-        if isinstance(distribution, CategoricalDistribution):
-            values[name] = list(distribution.choices)
-        elif isinstance(distribution, IntDistribution):
-            values[name] = list(range(distribution.low, distribution.high + 1, distribution.step))
-        elif isinstance(distribution, FloatDistribution) and distribution.step is not None:
-            count = round((distribution.high - distribution.low) / distribution.step) + 1
-            values[name] = [distribution.low + i * distribution.step for i in range(count)]
-        else:
+    if name == "gp" and pruned_by != "none":
+        raise UserError(
+            f"sampler gp learns nothing from pruned trials, so pruner {pruned_by} would waste them (study.pruner): "
+            "take pruner none, or sampler tpe with pruner hyperband"
+        )
+    if pruned_by != "none" and len(objectives) > 1:
+        raise UserError(
+            f"pruner {pruned_by} weighs one objective, and study.objectives has {len(objectives)}: take pruner none"
+        )
+    if pruned_by == "wilcoxon" and folds < 3:
+        raise UserError(
+            f"pruner wilcoxon compares trials fold by fold and study.folds is {folds}: set folds to 5, or take "
+            "pruner hyperband"
+        )
+    if name == "cmaes":
+        _check_cmaes(space, objectives, constrained)
+    if name == "grid" and conditional(space):
+        raise UserError(
+            f"sampler grid has no place for {', '.join(conditional(space))}, which not every trial has (study.space): "
+            "take sampler bruteforce"
+        )
+    if name in LISTING:
+        count = len(combinations(space))
+        if trials is not None and count > trials:
             raise UserError(
-                f"sampler grid cannot list the continuous parameter {name} (study.space.{name}): "
-                "give it choices or a step, or take sampler gp"
+                f"sampler {name} would need {count:,} trials and study.trials is {trials}: raise it to {count}, use "
+                "fewer choices or larger steps, or take sampler gp"
             )
-    return values
 
 
-def _refuse_categorical(space: Mapping[str, BaseDistribution]) -> None:
-    names = [name for name, distribution in space.items() if isinstance(distribution, CategoricalDistribution)]
+def _check_cmaes(space: Mapping[str, Range | Choice], objectives: Sequence[str], constrained: bool) -> None:
+    names = [name for name, values in space.items() if isinstance(values, Choice)]
     if names:
         raise UserError(
             f"sampler cmaes searches numbers only, and {', '.join(names)} has choices (study.space): "
             "take sampler gp or tpe, or fix that parameter"
         )
+    if conditional(space):
+        raise UserError(
+            f"sampler cmaes wants the same parameters in every trial, and {', '.join(conditional(space))} has a "
+            "condition (study.space): take sampler tpe"
+        )
+    if len(objectives) > 1:
+        raise UserError(
+            f"sampler cmaes has one objective, and study.objectives has {len(objectives)}: take nsga2 or gp"
+        )
+    if constrained:
+        raise UserError("sampler cmaes knows no constraints (study.constraints): take sampler gp or tpe")

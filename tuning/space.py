@@ -1,9 +1,13 @@
-"""The search space of a study: which parameters of a trial are searched, and between which bounds."""
+"""The search space of a study: which parameters of a trial are searched, between which bounds, and when they exist."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from math import prod
+from typing import Any
 
+import numpy as np
 from optuna.distributions import (
     BaseDistribution,
     CategoricalChoiceType,
@@ -11,13 +15,60 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
+from optuna.trial import Trial
 from pydantic import BaseModel, ConfigDict, model_validator
 
+from faces.errors import UserError
 
-class Range(BaseModel):
-    """Numbers from `low` to `high`, both included; whole numbers where both bounds are whole."""
+Value = bool | int | float | str
+# More combinations than this are nobody's plan, and listing them would only fill the memory.
+MAX_LISTED = 100_000
+
+
+class Span(BaseModel):
+    """Values of a number from `low` to `high`, both included; an open side is left out."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    low: float | None = None
+    high: float | None = None
+
+    def holds(self, value: object) -> bool:
+        """Whether a number lies within."""
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        return number and (self.low is None or value >= self.low) and (self.high is None or value <= self.high)  # type: ignore[operator]
+
+
+Condition = tuple[Value, ...] | Span
+
+
+class _Searched(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    when: dict[str, Condition] = {}
+    """The parameter exists only where each named one has one of these values: {backbone: [resnet50, vit_small]}."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_value_is_a_list(cls, content: Any) -> Any:
+        if isinstance(content, Mapping) and isinstance(content.get("when"), Mapping):
+            when = {
+                name: [value] if isinstance(value, bool | int | float | str) else value
+                for name, value in content["when"].items()
+            }
+            return {**content, "when": when}
+        return content
+
+    def exists(self, values: Mapping[str, object]) -> bool:
+        """Whether a trial with these values has the parameter; one that a missing parameter allows is missing too."""
+        return all(
+            name in values and (wanted.holds(values[name]) if isinstance(wanted, Span) else values[name] in wanted)
+            for name, wanted in self.when.items()
+        )
+
+
+class Range(_Searched):
+    """Numbers from `low` to `high`, both included; whole numbers where both bounds are whole."""
 
     low: int | float
     high: int | float
@@ -27,11 +78,13 @@ class Range(BaseModel):
     @model_validator(mode="after")
     def _in_order(self) -> Range:
         if self.low > self.high:
-            raise ValueError(f"low {self.low} is above high {self.high}")
+            raise ValueError(f"low {self.low} is above high {self.high}, so the range is empty: exchange the two")
         if self.log and self.low <= 0:
             raise ValueError(f"low {self.low} cannot be searched on a log scale: give a bound above 0")
         if self.log and self.step is not None:
             raise ValueError("a log scale takes no step: leave one of the two out")
+        if self.step is not None and self.step <= 0:
+            raise ValueError(f"step {self.step} must be above 0")
         return self
 
     def distribution(self) -> BaseDistribution:
@@ -40,18 +93,36 @@ class Range(BaseModel):
             return IntDistribution(self.low, self.high, log=self.log, step=self.step or 1)
         return FloatDistribution(float(self.low), float(self.high), log=self.log, step=self.step)
 
+    def listed(self) -> list[Value] | None:
+        """Every value, or None where they cannot be counted."""
+        distribution = self.distribution()
+        if isinstance(distribution, IntDistribution):
+            return list(range(distribution.low, distribution.high + 1, distribution.step))
+        if isinstance(distribution, FloatDistribution) and distribution.step is not None:
+            count = round((distribution.high - distribution.low) / distribution.step) + 1
+            return [round(distribution.low + i * distribution.step, 12) for i in range(count)]
+        return [self.low] if self.low == self.high else None
 
-class Choice(BaseModel):
+
+class Choice(_Searched):
     """One of several values."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    choices: tuple[Value, ...]
 
-    choices: tuple[bool | int | float | str, ...]
+    @model_validator(mode="after")
+    def _some(self) -> Choice:
+        if not self.choices:
+            raise ValueError("choices is empty: give at least one value")
+        return self
 
     def distribution(self) -> BaseDistribution:
         """The same choices in Optuna's words."""
         values: tuple[CategoricalChoiceType, ...] = self.choices
         return CategoricalDistribution(values)
+
+    def listed(self) -> list[Value] | None:
+        """Every value."""
+        return list(self.choices)
 
 
 Space = dict[str, Range | Choice]
@@ -60,3 +131,125 @@ Space = dict[str, Range | Choice]
 def distributions(space: Mapping[str, Range | Choice]) -> dict[str, BaseDistribution]:
     """Optuna's distributions by parameter name, sorted so that the order in the file does not matter."""
     return {name: space[name].distribution() for name in sorted(space)}
+
+
+def conditional(space: Mapping[str, Range | Choice]) -> list[str]:
+    """Names of the parameters that not every trial has."""
+    return sorted(name for name, values in space.items() if values.when)
+
+
+def in_order(space: Mapping[str, Range | Choice]) -> list[str]:
+    """The names such that each comes after those that decide whether it exists; sorted otherwise.
+
+    Raises:
+        UserError: a condition names what is not searched, a value that is never drawn, or leads back to itself.
+    """
+    for name, values in space.items():
+        for parent, wanted in values.when.items():
+            if parent not in space:
+                near = difflib.get_close_matches(parent, list(space), n=1)
+                remedy = f"did you mean {near[0]}?" if near else "search it too, or drop the condition"
+                raise UserError(f"study.space.{name}.when names {parent}, which is not searched: {remedy}")
+            drawn = space[parent].listed()
+            if drawn is not None and not isinstance(wanted, Span) and not set(wanted) & set(drawn):
+                raise UserError(
+                    f"study.space.{name}.when wants {parent} to be {', '.join(map(str, wanted))}, which it never is: "
+                    f"its values are {', '.join(map(str, drawn))}"
+                )
+    ordered: list[str] = []
+    left = sorted(space)
+    while left:
+        ready = [name for name in left if set(space[name].when) <= set(ordered)]
+        if not ready:
+            raise UserError(f"study.space: the conditions of {', '.join(left)} lead back to themselves: drop one")
+        ordered += ready
+        left = [name for name in left if name not in ready]
+    return ordered
+
+
+def suggest(trial: Trial, space: Mapping[str, Range | Choice]) -> dict[str, Value]:
+    """Draw every parameter that the trial has."""
+    values: dict[str, Value] = {}
+    for name in in_order(space):
+        if not space[name].exists(values):
+            continue
+        match space[name].distribution():
+            case CategoricalDistribution(choices=choices):
+                values[name] = trial.suggest_categorical(name, choices)  # type: ignore[assignment]
+            case IntDistribution() as whole:
+                values[name] = trial.suggest_int(name, whole.low, whole.high, step=whole.step, log=whole.log)
+            case FloatDistribution() as real:
+                values[name] = trial.suggest_float(name, real.low, real.high, step=real.step, log=real.log)
+    return values
+
+
+def size(space: Mapping[str, Range | Choice]) -> int:
+    """How many combinations there are, those that conditions rule out not counted.
+
+    Raises:
+        UserError: a parameter is continuous, or they are too many to list.
+    """
+    return len(combinations(space))
+
+
+def combinations(space: Mapping[str, Range | Choice], seed: int | None = None) -> list[dict[str, Value]]:
+    """Every combination once, in the order of the space or, by a seed, shuffled.
+
+    Raises:
+        UserError: a parameter is continuous, or they are too many to list; the sentence says how many.
+    """
+    order = in_order(space)
+    for name in order:
+        if space[name].listed() is None:
+            raise UserError(
+                f"the continuous parameter {name} (study.space.{name}) cannot be listed: "
+                "give it choices or a step, or take sampler gp"
+            )
+    most = prod(len(space[name].listed() or ()) for name in order)
+    if most > MAX_LISTED:
+        raise UserError(
+            f"the space has up to {most:,} combinations, more than the {MAX_LISTED:,} that can be listed: "
+            "use fewer choices or larger steps, or take sampler gp"
+        )
+    found = list(_leaves(space, order, {}))
+    if seed is not None:
+        found = [found[i] for i in np.random.default_rng(seed).permutation(len(found))]
+    return found
+
+
+def _leaves(
+    space: Mapping[str, Range | Choice], order: Sequence[str], values: dict[str, Value]
+) -> Iterator[dict[str, Value]]:
+    if not order:
+        yield values
+        return
+    name, *rest = order
+    if not space[name].exists(values):
+        yield from _leaves(space, rest, values)
+        return
+    for value in space[name].listed() or ():
+        yield from _leaves(space, rest, {**values, name: value})
+
+
+def check_point(space: Mapping[str, Range | Choice], point: Mapping[str, object], where: str) -> None:
+    """Refuse a starting point that the space does not hold.
+
+    Raises:
+        UserError: an unknown name (with the nearest right one), or a value that is never drawn.
+    """
+    for name, value in point.items():
+        if name not in space:
+            near = difflib.get_close_matches(name, list(space), n=1)
+            remedy = f"did you mean {near[0]}?" if near else f"searched are {', '.join(sorted(space))}"
+            raise UserError(f"{where}.{name} is not searched by this study: {remedy}")
+        searched = space[name]
+        drawn = searched.listed()
+        inside = (
+            value in drawn
+            if drawn is not None
+            else isinstance(searched, Range)
+            and isinstance(value, int | float)
+            and searched.low <= value <= searched.high
+        )
+        if not inside:
+            raise UserError(f"{where}.{name}: {value!r} is not in study.space.{name}: give a value that it holds")

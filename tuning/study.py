@@ -1,56 +1,63 @@
 """An Optuna study over the whole chain: one MLflow parent run a study, one child a trial.
 
 Launching is resuming: the same command goes on to the total number of trials. What a trial suggests depends only on
-the seed and on the trials that finished before, so that a study that was killed ends as it would have ended.
+the seed and on the trials that finished before, so that a killed study of one worker ends as it would have ended.
 """
 
 from __future__ import annotations
 
-import difflib
-import hashlib
-import logging
+import json
+import math
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import optuna
 import pandas as pd
-from optuna.trial import FrozenTrial, TrialState
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from optuna.trial import FrozenTrial, Trial, TrialState
+from pydantic import ValidationError
 from tqdm import tqdm
 
-from classifier.config import DetectorConfig
 from faces.errors import UserError
 from tracking.runs import run
-from tracking.store import Store
-from tuning.report import history_figure, importance, importance_figure
-from tuning.samplers import SamplerName, sampler
-from tuning.space import Choice, Range, Space, distributions
+from tuning.claims import ERROR, PLACE, WARM, Claims, finished, had_turn
+from tuning.cluster import run_on_cluster
+from tuning.config import DEFAULT_SPACE, MAXIMISED, StudyConfig
+from tuning.definition import (
+    DEFINITION,
+    check_space,
+    definition,
+    prepared,
+    recall,
+    refuse_other_of_same_name,
+    remember,
+    study_name,
+    terms,
+)
+from tuning.keeping import FOLDER, MODEL, RUN, clean
+from tuning.ranking import feasible, ranked
+from tuning.report import figures, importance
+from tuning.samplers import pruner
+from tuning.space import Value, in_order
+from tuning.stopping import NOISE
+from tuning.storage import Shelf, load, names, patiently, quiet_optuna, shelf_for
 from tuning.trial import Materials, TrialSpec, train_and_log
+from tuning.workers import Evaluate, Outcome, supervise, work
 
-# A study in which this many trials in a row fail has a fault that more trials do not mend.
-MAX_FAILURES = 3
-
-DEFAULT_SPACE: Space = {
-    "learning_rate": Range(low=1e-4, high=3e-3, log=True),
-    "augmentation": Range(low=0.0, high=1.0),
-    "synthetic_share": Range(low=0.2, high=0.6, step=0.1),
-    "psi": Choice(choices=(0.5, 0.7, 1.0)),
-}
-
-
-class StudyConfig(BaseModel):
-    """A search: what is searched, by which sampler, for how many trials in all."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    name: str = Field("study", pattern=r"^[\w.-]+$")
-    trials: int = Field(20, ge=1, description="total, those of earlier launches counted in")
-    sampler: SamplerName = "gp"
-    seed: int = Field(0, ge=0)
-    space: dict[str, Range | Choice] = DEFAULT_SPACE
+__all__ = [
+    "DEFAULT_SPACE",
+    "StudyConfig",
+    "StudyResult",
+    "check_space",
+    "history",
+    "join",
+    "launch",
+    "load",
+    "names",
+    "study_name",
+]
 
 
 @dataclass(frozen=True)
@@ -63,41 +70,38 @@ class StudyResult:
     best_value: float
     history: pd.DataFrame
     importance: dict[str, float]
+    ended: str = ""
 
 
-def study_name(config: StudyConfig, base: TrialSpec, materials: Materials) -> str:
-    """The study's name and 8 hex digits over all that makes two studies incomparable (not the number of trials)."""
-    text = config.model_dump_json(exclude={"trials", "name"}) + base.model_dump_json() + materials.digest
-    return f"{config.name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+def launch(
+    config: StudyConfig,
+    base: TrialSpec,
+    materials: Materials,
+    parent: str | None = None,
+    *,
+    workers: int = 1,
+    new: bool = True,
+    cluster: str | None = None,
+) -> StudyResult:
+    """Run trials until the study has `config.trials` finished ones, or another rule ends it.
 
-
-def storage_url(store: Store) -> str:
-    """Where the studies of a tracking folder live."""
-    return f"sqlite:///{(store.root / 'studies.db').resolve()}"
-
-
-def launch(config: StudyConfig, base: TrialSpec, materials: Materials, parent: str | None = None) -> StudyResult:
-    """Run trials until the study has `config.trials` finished ones.
+    Args:
+        workers: processes of this machine; 1 works in this process. Tasks at a time where there is a cluster.
+        new: begin a study beside one of the same name that has another definition; False refuses.
+        cluster: address of a Ray cluster that runs the trials, or auto.
 
     Raises:
-        UserError: a parameter that no trial has, a sampler that cannot search this space, or trials that keep failing.
+        UserError: a configuration that no trial could be run with, or trials that keep failing.
     """
-    check_space(config.space, base)
-    space = distributions(config.space)
+    base, materials = prepared(config, base, materials)
     name = study_name(config, base, materials)
-    with _quiet_optuna():
-        sampler(config.sampler, space, config.seed, 0)  # refuses a wrong pair before anything is made
-        study = optuna.create_study(
-            study_name=name, storage=storage_url(materials.store), direction="maximize", load_if_exists=True
-        )
-        for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            # Its process was killed. The trial is suggested again below, and goes on from its last checkpoint.
-            study.tell(trial.number, state=TrialState.FAIL)
+    wanted = definition(config, base, materials)
+    if not new:
+        refuse_other_of_same_name(name, config, wanted, materials.store.root)
+    shelf = shelf_for(materials.store.root, name, config.storage)
+    with quiet_optuna():
+        study = patiently(lambda: _open(name, config, shelf, wanted, materials), 0)
         tags = {"study": name, "sampler": config.sampler, "manifest": materials.manifest.digest}
-        description = (
-            f"{config.trials} trials by {config.sampler} over {', '.join(space)}; objective: mean AUC on val rows of "
-            f"{', '.join(materials.validation_domains or materials.train_domains)}"
-        )
         with run(
             materials.store,
             materials.experiment,
@@ -105,139 +109,252 @@ def launch(config: StudyConfig, base: TrialSpec, materials: Materials, parent: s
             key=f"study/{name}",
             parent=parent,
             tags=tags,
-            params={"trials": config.trials, "sampler": config.sampler, "seed": config.seed},
-            description=description,
+            params={"trials": config.trials, "sampler": config.sampler, "pruner": config.pruner, "seed": config.seed},
+            description=_description(config, materials),
         ) as active:
-            _run_trials(study, config, base, materials, active.id)
-            result = _result(study, name, active.id, base)
+            remember(study, config, base, materials, active.id)
+            ended = _run(study, shelf, config, base, materials, active.id, workers, cluster)
+            result = summarise(study, config, base, active.id, ended)
             active.metrics({"best_objective": result.best_value}, config.trials)
-            active.figure(history_figure(result.history), "history.png")
-            if result.importance:
-                active.figure(importance_figure(result.importance), "importance.png")
+            for file, figure in figures(study, config).items():
+                active.figure(figure, file)
             active.text("best.json", result.best.model_dump_json(indent=2))
             active.text("trials.csv", result.history.to_csv(index=False))
+            active.tags({"ended": ended})
     return result
 
 
-def check_space(space: Mapping[str, Range | Choice], base: TrialSpec) -> None:
-    """Refuse parameters that no trial has, and values that no trial takes, before the first trial starts.
+def _run(
+    study: optuna.Study,
+    shelf: Shelf,
+    config: StudyConfig,
+    base: TrialSpec,
+    materials: Materials,
+    run_id: str,
+    workers: int,
+    cluster: str | None,
+) -> str:
+    claims = Claims(study, shelf, terms(config))
+    places = claims.terms.places
+    if cluster is not None:
+        run_on_cluster(cluster, shelf.address, study, places, workers)
+        return work(claims, config, evaluator(study, config, base, materials, run_id))
+    if workers == 1:
+        with tqdm(
+            total=places,
+            initial=len(finished(study.get_trials())),
+            desc=study.study_name,
+            unit="trial",
+            file=sys.stderr,
+        ) as bar:
+
+            def after(trials: Sequence[FrozenTrial]) -> None:
+                bar.update(len(finished(trials)) - bar.n)
+                best = ranked(trials, config)
+                if best:
+                    bar.set_postfix(best=f"{best[0].values[0]:.3f}")
+                clean(trials, config, materials.store, materials.work)
+
+            return work(claims, config, evaluator(study, config, base, materials, run_id), after=after)
+    command = [sys.executable, "-m", "tuning", shelf.address, study.study_name]
+    logs = materials.work / "studies" / study.study_name
+    supervise([command] * workers, study, places, logs)
+    # What the workers left undone, if anything: a worker that was killed at the very end.
+    return work(claims, config, evaluator(study, config, base, materials, run_id))
+
+
+def join(address: str, name: str) -> str:
+    """Work on a study that was launched elsewhere until it ends; the sentence says why it did.
 
     Raises:
-        UserError: with the nearest right name.
+        UserError: there is no such study, or its data are not on this machine.
     """
-    known = [*DetectorConfig.model_fields, "synthetic_share", "psi"]
-    for name, values in space.items():
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            remedy = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
-            raise UserError(f"study.space.{name} is not a parameter of a trial: {remedy}")
-        for value in values.choices if isinstance(values, Choice) else (values.low, values.high):
-            try:
-                base.with_parameters({name: value})
-            except ValidationError as error:
-                reason = error.errors()[0]["msg"].removeprefix("Value error, ")
-                raise UserError(f"study.space.{name}: {value!r} cannot be searched: {reason}") from error
+    shelf = Shelf(address)
+    with quiet_optuna():
+        try:
+            study = patiently(lambda: optuna.load_study(study_name=name, storage=shelf.storage()), 0)
+        except KeyError as error:
+            raise UserError(f"no study is called {name!r} in {shelf.shown}: launch it first") from error
+        config, base, materials, run_id = recall(study)
+        claims = Claims(study, shelf, terms(config))
+
+        def after(trials: Sequence[FrozenTrial]) -> None:
+            with shelf.lock(f"{name}/clean"):
+                clean(trials, config, materials.store, materials.work)
+
+        return work(claims, config, evaluator(study, config, base, materials, run_id), after=after)
 
 
-def _run_trials(study: optuna.Study, config: StudyConfig, base: TrialSpec, materials: Materials, parent: str) -> None:
-    space = distributions(config.space)
-    finished, failures = len(_finished(study)), 0
-    with tqdm(total=config.trials, initial=finished, desc=study.study_name, unit="trial", file=sys.stderr) as bar:
-        while finished < config.trials:
-            position = len(_counted(study))
-            study.sampler = sampler(config.sampler, space, config.seed, position)
-            trial = study.ask(space)
-            try:
-                spec = base.with_parameters(trial.params)
-                trained = train_and_log(
-                    spec, materials, name=f"trial-{position:03d}", parent=parent, tags={"study": study.study_name}
-                )
-            except UserError as error:
-                failures += 1
-                trial.set_user_attr("error", str(error))
-                study.tell(trial, state=TrialState.FAIL)
-                tqdm.write(f"trial {position} failed: {error}", file=sys.stderr)
-                if failures == MAX_FAILURES:
-                    raise UserError(f"{failures} trials in a row failed, the last with: {error}") from error
-                continue
-            failures = 0
-            trial.set_user_attr("run_id", trained.run_id)
-            trial.set_user_attr("model_id", trained.model_id)
-            study.tell(trial, trained.objective)
-            finished = len(_finished(study))
-            bar.update(finished - bar.n)
-            bar.set_postfix(best=f"{study.best_value:.3f}", last=f"{trained.objective:.3f}")
+def _open(
+    name: str, config: StudyConfig, shelf: Shelf, wanted: Mapping[str, Any], materials: Materials
+) -> optuna.Study:
+    storage = shelf.storage()
+    with shelf.lock(name):
+        study = optuna.create_study(study_name=name, storage=storage, directions=config.directions, load_if_exists=True)
+        if study.user_attrs.get(DEFINITION) != wanted:
+            study.set_user_attr(DEFINITION, dict(wanted))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                study.set_metric_names(list(config.objectives))
+        if config.warm_start is not None and WARM not in study.user_attrs:
+            _warm_start(study, config, wanted, materials)
+        return study
 
 
-def _finished(study: optuna.Study) -> list[FrozenTrial]:
-    return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+def _warm_start(study: optuna.Study, config: StudyConfig, wanted: Mapping[str, Any], materials: Materials) -> None:
+    """Learn from an earlier study: by its trials where they measured the same, or else by starting at its best.
+
+    Raises:
+        UserError: the spaces differ.
+    """
+    assert config.warm_start is not None
+    earlier = load(materials.store.root, config.warm_start, config.storage)
+    before = earlier.user_attrs.get(DEFINITION, {})
+    old = before.get("space", {})
+    if old != wanted["space"]:
+        unlike = [name for name in sorted({*old, *wanted["space"]}) if old.get(name) != wanted["space"].get(name)]
+        raise UserError(
+            f"study.warm_start: {earlier.study_name} searched another space ({', '.join(unlike)} differ): give both "
+            "the same space, or leave warm_start out"
+        )
+    same = all(before.get(key) == wanted[key] for key in ("objectives", "folds", "constraints", "data", "detector"))
+    complete = [t for t in earlier.get_trials() if t.state == TrialState.COMPLETE]
+    for trial in complete if same else ():
+        trial.user_attrs = {**trial.user_attrs, WARM: earlier.study_name}
+        study.add_trial(trial)
+    if not same:
+        old_config = StudyConfig.model_validate(earlier.user_attrs["config"])
+        for place, trial in enumerate(ranked(complete, old_config)[: min(3, config.trials)]):
+            study.enqueue_trial(dict(trial.params), user_attrs={PLACE: place})
+    study.set_user_attr(WARM, earlier.study_name)
 
 
-def _counted(study: optuna.Study) -> list[FrozenTrial]:
-    """Trials that had their turn: finished, or failed by their own fault and not because their process was killed."""
+def evaluator(study: optuna.Study, config: StudyConfig, base: TrialSpec, materials: Materials, run_id: str) -> Evaluate:
+    """What runs one trial: train, validate, log, and report to the pruner."""
+    epochs = config.space.get("epochs")
+    most = int(epochs.high) if epochs is not None and hasattr(epochs, "high") else base.detector.epochs
+    # Wilcoxon's test is over folds; the others look at epochs.
+    study.pruner = pruner(config.pruner, config.folds if config.pruner == "wilcoxon" else most * config.folds)
+
+    def evaluate(trial: Trial, values: dict[str, Value], place: int) -> Outcome:
+        try:
+            spec = base.with_parameters(values)
+        except ValidationError as error:
+            reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+            raise UserError(f"these values do not go together: {reason}") from error
+        report = _reporter(trial, config)
+        trained = train_and_log(
+            spec,
+            materials,
+            name=f"trial-{place:03d}",
+            parent=run_id,
+            tags={"study": study.study_name, "trial": str(place)},
+            folds=config.folds,
+            on_epoch=report if config.pruner in ("hyperband", "median") else None,
+            on_fold=report if config.pruner == "wilcoxon" else None,
+        )
+        aims = [trained.measures[name] for name in config.objectives]
+        unknown = [name for name, value in zip(config.objectives, aims, strict=True) if math.isnan(value)]
+        if unknown:
+            raise UserError(
+                f"{unknown[0]} is not defined on the val rows of {', '.join(materials.judging_domains)}: a class has "
+                "under two groups there; take mean_auc, or add faces"
+            )
+        return Outcome(
+            aims,
+            {name: trained.measures[name] - bound for name, bound in config.constraints.items()},
+            {
+                RUN: trained.run_id,
+                MODEL: trained.model_id,
+                FOLDER: trained.folder,
+                NOISE: trained.error,
+                "seconds": round(trained.seconds, 2),
+                "measures": {name: round(value, 6) for name, value in trained.measures.items()},
+            },
+        )
+
+    return evaluate
+
+
+def _reporter(trial: Trial, config: StudyConfig) -> Any:
+    """Tells the pruner how it goes; what was reported before the trial's worker was killed is not told again."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        told = set(trial.study._storage.get_trial(trial._trial_id).intermediate_values)
+
+    def report(metrics: Mapping[str, float], step: int) -> None:
+        value = metrics.get("mean_auc", metrics.get("val_auc"))
+        if value is None or math.isnan(value) or step in told:
+            return
+        told.add(step)
+        patiently(lambda: trial.report(value, step))
+        if patiently(trial.should_prune):
+            unit = "fold" if config.pruner == "wilcoxon" else "epoch"
+            raise optuna.TrialPruned(f"pruned by {config.pruner} after {unit} {step + (unit == 'fold')}")
+
+    return report
+
+
+def summarise(study: optuna.Study, config: StudyConfig, base: TrialSpec, run_id: str, ended: str) -> StudyResult:
+    """The best trial and the history.
+
+    Raises:
+        UserError: no trial was finished, or none keeps the constraints.
+    """
     trials = study.get_trials(deepcopy=False)
-    return [t for t in trials if t.state.is_finished() and (t.state != TrialState.FAIL or "error" in t.user_attrs)]
-
-
-def _result(study: optuna.Study, name: str, run_id: str, base: TrialSpec) -> StudyResult:
-    best = study.best_trial
+    order = ranked(trials, config)
+    if not order:
+        raise UserError(f"no trial of {study.study_name} was finished ({ended}): raise study.trials or study.hours")
+    best = order[0]
+    if not feasible(best):
+        short = ", ".join(f"{name} <= {bound:g}" for name, bound in config.constraints.items())
+        closest = min(order, key=lambda t: max(t.constraints.values()))
+        reached = ", ".join(f"{name} {closest.user_attrs['measures'][name]:.3g}" for name in config.constraints)
+        raise UserError(
+            f"no trial of {study.study_name} keeps {short}; the closest one has {reached}: loosen study.constraints "
+            "or widen the space"
+        )
     return StudyResult(
-        name=name,
+        name=study.study_name,
         run_id=run_id,
         best=base.with_parameters(best.params),
-        best_value=study.best_value,
+        best_value=best.values[0],
         history=history(study),
         importance=importance(study),
+        ended=ended,
     )
 
 
 def history(study: optuna.Study) -> pd.DataFrame:
     """One row a trial that had its turn: trial, state, value, run_id, error and a column for each parameter."""
     rows: list[dict[str, Any]] = []
-    for position, trial in enumerate(_counted(study)):
+    objectives = study.metric_names or ["value"]
+    for trial in had_turn(study.get_trials(deepcopy=False)):
         attributes = trial.user_attrs
+        values = trial.values if trial.state == TrialState.COMPLETE else None
+        more = dict(zip(objectives[1:], (values or [None] * len(objectives))[1:], strict=True))
         rows.append(
             {
-                "trial": position,
+                "trial": attributes.get(PLACE, trial.number),
                 "state": trial.state.name,
-                "value": trial.value,
+                "value": values[0] if values else None,
+                **more,
                 **trial.params,
-                "run_id": attributes.get("run_id"),
-                "error": attributes.get("error"),
+                "run_id": attributes.get(RUN),
+                "error": attributes.get(ERROR),
             }
         )
     return pd.DataFrame(rows)
 
 
-def load(store: Store, name: str) -> optuna.Study:
-    """A study of the tracking folder by its name, or by the beginning of it if that is unambiguous.
-
-    Raises:
-        UserError: there is none, or there are several.
-    """
-    known = names(store)
-    found = [name] if name in known else [each for each in known if each.startswith(name)]
-    if len(found) != 1:
-        problem = "several studies begin with" if found else "no study is called"
-        raise UserError(f"{problem} {name!r} in {store.root}: there is {', '.join(found or known) or 'none yet'}")
-    with _quiet_optuna():
-        return optuna.load_study(study_name=found[0], storage=storage_url(store))
-
-
-def names(store: Store) -> list[str]:
-    """The names of all studies of a tracking folder."""
-    if not (store.root / "studies.db").is_file():
-        return []
-    with _quiet_optuna():
-        return sorted(optuna.get_all_study_names(storage_url(store)))
-
-
-@contextmanager
-def _quiet_optuna() -> Iterator[None]:
-    """Optuna reports by our progress bar and not by its own log lines."""
-    level = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(logging.WARNING)
-    try:
-        yield
-    finally:
-        optuna.logging.set_verbosity(level)
+def _description(config: StudyConfig, materials: Materials) -> str:
+    aims = ", ".join(f"{'highest' if MAXIMISED[name] else 'lowest'} {name}" for name in config.objectives)
+    bounds = "".join(f", {name} at most {bound:g}" for name, bound in config.constraints.items())
+    folds = f", over {config.folds} folds by group" if config.folds > 1 else ""
+    fixed = f" Fixed: {json.dumps(config.fixed)}." if config.fixed else ""
+    return (
+        f"{config.trials} trials by {config.sampler} (pruner {config.pruner}) over "
+        f"{', '.join(in_order(config.space))}. "
+        f"Aim: {aims}{bounds}, on val rows of {', '.join(materials.judging_domains)}{folds}.{fixed} "
+        "The children are its trials; sort them by `objective`. Figures and trials.csv are under Artifacts."
+    )

@@ -6,27 +6,41 @@ folder is named after everything that shapes the detector, and so is the MLflow 
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
+import math
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field
+import numpy as np
+import optuna
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from classifier.config import DetectorConfig
-from classifier.detector import Detector
+from classifier.detector import WEIGHTS, Detector
+from classifier.intervals import bootstrap
 from classifier.metrics import compute
 from classifier.scoring import score
 from classifier.training import train
 from faces.errors import UserError
 from faces.manifest import Manifest
+from faces.splits import folds as fold_of_rows
 from gan.balancing import BalanceConfig, balance
 from gan.checkpoint import generator_digest
 from tracking.models import log_detector
 from tracking.runs import run
 from tracking.store import Store
+from tuning.space import Value
+
+# What a trial may ask of the forging: any setting of BalanceConfig, by its own name behind this prefix.
+FORGING = "synthetic_"
+OnEpoch = Callable[[Mapping[str, float], int], None]
 
 
 class TrialSpec(BaseModel):
@@ -37,6 +51,17 @@ class TrialSpec(BaseModel):
     detector: DetectorConfig = DetectorConfig()
     synthetic_share: float = Field(0.0, ge=0, lt=1, description="fakes among train rows after balancing; 0 adds none")
     psi: float = Field(0.7, ge=0, le=1.5, description="truncation of the synthetic faces")
+    generator: str = Field("", description="name of one of the study's generators; empty: that of the run")
+    forging: dict[str, Value] = Field(default_factory=dict, description="other settings of gan.balancing.BalanceConfig")
+
+    @model_validator(mode="after")
+    def _forgeable(self) -> Self:
+        self.balancing()
+        return self
+
+    def balancing(self) -> BalanceConfig:
+        """How the synthetic faces are made."""
+        return BalanceConfig.model_validate({**self.forging, "share": self.synthetic_share, "psi": self.psi})
 
     def parameters(self) -> dict[str, object]:
         """Flat names and values, as MLflow shows them."""
@@ -44,18 +69,32 @@ class TrialSpec(BaseModel):
             **self.detector.model_dump(mode="json"),
             "synthetic_share": self.synthetic_share,
             "psi": self.psi if self.synthetic_share else None,
+            **({"generator": self.generator} if self.generator else {}),
+            **{f"{FORGING}{name}": value for name, value in self.forging.items()},
         }
 
+    @staticmethod
+    def known() -> list[str]:
+        """Names of all parameters that a study may search."""
+        forging = [f"{FORGING}{name}" for name in BalanceConfig.model_fields if name not in ("share", "psi")]
+        return [*DetectorConfig.model_fields, "synthetic_share", "psi", "generator", *forging]
+
     def with_parameters(self, values: Mapping[str, object]) -> TrialSpec:
-        """A copy in which the named parameters, of the detector or of the trial, have other values.
+        """A copy in which the named parameters, of the detector, the forging or the trial, have other values.
 
         Raises:
             pydantic.ValidationError: a value is out of its range.
         """
-        own = {name: value for name, value in values.items() if name in ("synthetic_share", "psi")}
-        inner = {name: value for name, value in values.items() if name not in own}
+        own = {name: value for name, value in values.items() if name in ("synthetic_share", "psi", "generator")}
+        forging = {
+            name.removeprefix(FORGING): value
+            for name, value in values.items()
+            if name not in own and name not in DetectorConfig.model_fields and name.startswith(FORGING)
+        }
+        inner = {n: v for n, v in values.items() if n not in own and n.removeprefix(FORGING) not in forging}
         detector = DetectorConfig.model_validate(self.detector.model_dump() | inner)
-        return TrialSpec.model_validate({**self.model_dump(exclude={"detector"}), **own, "detector": detector})
+        changed = {**self.model_dump(exclude={"detector"}), **own, "forging": {**self.forging, **forging}}
+        return TrialSpec.model_validate({**changed, "detector": detector})
 
 
 @dataclass(frozen=True)
@@ -74,18 +113,33 @@ class Materials:
     cache: Path
     store: Store
     experiment: str
+    generators: Mapping[str, Path] = field(default_factory=dict)
 
     @property
     def digest(self) -> str:
-        """16 hex digits over data, generator and roles."""
+        """16 hex digits over data, generators and roles."""
         generator = generator_digest(self.generator) if self.generator else ""
         parts = [self.manifest.digest, generator, *self.train_domains, "|", *self.validation_domains]
+        parts += [f"{name}={generator_digest(folder)}" for name, folder in sorted(self.generators.items())]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+    @property
+    def judging_domains(self) -> tuple[str, ...]:
+        """Whose val rows choose between detectors."""
+        return self.validation_domains or self.train_domains
+
+    def generator_of(self, spec: TrialSpec) -> Path | None:
+        """The generator that a trial takes its synthetic faces from."""
+        return self.generators[spec.generator] if spec.generator else self.generator
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A detector on disk, its run and LoggedModel, and what it reached on val rows."""
+    """A detector on disk, its run and LoggedModel, and what it reached on val rows.
+
+    `measures` holds what a study may aim at: mean_auc, worst_auc, both `_low` (lower bounds), ece, latency_ms, size_mb;
+    `error` is the standard error of the mean AUC, nan where a class has under two groups.
+    """
 
     folder: str
     run_id: str
@@ -95,6 +149,9 @@ class Trained:
     synthetic: int
     explanation: str
     seconds: float
+    measures: dict[str, float] = field(default_factory=dict)
+    error: float = math.nan
+    folds: tuple[float, ...] = ()
 
     @property
     def path(self) -> Path:
@@ -102,36 +159,78 @@ class Trained:
         return Path(self.folder)
 
 
-def objective(val: Mapping[str, Mapping[str, float]], domains: Sequence[str]) -> float:
-    """The mean AUC over the given domains' val rows."""
-    return sum(val[domain]["auc"] for domain in domains) / len(domains)
+def training_set(spec: TrialSpec, materials: Materials, fold: int = 0, folds: int = 1) -> tuple[Manifest, int, str]:
+    """The rows that a detector is trained and early-stopped on, how many are synthetic, and what balancing did.
 
-
-def training_set(spec: TrialSpec, materials: Materials) -> tuple[Manifest, int, str]:
-    """The rows that a detector is trained and early-stopped on, how many are synthetic, and what balancing did."""
+    With several folds, the train and val rows of the train domains are dealt anew by group: fold `fold` is val.
+    """
     rows = materials.manifest.select(dataset=materials.train_domains, split=("train", "val"))
+    if folds > 1:
+        rows = rows.where(~rows.synthetic)
+        dealt = fold_of_rows(rows.rows["identity"], rows.rows["source"], folds)
+        split = np.where(dealt == fold, "val", "train")
+        rows = Manifest.build(rows.rows.assign(split=split), rows.root, where=f"fold {fold + 1} of {folds}")
     if not spec.synthetic_share:
         return rows, 0, "no synthetic faces"
-    if materials.generator is None:
+    generator = materials.generator_of(spec)
+    if generator is None:
         raise UserError(
             f"synthetic_share {spec.synthetic_share} needs a generator: train one with `counterforge gan train`"
         )
-    config = BalanceConfig(share=spec.synthetic_share, psi=spec.psi)
-    balanced = balance(rows, materials.generator, config, materials.work / "synthetic")
+    balanced = balance(rows, generator, spec.balancing(), materials.work / "synthetic")
     return balanced.manifest, balanced.added, balanced.explanation
 
 
-def validate(detector: Detector, materials: Materials) -> dict[str, dict[str, float]]:
-    """Metrics on the val rows of every train and validation domain, by domain."""
-    domains = dict.fromkeys((*materials.train_domains, *materials.validation_domains))
-    rows = materials.manifest.select(dataset=list(domains), split="val")
+@dataclass(frozen=True)
+class Validation:
+    """Metrics on val rows by domain, and what a study may aim at (see `Trained`)."""
+
+    val: dict[str, dict[str, float]]
+    measures: dict[str, float]
+    error: float
+
+
+def validate(detector: Detector, rows: Manifest, domains: Sequence[str], materials: Materials) -> Validation:
+    """Score `rows` (val of every domain), and sum up over `domains`.
+
+    The lower bound of the mean adds the domains' margins in squares (MOVER, Zou & Donner 2008); that of the worst
+    domain is the lowest bound of all, which is on the safe side.
+    """
     scores = score(detector, rows, materials.cache)
     names = rows.rows["dataset"].to_numpy()
-    result = {}
+    val = {}
+    for domain in dict.fromkeys(names.tolist()):
+        here = names == domain
+        val[str(domain)] = compute(rows.targets[here], scores[here], detector.threshold)
+    margins, lows = [], []
     for domain in domains:
         here = names == domain
-        result[domain] = compute(rows.targets[here], scores[here], detector.threshold)
-    return result
+        interval = bootstrap(rows.targets[here], scores[here], rows.groups[here], replicates=300)
+        margins.append(interval.value - interval.low)
+        lows.append(interval.low)
+    aucs = [val[domain]["auc"] for domain in domains]
+    margin = math.sqrt(sum(each**2 for each in margins)) / len(domains)
+    measures = {
+        "mean_auc": float(np.mean(aucs)),
+        "worst_auc": min(aucs),
+        "mean_auc_low": float(np.mean(aucs)) - margin,
+        "worst_auc_low": math.nan if any(map(math.isnan, lows)) else min(lows),
+        "ece": float(np.mean([val[domain]["ece"] for domain in domains])),
+    }
+    return Validation(val, measures, margin / 1.96)
+
+
+@torch.inference_mode()
+def latency_ms(detector: Detector, repeats: int = 7) -> float:
+    """Milliseconds for one face on the detector's device: the fastest of some, which a busy machine disturbs least."""
+    side, device = detector.config.image_size, detector.mean.device
+    face = torch.zeros(1, 3, side, side, dtype=torch.uint8, device=device)
+    best = math.inf
+    for _ in range(repeats + 1):  # the first warms up
+        began = time.perf_counter()
+        float(detector(face).cpu()[0])
+        best = min(best, time.perf_counter() - began)
+    return best * 1000
 
 
 def train_and_log(
@@ -141,66 +240,152 @@ def train_and_log(
     name: str,
     parent: str | None = None,
     tags: Mapping[str, str] | None = None,
+    folds: int = 1,
+    on_epoch: OnEpoch | None = None,
+    on_fold: OnEpoch | None = None,
 ) -> Trained:
     """Train, validate and log one detector; what is finished already is read back.
+
+    Args:
+        folds: above 1, one detector a fold is trained and the measures are their means; the first fold's is logged.
+        on_epoch: told the metrics of each epoch; it may raise optuna.TrialPruned, which ends the run as KILLED.
+        on_fold: told the measures of each finished fold; it may raise the same.
 
     Raises:
         UserError: the data or the configuration does not allow it, or the loss became nan.
     """
-    key = hashlib.sha256(f"{materials.digest}{spec.model_dump_json()}".encode()).hexdigest()[:12]
+    digest = f"{materials.digest}{spec.model_dump_json()}" + (f"folds {folds}" if folds > 1 else "")
+    key = hashlib.sha256(digest.encode()).hexdigest()[:12]
     folder = materials.work / "detectors" / key
     place = hashlib.sha256(f"{parent}/{name}/{key}".encode()).hexdigest()[:12]
     record = folder / f"trained-{place}.json"
     if record.is_file():
         return Trained(**json.loads(record.read_text()))
     started = time.monotonic()
-    rows, synthetic, explanation = training_set(spec, materials)
+    first, synthetic, explanation = training_set(spec, materials, 0, folds)
+    generator = materials.generator_of(spec)
     lineage = {
         "manifest": materials.manifest.digest,
-        "training_manifest": rows.digest,
-        "generator": ",".join(sorted(rows.rows["generator"].dropna().unique())) or "none",
+        "training_manifest": first.digest,
+        "generator": ",".join(sorted(first.rows["generator"].dropna().unique())) or "none",
         "detector_key": key,
         **(tags or {}),
     }
-    with run(
-        materials.store,
-        materials.experiment,
-        name,
-        key=place,
-        parent=parent,
-        tags=lineage,
-        params=spec.parameters(),
-        description=explanation,
-    ) as active:
+    with (
+        _alone(folder),
+        run(
+            materials.store,
+            materials.experiment,
+            name,
+            key=place,
+            parent=parent,
+            tags=lineage,
+            params=spec.parameters(),
+            description=explanation,
+        ) as active,
+    ):
         active.dataset(
             "+".join(materials.train_domains) + ("+synthetic" if synthetic else ""),
-            digest=rows.digest,
-            source=str(rows.root),
-            counts=_counts(rows),
+            digest=first.digest,
+            source=str(first.root),
+            counts=_counts(first),
             context="training",
         )
-        path = train(rows, spec.detector, folder, materials.cache, active.metrics)
-        detector = Detector.load(path)
-        val = validate(detector, materials)
-        value = objective(val, materials.validation_domains or materials.train_domains)
-        figures = {f"val_{metric}/{domain}": v for domain, of in val.items() for metric, v in of.items()}
+        paths: list[Path] = []
+        validations: list[Validation] = []
+        try:
+            for fold in range(folds):
+                rows = first if fold == 0 else training_set(spec, materials, fold, folds)[0]
+                offset = fold * spec.detector.epochs
+
+                def report(metrics: Mapping[str, float], epoch: int, offset: int = offset) -> None:
+                    active.metrics(metrics, offset + epoch)
+                    if on_epoch is not None:
+                        on_epoch(metrics, offset + epoch)
+
+                out = folder if folds == 1 else folder / f"fold-{fold}"
+                paths.append(train(rows, spec.detector, out, materials.cache, report))
+                detector = Detector.load(paths[-1])
+                judged, domains = _judged(rows, materials, folds)
+                validations.append(validate(detector, judged, domains, materials))
+                if on_fold is not None:
+                    on_fold(validations[-1].measures, fold)
+        except optuna.TrialPruned as pruned:
+            active.killed(str(pruned) or "pruned")
+            raise
+        together = _together(validations)
+        measures = together.measures | {
+            "latency_ms": latency_ms(Detector.load(paths[0])),
+            "size_mb": (paths[0] / WEIGHTS).stat().st_size / 1e6,
+        }
+        value = measures["mean_auc"]
+        figures = {f"val_{metric}/{domain}": v for domain, of in together.val.items() for metric, v in of.items()}
         model_id = log_detector(
             active,
             name=f"{spec.detector.backbone}-{key}",
-            folder=path,
-            metrics={"objective": value, **{f"val_auc/{domain}": of["auc"] for domain, of in val.items()}},
+            folder=paths[0],
+            metrics={"objective": value, **{f"val_auc/{domain}": of["auc"] for domain, of in together.val.items()}},
             params={name: str(value) for name, value in spec.parameters().items()},
             tags=lineage,
         )
-        active.metrics({"objective": value, "synthetic_faces": synthetic, **figures}, 0)
-        history = path / "history.json"
+        known = {name: figure for name, figure in measures.items() if not math.isnan(figure)}
+        active.metrics({"objective": value, "synthetic_faces": synthetic, **figures, **known}, 0)
+        history = paths[0] / "history.json"
         if history.is_file():
             active.artifact(history)
-    trained = Trained(str(path), active.id, model_id, value, val, synthetic, explanation, time.monotonic() - started)
+    trained = Trained(
+        str(paths[0]),
+        active.id,
+        model_id,
+        value,
+        together.val,
+        synthetic,
+        explanation,
+        time.monotonic() - started,
+        measures,
+        together.error,
+        tuple(each.measures["mean_auc"] for each in validations),
+    )
     temporary = record.with_suffix(".tmp")
     temporary.write_text(json.dumps(asdict(trained)))
     temporary.replace(record)
     return trained
+
+
+def _judged(rows: Manifest, materials: Materials, folds: int) -> tuple[Manifest, tuple[str, ...]]:
+    """The rows that are scored, and the domains that count."""
+    domains = materials.judging_domains
+    if folds == 1:
+        known = list(dict.fromkeys((*materials.train_domains, *materials.validation_domains)))
+        return materials.manifest.select(dataset=known, split="val"), domains
+    if materials.validation_domains:
+        return materials.manifest.select(dataset=list(domains), split="val"), domains
+    return rows.select(split="val"), domains
+
+
+def _together(parts: Sequence[Validation]) -> Validation:
+    """The means over the folds. Their error is that of the rows or that of the folds, whichever is larger."""
+    if len(parts) == 1:
+        return parts[0]
+    val = {
+        domain: {metric: float(np.mean([part.val[domain][metric] for part in parts])) for metric in of}
+        for domain, of in parts[0].val.items()
+    }
+    measures = {name: float(np.mean([part.measures[name] for part in parts])) for name in parts[0].measures}
+    spread = float(np.std([part.measures["mean_auc"] for part in parts], ddof=1)) / math.sqrt(len(parts))
+    return Validation(val, measures, float(np.nanmax([spread, np.mean([part.error for part in parts])])))
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One process at a time in a detector's folder: two trials that drew the same values share the work.
+
+    The kernel lets go of the lock when its holder dies, so that nothing is left to clear away.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _counts(manifest: Manifest) -> dict[str, int]:

@@ -1,9 +1,9 @@
-"""`counterforge study`: launch, resume, and see how it goes."""
+"""`counterforge study`: launch, resume, join as a worker, and see how it goes."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,22 +20,31 @@ from pipelines.cli.options import (
     show_configuration,
 )
 
+if TYPE_CHECKING:
+    from pipelines.settings import RunConfig
+
 app = typer.Typer(help="Optuna studies over the whole chain.", no_args_is_help=True)
+Storage = Annotated[str | None, typer.Option("--storage", help="postgresql://... where the study lives in one.")]
 
 
 @app.command()
 def launch(
     config: Annotated[Path, typer.Argument(help="YAML like that of `counterforge run`, with a `study` section.")],
     trials: Annotated[int | None, typer.Option(help="Total number of trials, earlier ones counted in.", min=1)] = None,
+    workers: Annotated[int, typer.Option(help="Processes of this machine, each with its share or GPU.", min=1)] = 1,
+    cluster: Annotated[str | None, typer.Option(help="Address of a Ray cluster that runs the trials; or auto.")] = None,
+    new: Annotated[bool, typer.Option("--new", help="Begin beside a study of this name with other settings.")] = False,
     settings: Set = None,
     seed: Seed = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
-    """Run a study to its total number of trials. Launching again resumes."""
+    """Run a study to its total number of trials. Launching again resumes. --dry-run prints what a trial will cost."""
     from faces.errors import UserError
     from pipelines.run import search
     from pipelines.settings import RunConfig
+    from tuning.status import show, standing
+    from tuning.storage import load
 
     more = [f"study.trials={trials}"] if trials else []
     more += [f"study.seed={seed}"] if seed is not None else []
@@ -43,49 +52,91 @@ def launch(
     if resolved.study is None:
         raise UserError(f"{config} has no section `study`: add one, see configs/faces.yaml")
     if dry_run:
-        show_configuration(resolved)
+        _dry_run(resolved, workers, as_json)
         return
-    result = search(resolved)
+    study = resolved.study
+    result = search(resolved, workers=workers, new=new, cluster=cluster)
     if not as_json:
-        table = result.history.drop(columns=["run_id", "error"])
-        print_table(table, f"study {result.name}")
+        show(lambda: standing(load(resolved.mlruns.absolute(), result.name, study.storage)))
     answer(
-        {"study": result.name, "best": result.best.model_dump(mode="json"), "best_value": result.best_value},
+        {
+            "study": result.name,
+            "best": result.best.model_dump(mode="json"),
+            "best_value": result.best_value,
+            "ended": result.ended,
+        },
         as_json,
-        f"best objective {result.best_value:.3f}; review it with: counterforge ui",
+        f"{result.ended}; best objective {result.best_value:.3f}; review it with: counterforge ui",
     )
 
 
 app.command("resume", help="The same as launch: goes on to the total number of trials.")(launch)
 
 
+def _dry_run(config: RunConfig, workers: int, as_json: bool) -> None:
+    """The resolved configuration, the space, and what a trial costs."""
+    import pandas as pd
+
+    from faces.manifest import Manifest
+    from pipelines.run import study_base
+    from tuning.cost import described, trial_costs
+    from tuning.definition import check_study, terms
+    from tuning.status import duration
+
+    assert config.study is not None
+    base = check_study(config.study, study_base(config))
+    manifest = config.out / "faces" / "reduced.parquet"
+    known = manifest.is_file()
+    faces = 1000
+    if known:
+        faces = len(Manifest.read(manifest).select(dataset=config.domains.train, split="train"))
+    costs = trial_costs(config.study, base, faces)
+    places = terms(config.study).places
+    hours = places * sum(cost.trial for cost in costs) / len(costs) / 3600 / workers
+    seconds = {cost.backbone: round(cost.trial, 1) for cost in costs}
+    if as_json:
+        space = described(config.study.space)
+        answer({"space": space, "trials": places, "faces": faces, "trial_seconds": seconds, "hours": hours}, True, "")
+        return
+    show_configuration(config)
+    print_table(pd.DataFrame(described(config.study.space)), f"{places} trials by {config.study.sampler} over")
+    rows = [[c.backbone, c.frozen_step * 1000, c.full_step * 1000, c.trial] for c in costs]
+    columns = ["backbone", "head step ms", "full step ms", "trial s"]
+    print_table(pd.DataFrame(rows, columns=columns), "cost, from one timed step")
+    of = f"{faces} train faces" + ("" if known else " (a guess: the faces are not ingested yet)")
+    typer.echo(f"about {duration(hours * 3600)} for {places} trials of {of} by {workers} worker{'s' * (workers > 1)}")
+
+
+@app.command()
+def worker(
+    storage: Annotated[str, typer.Argument(help="postgresql://..., or the path of a study's journal.")],
+    study: Annotated[str, typer.Argument(help="Full name of the study, as `study launch` printed it.")],
+) -> None:
+    """Work on a study that was launched elsewhere until it ends: one job of SLURM or Kubernetes, one terminal more."""
+    from tuning.study import join
+
+    typer.echo(join(storage, study))
+
+
 @app.command()
 def status(
     name: Annotated[str | None, typer.Argument(help="Study, or the beginning of its name; all by default.")] = None,
     mlruns: Mlruns = DEFAULT_MLRUNS,
+    storage: Storage = None,
+    live: Annotated[bool, typer.Option("--live", help="Keep looking until it ends or Ctrl-C.")] = False,
+    trials: Annotated[int, typer.Option(help="How many of the trials to show, the best ones.", min=0)] = 15,
     as_json: AsJson = False,
 ) -> None:
-    """The studies of a tracking folder, or the trials of one."""
-    import pandas as pd
+    """The studies of a tracking folder, or one with its best trials and the time left."""
+    from tuning.status import overview, show, standing
+    from tuning.storage import load
 
-    from tracking.store import open_store
-    from tuning.study import history, load, names
-
-    store = open_store(mlruns)
+    root = mlruns.absolute()
     if name is not None:
-        table = history(load(store, name))
-        title = f"trials of {name}"
-    else:
-        rows = []
-        for each in names(store):
-            trials = history(load(store, each))
-            done = trials["state"].value_counts().to_dict() if len(trials) else {}
-            best = trials["value"].max() if len(trials) else None
-            rows.append(
-                {"study": each, "complete": done.get("COMPLETE", 0), "failed": done.get("FAIL", 0), "best": best}
-            )
-        table, title = pd.DataFrame(rows, columns=["study", "complete", "failed", "best"]), "studies"
+        show(lambda: standing(load(root, name, storage)), live=live, trials=trials, as_json=as_json)
+        return
+    table = overview(root, storage)
     if as_json:
         typer.echo(table.to_json(orient="records"))
     else:
-        print_table(table, title)
+        print_table(table, "studies")

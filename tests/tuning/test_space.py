@@ -1,20 +1,21 @@
-"""Search spaces and samplers: what a study can search, and that a seed and a history decide what it suggests."""
+"""Search spaces: what can be searched, what is refused, and which parameters a trial has."""
 
 from __future__ import annotations
-
-from typing import get_args
 
 import optuna
 import pytest
 from pydantic import ValidationError
 
 from faces.errors import UserError
-from tuning.samplers import SamplerName, grid, sampler
-from tuning.space import Choice, Range, distributions
+from tuning.space import Choice, Range, Space, Span, check_point, combinations, distributions, in_order, suggest
 from tuning.study import DEFAULT_SPACE, check_space
 from tuning.trial import TrialSpec
 
-NUMBERS = distributions({"x": Range(low=0.0, high=1.0, step=0.25), "n": Range(low=1, high=4)})
+CHAIN: Space = {
+    "a_depth": Range(low=1, high=3, when={"backbone": ("resnet50",)}),
+    "backbone": Choice(choices=("resnet18", "resnet50")),
+    "b_rate": Range(low=0.1, high=0.2, when={"a_depth": Span(low=2)}),
+}
 
 
 def test_whole_bounds_make_whole_numbers() -> None:
@@ -27,53 +28,71 @@ def test_whole_bounds_make_whole_numbers() -> None:
 
 
 @pytest.mark.parametrize(
-    "values", [{"low": 2, "high": 1}, {"low": 0, "high": 1, "log": True}, {"low": 1, "high": 9, "log": True, "step": 2}]
+    ("values", "sentence"),
+    [
+        ({"low": 2, "high": 1}, "the range is empty"),
+        ({"low": 0, "high": 1, "log": True}, "low 0 cannot be searched on a log scale"),
+        ({"low": 1, "high": 9, "log": True, "step": 2}, "takes no step"),
+        ({"low": 1, "high": 9, "step": 0}, "step 0 must be above 0"),
+    ],
 )
-def test_a_range_that_makes_no_sense_is_refused(values: dict[str, object]) -> None:
-    with pytest.raises(ValidationError):
+def test_a_range_that_makes_no_sense_is_refused(values: dict[str, object], sentence: str) -> None:
+    with pytest.raises(ValidationError, match=sentence):
         Range.model_validate(values)
 
 
-@pytest.mark.parametrize("name", get_args(SamplerName))
-def test_a_killed_study_suggests_what_it_would_have_suggested(name: SamplerName) -> None:
-    def suggestions(kill_after: int | None) -> list[dict[str, object]]:
-        storage = optuna.storages.InMemoryStorage()
-        asked: list[dict[str, object]] = []
-        for _ in range(8):
-            study = optuna.create_study(storage=storage, study_name="s", load_if_exists=True, direction="maximize")
-            done = [t for t in study.get_trials() if t.state == optuna.trial.TrialState.COMPLETE]
-            study.sampler = sampler(name, NUMBERS, 3, len(done))
-            trial = study.ask(NUMBERS)
-            if kill_after == len(done):  # the process dies: the trial never ends, and is asked for again
-                kill_after = None
-                study.tell(trial, state=optuna.trial.TrialState.FAIL)
-                study.sampler = sampler(name, NUMBERS, 3, len(done))
-                trial = study.ask(NUMBERS)
-            asked.append(dict(trial.params))
-            study.tell(trial, -((trial.params["x"] - 0.5) ** 2) - trial.params["n"])
-        return asked
-
-    uninterrupted = suggestions(None)
-    if name == "grid":  # a killed trial of a grid is taken up again later: all of the grid is visited, in some order
-        assert {tuple(sorted(p.items())) for p in uninterrupted} <= {
-            (("n", n), ("x", x)) for n in range(1, 5) for x in (0, 0.25, 0.5, 0.75, 1)
-        }
-    elif name == "cmaes":  # CMA-ES mixes the trial's number into its seed, which a killed trial has used up
-        assert len(suggestions(2)) == len(uninterrupted)
-    else:
-        assert suggestions(2) == uninterrupted
-        assert suggestions(6) == uninterrupted
+def test_a_parameter_exists_only_where_its_condition_holds() -> None:
+    assert in_order(CHAIN) == ["backbone", "a_depth", "b_rate"]
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    drawn = [suggest(study.ask(), CHAIN) for _ in range(40)]
+    assert {frozenset(values) for values in drawn} == {
+        frozenset({"backbone"}),
+        frozenset({"backbone", "a_depth"}),
+        frozenset({"backbone", "a_depth", "b_rate"}),
+    }
+    for values in drawn:
+        assert ("a_depth" in values) == (values["backbone"] == "resnet50")
+        assert ("b_rate" in values) == (int(values.get("a_depth", 0)) >= 2)
 
 
-def test_the_grid_lists_every_value_and_refuses_what_has_none() -> None:
-    assert grid(NUMBERS) == {"n": [1, 2, 3, 4], "x": [0.0, 0.25, 0.5, 0.75, 1.0]}
+def test_one_value_is_as_good_as_a_list_of_one() -> None:
+    assert Range.model_validate({"low": 1, "high": 2, "when": {"a": "b"}}).when == {"a": ("b",)}
+    assert Range.model_validate({"low": 1, "high": 2, "when": {"a": {"low": 3}}}).when == {"a": Span(low=3)}
+
+
+@pytest.mark.parametrize(
+    ("space", "sentence"),
+    [
+        ({"x": Range(low=1, high=2, when={"bakbone": ("a",)}), "backbone": Choice(choices=("a",))}, "mean backbone"),
+        ({"x": Range(low=1, high=2, when={"c": ("z",)}), "c": Choice(choices=("a", "b"))}, "which it never is"),
+        (
+            {"x": Range(low=1, high=2, when={"y": (1,)}), "y": Range(low=1, high=2, when={"x": (1,)})},
+            "lead back to themselves",
+        ),
+    ],
+)
+def test_a_condition_that_cannot_hold_is_refused(space: Space, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        in_order(space)
+
+
+def test_combinations_are_all_leaves_of_the_tree() -> None:
+    space = CHAIN | {"b_rate": Choice(choices=(0.1, 0.2), when={"a_depth": Span(low=2)})}
+    found = combinations(space)
+    assert len(found) == 1 + 1 + 2 * 2
+    assert {"backbone": "resnet18"} in found
+    assert {"backbone": "resnet50", "a_depth": 3, "b_rate": 0.2} in found
+    shuffled = combinations(space, seed=3)
+    assert shuffled != found
+    assert sorted(map(str, shuffled)) == sorted(map(str, found))
+    assert combinations({"x": Range(low=0.0, high=1.0, step=0.25)}) == [{"x": x} for x in (0, 0.25, 0.5, 0.75, 1.0)]
+
+
+def test_what_cannot_be_listed_is_refused_with_its_size() -> None:
     with pytest.raises(UserError, match=r"continuous parameter x .*sampler gp"):
-        grid(distributions({"x": Range(low=0.0, high=1.0)}))
-
-
-def test_cmaes_refuses_choices_and_says_which_sampler_takes_them() -> None:
-    with pytest.raises(UserError, match="take sampler gp or tpe"):
-        sampler("cmaes", distributions({"c": Choice(choices=(1, 2))}), 0, 0)
+        combinations({"x": Range(low=0.0, high=1.0)})
+    with pytest.raises(UserError, match="1,000,000 combinations"):
+        combinations({name: Range(low=1, high=100) for name in "abc"})
 
 
 def test_a_space_is_checked_before_the_first_trial() -> None:
@@ -84,3 +103,20 @@ def test_a_space_is_checked_before_the_first_trial() -> None:
         check_space({"synthetic_share": Range(low=0.1, high=1.5)}, TrialSpec())
     with pytest.raises(UserError, match=r"study\.space\.backbone"):
         check_space({"backbone": Choice(choices=("resnet18", "resnet19"))}, TrialSpec())
+    with pytest.raises(UserError, match="'other' has no folder"):
+        check_space({"generator": Choice(choices=("other",))}, TrialSpec())
+
+
+def test_settings_of_the_forging_are_searched_by_their_own_names() -> None:
+    spec = TrialSpec(synthetic_share=0.3).with_parameters({"synthetic_seed": 7, "balance": "none", "psi": 0.9})
+    assert (spec.balancing().seed, spec.balancing().psi, spec.detector.balance) == (7, 0.9, "none")
+    assert spec.parameters()["synthetic_seed"] == 7
+    assert spec.with_parameters({"epochs": 3}).balancing().seed == 7
+
+
+def test_a_starting_point_must_lie_in_the_space() -> None:
+    check_point(CHAIN, {"backbone": "resnet50", "a_depth": 2}, "study.enqueue[0]")
+    with pytest.raises(UserError, match=r"enqueue\[0\]\.bakbone .*did you mean backbone"):
+        check_point(CHAIN, {"bakbone": "resnet50"}, "study.enqueue[0]")
+    with pytest.raises(UserError, match=r"enqueue\[0\]\.b_rate: 0\.3 is not in"):
+        check_point(CHAIN, {"b_rate": 0.3}, "study.enqueue[0]")

@@ -1,0 +1,241 @@
+"""Where studies live: a journal of their own on one machine, PostgreSQL for many.
+
+A journal is a file `studies/<name>.journal` in the tracking folder that is only ever appended to, so that any number
+of processes of one machine may work on one study; nothing has to be started. Two things Optuna leaves open are
+closed here: the lock is the kernel's, which a killed process cannot leave behind, and a line that a kill or a full disk
+tore is cut off before the next one is written.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, TypeVar
+from urllib.parse import urlsplit
+
+import optuna
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage, RetryHeartbeatStaleTrialCallback
+from optuna.storages.journal import JournalFileBackend
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
+
+from faces.errors import UserError
+
+# A worker on another machine says this often that it lives, and counts as dead after so long a silence.
+BEAT_SECONDS, SILENCE_SECONDS = 15, 90
+# How long work waits for a database that went away.
+PATIENCE_SECONDS = 300.0
+_SUFFIX = ".journal"
+_Result = TypeVar("_Result")
+_log = logging.getLogger(__name__)
+
+
+class JournalLock:
+    """The kernel's lock on a file beside the journal; whoever gets it mends the journal's end."""
+
+    def __init__(self, journal: Path) -> None:
+        self._journal = journal
+        self._held: IO[bytes] | None = None
+
+    def acquire(self) -> bool:
+        """Wait for the lock."""
+        held = self._journal.with_suffix(".lock").open("ab")
+        fcntl.flock(held, fcntl.LOCK_EX)
+        self._held = held
+        _cut_torn_line(self._journal)
+        return True
+
+    def release(self) -> None:
+        """Let go of it; the kernel does so too when the process ends in whatever way."""
+        if self._held is not None:
+            self._held.close()
+            self._held = None
+
+
+def _cut_torn_line(journal: Path) -> None:
+    try:
+        with journal.open("r+b") as file:
+            end = file.seek(0, os.SEEK_END)
+            if not end:
+                return
+            file.seek(end - 1)
+            if file.read(1) == b"\n":
+                return
+            start = max(0, end - 1_000_000)
+            file.seek(start)
+            file.truncate(start + file.read().rfind(b"\n") + 1)
+    except FileNotFoundError:
+        return
+
+
+class Shelf:
+    """One place that holds studies: the tracking folder, one journal, or a database.
+
+    Attributes:
+        address: what `optuna-dashboard` and `study worker` take: the path of a journal, or a URL.
+    """
+
+    def __init__(self, address: str, *, beat_seconds: int = BEAT_SECONDS, silence_seconds: int = SILENCE_SECONDS):
+        self.address = address
+        self._beat, self._silence = beat_seconds, silence_seconds
+        self._storage: BaseStorage | None = None
+
+    @property
+    def is_database(self) -> bool:
+        """Whether several machines may work on it."""
+        return "://" in self.address
+
+    @property
+    def path(self) -> Path:
+        """The journal."""
+        return Path(self.address)
+
+    @property
+    def shown(self) -> str:
+        """The address without its password."""
+        password = urlsplit(self.address).password if self.is_database else None
+        return self.address.replace(f":{password}@", ":...@") if password else self.address
+
+    def storage(self) -> BaseStorage:
+        """Optuna's storage, opened once.
+
+        Raises:
+            UserError: it cannot be reached or read.
+        """
+        if self._storage is None:
+            try:
+                self._storage = self._database() if self.is_database else self._journal()
+            except (SQLAlchemyError, OSError, ValueError, ImportError) as error:
+                lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+                raise UserError(
+                    f"the storage of studies {self.shown} cannot be opened ({lines[0][:200]}): start its server or "
+                    "correct the address (study.storage)"
+                ) from error
+        return self._storage
+
+    def _journal(self) -> BaseStorage:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        lock = JournalLock(self.path)
+        with suppress(PermissionError):  # who may only read needs no mending
+            lock.acquire()
+            lock.release()
+        return JournalStorage(JournalFileBackend(self.address, lock_obj=lock))  # type: ignore[arg-type]
+
+    def _database(self) -> BaseStorage:
+        if not self.address.startswith(("postgresql://", "postgresql+psycopg://")):
+            raise UserError(
+                f"study.storage {self.shown} is no PostgreSQL address: give postgresql://user:password@host/name, or "
+                "leave it out to keep the study in the tracking folder"
+            )
+        address = self.address.replace("postgresql://", "postgresql+psycopg://", 1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            return RDBStorage(
+                address,
+                engine_kwargs={"pool_pre_ping": True, "connect_args": {"connect_timeout": 5}},
+                heartbeat_interval=self._beat,
+                grace_period=self._silence,
+                # Whether a lost trial is tried again, and how often, is decided by tuning.claims under its lock.
+                heartbeat_stale_trial_callback=None,
+            )
+
+    @contextmanager
+    def lock(self, name: str) -> Iterator[None]:
+        """One process of all that work on the study `name` at a time, on whatever machine."""
+        if isinstance(storage := self.storage(), RDBStorage):
+            key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
+            with storage.engine.begin() as connection:  # let go at its end, or when the connection is lost
+                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
+                yield
+            return
+        with self.path.with_suffix(".claims").open("ab") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            yield
+
+
+def retry_lost(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
+    """Queue a trial whose worker died to be taken up again: the same values, the same place in the study."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        RetryHeartbeatStaleTrialCallback(inherit_intermediate_values=True)(study, trial)
+
+
+def patiently(call: Callable[[], _Result], seconds: float = PATIENCE_SECONDS) -> _Result:
+    """The result of `call`, tried again while the database is away.
+
+    Raises:
+        UserError: it stayed away for `seconds`.
+    """
+    deadline, pause = time.monotonic() + seconds, 0.2
+    while True:
+        try:
+            return call()
+        except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+            if time.monotonic() + pause > deadline:
+                raise UserError(
+                    f"the database of the study has been away for {seconds:.0f} s ({type(error).__name__}): start it "
+                    "again, then run the same command again"
+                ) from error
+            if pause == 0.2:
+                _log.warning("the database of the study does not answer; waiting for it")
+            time.sleep(pause)
+            pause = min(pause * 2, 5.0)
+
+
+def shelf_for(root: Path, name: str, storage: str | None = None) -> Shelf:
+    """Where the study `name` lives, or will live."""
+    return Shelf(storage or str(root / "studies" / f"{name}{_SUFFIX}"))
+
+
+def names(root: Path, storage: str | None = None) -> list[str]:
+    """The names of all studies of a tracking folder, or of a database.
+
+    Raises:
+        UserError: the database cannot be reached.
+    """
+    if storage is not None and "://" in storage:
+        shelf = Shelf(storage)
+        with quiet_optuna():
+            return sorted(patiently(lambda: optuna.get_all_study_names(shelf.storage()), 0))
+    return sorted(path.stem for path in (root / "studies").glob(f"*{_SUFFIX}") if path.stat().st_size)
+
+
+def load(root: Path, name: str, storage: str | None = None) -> optuna.Study:
+    """A study by its name, or by the beginning of it if that is unambiguous.
+
+    Raises:
+        UserError: there is none, or there are several, or the database cannot be reached.
+    """
+    known = names(root, storage)
+    found = [name] if name in known else [each for each in known if each.startswith(name)]
+    where = Shelf(storage).shown if storage else str(root)
+    if len(found) != 1:
+        problem = "several studies begin with" if found else "no study is called"
+        raise UserError(f"{problem} {name!r} in {where}: there is {', '.join(found or known) or 'none yet'}")
+    shelf = shelf_for(root, found[0], storage)
+    with quiet_optuna():
+        try:
+            return optuna.load_study(study_name=found[0], storage=shelf.storage())
+        except KeyError as error:
+            raise UserError(f"the study {found[0]} in {where} was never begun: launch it again") from error
+        except (json.JSONDecodeError, ValueError) as error:
+            raise UserError(f"{shelf.shown} is damaged ({error}): restore it from a copy") from error
+
+
+@contextmanager
+def quiet_optuna() -> Iterator[None]:
+    """Optuna reports by our progress bar and not by its own log lines."""
+    level = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(logging.WARNING)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(level)

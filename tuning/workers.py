@@ -1,0 +1,220 @@
+"""Workers: one takes trial after trial of a study until it ends; several of them share a machine.
+
+Each worker of a machine is a process of its own, with its share of the cores or a GPU to itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, Trial, TrialState
+from tqdm import tqdm
+
+from faces.errors import UserError
+from tracking.errors import TrackingError
+from tuning.claims import ERROR, PLACE, Claims, finished
+from tuning.config import StudyConfig
+from tuning.space import Value, suggest
+from tuning.stopping import check_failures, stop_reason
+from tuning.storage import patiently, quiet_optuna
+
+_log = logging.getLogger(__name__)
+# How often a worker that finds every place taken looks whether one became free.
+IDLE_SECONDS = 1.0
+# Workers that are killed are started again, but not for ever.
+MAX_RESTARTS = 20
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a trial reached: a value for each objective, constraints (feasible <= 0), and what to remember."""
+
+    values: Sequence[float]
+    constraints: Mapping[str, float] = field(default_factory=dict)
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+
+Evaluate = Callable[[Trial, dict[str, Value], int], Outcome]
+"""Runs one trial: Optuna's trial, the drawn values, its place. It may raise optuna.TrialPruned."""
+
+
+def work(
+    claims: Claims,
+    config: StudyConfig,
+    evaluate: Evaluate,
+    *,
+    after: Callable[[Sequence[FrozenTrial]], None] = lambda _: None,
+    wait: bool = True,
+) -> str:
+    """Take trials until the study ends, and return the sentence that says why it did.
+
+    Args:
+        after: called with all trials after each one that ended.
+        wait: stay while others still run, in case one of them dies and its trial must be taken up.
+
+    Raises:
+        UserError: the last trials all failed, or the database stayed away.
+        TrackingError, OSError: runs cannot be recorded; the trial is given back.
+    """
+    study, places = claims.study, claims.terms.places
+    with quiet_optuna(), claims.living():
+        while True:
+            trials = patiently(lambda: study.get_trials(deepcopy=False))
+            check_failures(trials, study.study_name)
+            reason = stop_reason(trials, config, places)
+            if reason is not None:
+                return reason
+            trial = claims.take()
+            if trial is None:
+                open_ones = [t for t in trials if t.state in (TrialState.RUNNING, TrialState.WAITING)]
+                if not (wait and open_ones):
+                    return "every trial is taken"
+                time.sleep(IDLE_SECONDS)
+                continue
+            _run(claims, trial, evaluate)
+            after(patiently(lambda: study.get_trials(deepcopy=False)))
+
+
+def _run(claims: Claims, trial: Trial, evaluate: Evaluate) -> None:
+    place = int(trial.user_attrs[PLACE])
+    try:
+        with claims.beating(trial):
+            values = patiently(lambda: suggest(trial, claims.terms.space))
+            outcome = evaluate(trial, values, place)
+            known = trial.storage.get_trial_system_attrs(trial._trial_id)
+            for name, value in outcome.constraints.items():
+                if f"constraints:{name}" not in known:
+                    patiently(lambda name=name, value=value: trial.set_constraint(name, value))  # type: ignore[misc]
+    except optuna.TrialPruned:
+        claims.finish(trial, TrialState.PRUNED)
+    except (TrackingError, OSError, KeyboardInterrupt, SystemExit):
+        with suppress(Exception):  # the disk may be full: then the trial is found by the lock that we no longer hold
+            claims.give_back(trial)
+        raise
+    except Exception as error:
+        if not isinstance(error, UserError):
+            _log.exception("trial %d failed", place)
+        sentence = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        claims.finish(trial, TrialState.FAIL, attributes={ERROR: sentence[:1000]})
+    else:
+        claims.finish(trial, TrialState.COMPLETE, list(outcome.values), outcome.attributes)
+
+
+# --- several on one machine
+
+
+def environments(count: int) -> list[dict[str, str]]:
+    """The environment of each worker: its share of the cores, and its own GPU where there are any."""
+    cores = len(os.sched_getaffinity(0))
+    threads = str(max(1, cores // count))
+    devices = _devices()
+    shared = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"}
+    return [
+        {**os.environ, **shared, **({"CUDA_VISIBLE_DEVICES": devices[i % len(devices)]} if devices else {})}
+        for i in range(count)
+    ]
+
+
+def _devices() -> list[str]:
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [device for device in named.split(",") if device]
+    import torch
+
+    return [str(i) for i in range(torch.cuda.device_count())]
+
+
+def supervise(
+    commands: Sequence[Sequence[str]],
+    study: optuna.Study,
+    total: int,
+    logs: Path,
+    *,
+    max_restarts: int = MAX_RESTARTS,
+) -> None:
+    """Run one process a command until all have ended by themselves; one that is killed is started again.
+
+    Raises:
+        UserError: a worker refused to go on, with its sentence, or workers keep being killed.
+        KeyboardInterrupt: passed on to the workers, which save what they do.
+    """
+    logs.mkdir(parents=True, exist_ok=True)
+    settings = environments(len(commands))
+
+    def start(i: int) -> subprocess.Popen[bytes]:
+        with (logs / f"worker-{i + 1}.log").open("ab") as log:
+            return subprocess.Popen(
+                [*commands[i], "--parent", str(os.getpid())],
+                env=settings[i],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C reaches us alone, and we tell each of them once
+            )
+
+    processes = [start(i) for i in range(len(commands))]
+    restarts = 0
+    try:
+        done = len(finished(patiently(lambda: study.get_trials(deepcopy=False))))
+        with tqdm(total=total, initial=done, desc=study.study_name, unit="trial", file=sys.stderr) as bar:
+            while any(process.poll() is None for process in processes):
+                time.sleep(0.5)
+                done = len(finished(patiently(lambda: study.get_trials(deepcopy=False))))
+                bar.update(done - bar.n)
+                for i, process in enumerate(processes):
+                    code = process.poll()
+                    if code is not None and code < 0 and code != -signal.SIGINT:
+                        restarts += 1
+                        if restarts > max_restarts:
+                            raise UserError(
+                                f"workers of {study.study_name} were killed {restarts} times (the last one by "
+                                f"{signal.Signals(-code).name}): see {logs}; give them more memory, or use fewer"
+                            )
+                        processes[i] = start(i)
+                    elif code not in (None, 0):
+                        raise UserError(_last_words(logs / f"worker-{i + 1}.log", int(code or 0)))
+    finally:
+        _end(processes)
+
+
+def _last_words(log: Path, code: int) -> str:
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    sentence = next((line for line in reversed(lines) if line.startswith("error: ")), None)
+    return sentence.removeprefix("error: ") if sentence else f"a worker ended with exit code {code}: see {log}"
+
+
+def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    for sign, seconds in ((signal.SIGINT, 60), (signal.SIGTERM, 10), (signal.SIGKILL, 5)):
+        left = [process for process in processes if process.poll() is None]
+        for process in left:
+            with suppress(ProcessLookupError):
+                process.send_signal(sign)
+        deadline = time.monotonic() + seconds
+        for process in left:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=max(0.1, deadline - time.monotonic()))
+
+
+def end_with(parent: int | None) -> None:
+    """End this process as by Ctrl-C when its launcher is gone, however that died."""
+    if parent is None:
+        return
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=watch, daemon=True).start()
