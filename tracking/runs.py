@@ -27,6 +27,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunT
 
 from tracking.errors import TrackingError, explained
 from tracking.names import MAX_DATASET_NAME, MAX_DIGEST, MAX_NAME, MAX_PARAM, MAX_TAG, flattened, metric_name, shortened
+from tracking.outbox import Outbox
 from tracking.store import Store
 
 KEY_TAG = "counterforge.key"
@@ -34,8 +35,8 @@ ATTEMPTS_TAG = "counterforge.attempts"
 ERROR_TAG = "error"
 KILLED_TAG = "killed_because"
 OPENED_TEST = "test_opened"
-# Limits of one request.
-_METRICS_PER_CALL, _PARAMS_PER_CALL = 1000, 100
+# Limit of one request.
+_PARAMS_PER_CALL = 100
 
 _log = logging.getLogger(__name__)
 
@@ -67,6 +68,9 @@ class Run:
     _logged: dict[str, tuple[int, float]] = field(default_factory=dict, repr=False)
     _killed: str | None = field(default=None, repr=False)
 
+    def __post_init__(self) -> None:
+        self._outbox = Outbox(self.store, self.id)
+
     def metrics(
         self,
         values: Mapping[str, float],
@@ -97,8 +101,7 @@ class Run:
             if model_id is not None or not self._is_old(key, value, step)
         ]
         with explained(f"log metrics of run {self.name}", self.store.tracking_uri):
-            for start in range(0, len(fresh), _METRICS_PER_CALL):
-                self.store.client.log_batch(self.id, metrics=fresh[start : start + _METRICS_PER_CALL])
+            self._outbox.put(fresh)
 
     def _is_old(self, key: str, value: float, step: int) -> bool:
         if key not in self._logged:
@@ -204,6 +207,8 @@ class Run:
             status, tags = "KILLED", {KILLED_TAG: self._killed}
         elif error is not None and not (isinstance(error, SystemExit) and error.code in (None, 0)):
             status, tags = "FAILED", {ERROR_TAG: f"{type(error).__name__}: {error}"}
+        with explained(f"log the last metrics of run {self.name}", self.store.tracking_uri):
+            self._outbox.flush()
         self.tags(tags)
         with explained(f"end run {self.name}", self.store.tracking_uri):
             self.store.client.set_terminated(self.id, status)

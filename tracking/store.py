@@ -137,9 +137,7 @@ def open_store(root: Path = DEFAULT_ROOT) -> Store:
 
 
 def _check_server(store: Store) -> None:
-    with _default_environment(
-        MLFLOW_HTTP_REQUEST_TIMEOUT=str(_PROBE_TIMEOUT_SECONDS), MLFLOW_HTTP_REQUEST_MAX_RETRIES="0"
-    ):
+    with quick_requests():
         try:
             store.client.search_experiments(max_results=1)
         except Exception as error:  # MLflow lets requests' and JSON's own exceptions through
@@ -148,6 +146,15 @@ def _check_server(store: Store) -> None:
                 f"({first_line(error).rstrip('.')}): start it, correct the address, or unset the variable to use "
                 f"{store.root}"
             ) from error
+
+
+@contextmanager
+def quick_requests() -> Iterator[None]:
+    """Inside, a server that does not answer fails within seconds and is asked once, unless the user set otherwise."""
+    with _default_environment(
+        MLFLOW_HTTP_REQUEST_TIMEOUT=str(_PROBE_TIMEOUT_SECONDS), MLFLOW_HTTP_REQUEST_MAX_RETRIES="0"
+    ):
+        yield
 
 
 @contextmanager

@@ -6,7 +6,8 @@ import difflib
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,7 @@ def check_space(
     """
     for name, values in space.items():
         for value in values.choices if isinstance(values, Choice) else (values.low, values.high):
-            _checked(base, name, value, f"study.space.{name}")
+            _checked(base, name, value, f"study.space.{name}", [other for other in space if other != name])
             if name == "generator" and value and value not in (generators or {}):
                 raise UserError(
                     f"study.space.generator: {value!r} has no folder: name it under study.generators "
@@ -100,7 +101,7 @@ def check_space(
                 )
 
 
-def _checked(base: TrialSpec, name: str, value: object, where: str) -> TrialSpec:
+def _checked(base: TrialSpec, name: str, value: object, where: str, searched: Sequence[str] = ()) -> TrialSpec:
     known = TrialSpec.known()
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
@@ -109,7 +110,11 @@ def _checked(base: TrialSpec, name: str, value: object, where: str) -> TrialSpec
     try:
         return base.with_parameters({name: value})
     except ValidationError as error:
-        reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+        first = error.errors()[0]
+        reason = first["msg"].removeprefix("Value error, ")
+        # With another value of a parameter that is searched too, this one may be right.
+        if not first["loc"] and set(searched) & set(re.findall(r"\w+", reason)):
+            return base
         raise UserError(f"{where}: {value!r} cannot be searched: {reason}") from error
 
 
@@ -128,9 +133,12 @@ def refuse_other_of_same_name(name: str, config: StudyConfig, wanted: Mapping[st
     others = [each for each in known if each.rsplit("-", 1)[0] == config.name and each != name]
     if name in known or not others:
         return
-    before = load(root, others[-1], config.storage).user_attrs.get(DEFINITION, {})
+    unlike = {
+        each: differences(load(root, each, config.storage).user_attrs.get(DEFINITION, {}), wanted) for each in others
+    }
+    nearest = min(unlike, key=lambda each: len(unlike[each]))
     raise UserError(
-        f"the study {others[-1]} has another definition ({'; '.join(differences(before, wanted)) or 'older format'}): "
+        f"the study {nearest} has another definition ({'; '.join(unlike[nearest])}): "
         "give study.name another value, or add --new to begin one beside it"
     )
 
@@ -162,7 +170,7 @@ def remember(study: optuna.Study, config: StudyConfig, base: TrialSpec, material
     if not path.is_file():
         materials.manifest.write(path)
     content: dict[str, Any] = {
-        CONFIG: json.loads(config.model_dump_json()),
+        CONFIG: json.loads(config.model_dump_json(exclude={"storage"})),  # it may hold a password
         BASE: json.loads(base.model_dump_json()),
         RUN: run_id,
         MATERIALS: {

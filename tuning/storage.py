@@ -29,8 +29,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from faces.errors import UserError
 
-# A worker on another machine says this often that it lives, and counts as dead after so long a silence.
-BEAT_SECONDS, SILENCE_SECONDS = 15, 90
+# A worker over a database counts as dead after so long a silence; it says six times as often that it lives.
+SILENCE_SECONDS = int(os.environ.get("COUNTERFORGE_SILENCE_SECONDS", "90"))
+BEAT_SECONDS = max(1, SILENCE_SECONDS // 6)
 # How long work waits for a database that went away.
 PATIENCE_SECONDS = 300.0
 _SUFFIX = ".journal"

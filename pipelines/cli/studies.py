@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from pipelines.settings import RunConfig
 
 app = typer.Typer(help="Optuna studies over the whole chain.", no_args_is_help=True)
-Storage = Annotated[str | None, typer.Option("--storage", help="postgresql://... where the study lives in one.")]
+Storage = Annotated[
+    str | None,
+    typer.Option("--storage", envvar="COUNTERFORGE_STORAGE", help="postgresql://..., where studies live in one."),
+]
 
 
 @app.command()
@@ -33,6 +36,7 @@ def launch(
     trials: Annotated[int | None, typer.Option(help="Total number of trials, earlier ones counted in.", min=1)] = None,
     workers: Annotated[int, typer.Option(help="Processes of this machine, each with its share or GPU.", min=1)] = 1,
     cluster: Annotated[str | None, typer.Option(help="Address of a Ray cluster that runs the trials; or auto.")] = None,
+    storage: Storage = None,
     new: Annotated[bool, typer.Option("--new", help="Begin beside a study of this name with other settings.")] = False,
     settings: Set = None,
     seed: Seed = None,
@@ -55,6 +59,9 @@ def launch(
         _dry_run(resolved, workers, as_json)
         return
     study = resolved.study
+    if storage is not None:  # not before the configuration was printed: it may hold a password
+        study = study.model_copy(update={"storage": storage})
+        resolved = resolved.model_copy(update={"study": study})
     result = search(resolved, workers=workers, new=new, cluster=cluster)
     if not as_json:
         show(lambda: standing(load(resolved.mlruns.absolute(), result.name, study.storage)))
@@ -140,3 +147,27 @@ def status(
         typer.echo(table.to_json(orient="records"))
     else:
         print_table(table, "studies")
+
+
+@app.command()
+def report(
+    name: Annotated[str, typer.Argument(help="Study, or the beginning of its name.")],
+    mlruns: Mlruns = DEFAULT_MLRUNS,
+    storage: Storage = None,
+    seeds: Annotated[int, typer.Option(help="Train the best recipe again so often, with fresh seeds.", min=0)] = 0,
+    sealed: Annotated[bool, typer.Option(help="Open the sealed test rows of the study's domains; counted.")] = True,
+    out: Annotated[Path | None, typer.Option("--out", help="The HTML file; beside the study by default.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Figures of a study, and its best trial's val score beside the sealed test score. Also in its MLflow run."""
+    from pipelines.review import review
+    from tuning.storage import load
+
+    found = review(load(mlruns.absolute(), name, storage), seeds=seeds, sealed=sealed, out=out)
+    if as_json:
+        scores = found.optimism.astype(object).where(found.optimism.notna(), None).to_dict("records")
+        result = {"study": found.study, "best": found.best, "best_value": found.best_value, "scores": scores}
+        answer(result | {"importance": found.importance, "report": found.report}, True, "")
+        return
+    print_table(found.optimism, f"the best trial of {found.study}: AUC on val, and on sealed test rows")
+    typer.echo(f"report in {found.report}, and in the study's run: counterforge ui")

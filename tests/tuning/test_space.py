@@ -120,3 +120,10 @@ def test_a_starting_point_must_lie_in_the_space() -> None:
         check_point(CHAIN, {"bakbone": "resnet50"}, "study.enqueue[0]")
     with pytest.raises(UserError, match=r"enqueue\[0\]\.b_rate: 0\.3 is not in"):
         check_point(CHAIN, {"b_rate": 0.3}, "study.enqueue[0]")
+
+
+def test_values_that_only_go_with_another_searched_value_are_let_through() -> None:
+    base = TrialSpec().with_parameters({"epochs": 3, "frozen_epochs": 1})
+    check_space({"frozen_epochs": Choice(choices=(1, 4)), "epochs": Choice(choices=(3, 6))}, base)
+    with pytest.raises(UserError, match="4 cannot be searched: frozen_epochs 4 is more than epochs 3"):
+        check_space({"frozen_epochs": Choice(choices=(1, 4))}, base)

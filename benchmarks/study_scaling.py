@@ -1,0 +1,156 @@
+"""Whether more workers mean more trials: 1 and 2 real ones on this machine, 1 to 64 simulated ones over PostgreSQL.
+
+A trial sleeps (the training stands still, so that two cores can stand in for a cluster); everything else is what a
+real worker does: places claimed under the lock, parameters drawn and stored, heartbeats, results told. Ideal is
+workers divided by the seconds that one trial sleeps. Measured is the steady state: from the moment all workers are
+up to the last trial. A study is counted as right only when every place was done exactly once.
+
+    python benchmarks/study_scaling.py [--postgres URL] [--workers 1 4 16 64] [--sleep 8] [--rounds 3]
+
+Without --postgres a server is started from the machine's own PostgreSQL binaries, where there are any.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import multiprocessing
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import TrialState
+
+from tuning.claims import PLACE, Claims, Terms
+from tuning.config import StudyConfig
+from tuning.space import Range, Space, Value
+from tuning.storage import Shelf, quiet_optuna
+from tuning.workers import Outcome, work
+
+GOAL = 0.9
+SPACE: Space = {name: Range(low=0.0, high=1.0) for name in ("a", "b", "c", "d")}
+
+
+def worker(address: str, name: str, total: int, sleep: float, ready: Any, memory: Any) -> None:
+    """One worker whose trials sleep; all begin together."""
+    shelf = Shelf(address)
+    with quiet_optuna():
+        study = optuna.load_study(study_name=name, storage=shelf.storage())
+
+    def evaluate(_: optuna.Trial, values: dict[str, Value], __: int) -> Outcome:
+        time.sleep(sleep)
+        return Outcome([sum(map(float, values.values()))], attributes={"run_id": name})
+
+    ready.wait()
+    claims = Claims(study, shelf, Terms(total, "random", 0, SPACE))
+    work(claims, StudyConfig(trials=total, space=SPACE), evaluate, wait=False)
+    memory.put(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def measure(address: str, workers: int, rounds: int, sleep: float) -> dict[str, Any]:
+    """Throughput of `workers` over `rounds` trials each, and whether anything was lost or done twice."""
+    name, total = f"scaling-{workers}-{uuid.uuid4().hex[:6]}", workers * rounds
+    if "://" not in address:
+        address = str(Path(address) / f"{name}.journal")
+    storage = Shelf(address).storage()
+    with quiet_optuna():
+        study = optuna.create_study(study_name=name, storage=storage, direction="maximize")
+    if hasattr(storage, "engine"):
+        storage.engine.dispose()  # forked workers must not share a connection
+    context = multiprocessing.get_context("fork")
+    ready, memory = context.Barrier(workers + 1), context.Queue()
+    processes = [
+        context.Process(target=worker, args=(address, name, total, sleep, ready, memory)) for _ in range(workers)
+    ]
+    for process in processes:
+        process.start()
+    ready.wait()
+    began = time.perf_counter()
+    for process in processes:
+        process.join()
+    seconds = time.perf_counter() - began
+    trials = optuna.load_study(study_name=study.study_name, storage=Shelf(address).storage()).get_trials()
+    done = Counter(t.user_attrs[PLACE] for t in trials if t.state == TrialState.COMPLETE)
+    ideal = rounds * sleep
+    return {
+        "workers": workers,
+        "trials": total,
+        "sleep_seconds": sleep,
+        "seconds": round(seconds, 2),
+        "ideal_seconds": ideal,
+        "share_of_ideal": round(ideal / seconds, 3),
+        "lost": total - len(done),
+        "twice": sum(count - 1 for count in done.values()) + len(trials) - sum(done.values()),
+        "worker_megabytes": round(max(memory.get() for _ in processes)),
+    }
+
+
+@contextlib.contextmanager
+def postgres(given: str | None) -> Iterator[str | None]:
+    """The address of a server: the given one, one of our own, or None."""
+    if given is not None:
+        yield given
+        return
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    from tests.tuning.postgres import Postgres, binaries
+
+    if binaries() is None:
+        yield None
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        server = Postgres(Path(folder))
+        try:
+            yield server.url
+        finally:
+            server.kill()
+
+
+def real_worker_megabytes() -> int:
+    """Peak memory of a process that has loaded everything that a real trial needs, before its first batch."""
+    code = "import resource, tuning.study; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
+    return int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+
+
+def main() -> None:
+    """Measure the machine, then the cluster."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--postgres", help="postgresql://... of a server to use")
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 4, 16, 64])
+    parser.add_argument("--sleep", type=float, default=8.0, help="seconds of a simulated trial")
+    parser.add_argument("--rounds", type=int, default=3, help="trials a worker")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        machine = [measure(folder, workers, 2 * options.rounds, options.sleep / 4) for workers in (1, 2)]
+    with postgres(options.postgres) as address:
+        cluster = (
+            [measure(address, workers, options.rounds, options.sleep) for workers in options.workers] if address else []
+        )
+    shares = [each["share_of_ideal"] for each in (*machine, *cluster)]
+    clean = all(each["lost"] == each["twice"] == 0 for each in (*machine, *cluster))
+    record = {
+        "benchmark": "study_scaling",
+        "machine": machine,
+        "cluster": cluster or "not measured: no PostgreSQL server on this machine",
+        "ratio": min(shares),
+        "real_worker_megabytes": real_worker_megabytes(),
+        "goal": f"at least {GOAL} of ideal throughput, nothing lost, nothing twice",
+        "met": bool(cluster) and min(shares) >= GOAL and clean,
+        "cores": len(os.sched_getaffinity(0)),
+        "load": round(os.getloadavg()[0], 2),
+    }
+    print(json.dumps(record, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""A real PostgreSQL server for tests, from Debian's package `postgresql`; it can be killed and started again."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+def binaries() -> Path | None:
+    """The folder of initdb and postgres, or None."""
+    places = [*sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)]
+    found = shutil.which("initdb")
+    if found is not None:
+        places.insert(0, Path(found).parent)
+    return next((place for place in places if (place / "postgres").exists() and (place / "initdb").exists()), None)
+
+
+class Postgres:
+    """A server over one data folder. It refuses to run as root, so root hands it to another user."""
+
+    def __init__(self, folder: Path) -> None:
+        place = binaries()
+        assert place is not None
+        self.binaries, self.data = place, folder / "data"
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = int(probe.getsockname()[1])
+        self.url = f"postgresql://tester@127.0.0.1:{self.port}/postgres"
+        self._user = None
+        if os.geteuid() == 0:
+            names = {entry.pw_name for entry in pwd.getpwall()}
+            self._user = "postgres" if "postgres" in names else "nobody"
+            os.chown(folder, pwd.getpwnam(self._user).pw_uid, -1)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._run("initdb", "-D", str(self.data), "-U", "tester", "-A", "trust", "-N", "-E", "UTF8")
+        self.start()
+
+    def _run(self, name: str, *words: str) -> None:
+        done = subprocess.run(
+            [str(self.binaries / name), *words], user=self._user, cwd="/", capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == 0, done.stderr
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        settings = ["fsync=off", "max_connections=200", f"port={self.port}", "listen_addresses=127.0.0.1"]
+        settings += [f"unix_socket_directories={self.data}"]
+        words = [word for setting in settings for word in ("-c", setting)]
+        (self.data / "postmaster.pid").unlink(missing_ok=True)
+        self._process = subprocess.Popen(
+            [str(self.binaries / "postgres"), "-D", str(self.data), *words],
+            user=self._user,
+            cwd="/",
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            assert self._process.poll() is None, "postgres ended by itself"
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
+                import psycopg
+
+                with contextlib.suppress(psycopg.Error), psycopg.connect(self.url, connect_timeout=2):
+                    return
+            time.sleep(0.1)
+        raise AssertionError("postgres does not answer")
+
+    def kill(self) -> None:
+        """SIGKILL the server and all of its processes."""
+        assert self._process is not None
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+
+def running(folder: Path) -> Iterator[Postgres]:
+    """A server for the time of the block; skips the test where there is none to start."""
+    if binaries() is None:
+        pytest.skip("no PostgreSQL server on this machine: apt-get install postgresql")
+    pytest.importorskip("psycopg", reason="no PostgreSQL client: pip install 'counterforge[cluster]'")
+    # pytest's own folders are closed to other users.
+    for parent in (folder, *folder.parents[:3]):
+        with contextlib.suppress(PermissionError):
+            parent.chmod(parent.stat().st_mode | 0o011)
+    server = Postgres(folder)
+    try:
+        yield server
+    finally:
+        server.kill()
