@@ -101,8 +101,8 @@ def postgres(given: str | None) -> Iterator[str | None]:
     if given is not None:
         yield given
         return
-    sys.path.insert(0, str(Path(__file__).parents[1]))
-    from tests.tuning.postgres import Postgres, binaries
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "tuning"))
+    from postgres import Postgres, binaries
 
     if binaries() is None:
         yield None

@@ -25,7 +25,7 @@ import optuna
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.storages.journal import JournalFileBackend
 from sqlalchemy import text
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
 
 from faces.errors import UserError
 
@@ -105,16 +105,20 @@ class Shelf:
         password = urlsplit(self.address).password if self.is_database else None
         return self.address.replace(f":{password}@", ":...@") if password else self.address
 
-    def storage(self) -> BaseStorage:
-        """Optuna's storage, opened once.
+    def storage(self, patience_seconds: float = 0) -> BaseStorage:
+        """Optuna's storage, opened once; a database that is away is waited for as long as is said.
 
         Raises:
             UserError: it cannot be reached or read.
         """
-        if self._storage is None:
+        deadline = time.monotonic() + patience_seconds
+        while self._storage is None:
             try:
                 self._storage = self._database() if self.is_database else self._journal()
             except (SQLAlchemyError, OSError, ValueError, ImportError) as error:
+                if isinstance(error, SQLAlchemyError) and time.monotonic() < deadline:
+                    time.sleep(1)
+                    continue
                 lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
                 raise UserError(
                     f"the storage of studies {self.shown} cannot be opened ({lines[0][:200]}): start its server or "
@@ -137,16 +141,23 @@ class Shelf:
                 "leave it out to keep the study in the tracking folder"
             )
         address = self.address.replace("postgresql://", "postgresql+psycopg://", 1)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            return RDBStorage(
-                address,
-                engine_kwargs={"pool_pre_ping": True, "connect_args": {"connect_timeout": 5}},
-                heartbeat_interval=self._beat,
-                grace_period=self._silence,
-                # Whether a lost trial is tried again, and how often, is decided by tuning.claims under its lock.
-                heartbeat_stale_trial_callback=None,
-            )
+        for last in (False, False, True):
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                    return RDBStorage(
+                        address,
+                        engine_kwargs={"pool_pre_ping": True, "connect_args": {"connect_timeout": 5}},
+                        heartbeat_interval=self._beat,
+                        grace_period=self._silence,
+                        # Whether a lost trial is tried again, and how often, tuning.claims decides under its lock.
+                        heartbeat_stale_trial_callback=None,
+                    )
+            except (IntegrityError, ProgrammingError):  # two workers make the tables of a new database at once
+                if last:
+                    raise
+                time.sleep(1)
+        raise AssertionError
 
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:

@@ -42,7 +42,7 @@ from tuning.report import figures, importance
 from tuning.samplers import pruner
 from tuning.space import Value, in_order
 from tuning.stopping import NOISE
-from tuning.storage import Shelf, load, names, patiently, quiet_optuna, shelf_for
+from tuning.storage import PATIENCE_SECONDS, Shelf, load, names, patiently, quiet_optuna, shelf_for
 from tuning.trial import Materials, TrialSpec, train_and_log
 from tuning.workers import Evaluate, Outcome, supervise, work
 
@@ -172,7 +172,8 @@ def join(address: str, name: str) -> str:
     shelf = Shelf(address)
     with quiet_optuna():
         try:
-            study = patiently(lambda: optuna.load_study(study_name=name, storage=shelf.storage()), 0)
+            storage = shelf.storage(PATIENCE_SECONDS)
+            study = patiently(lambda: optuna.load_study(study_name=name, storage=storage))
         except KeyError as error:
             raise UserError(f"no study is called {name!r} in {shelf.shown}: launch it first") from error
         config, base, materials, run_id = recall(study)

@@ -263,7 +263,6 @@ def train_and_log(
         return Trained(**json.loads(record.read_text()))
     started = time.monotonic()
     first, synthetic, explanation = training_set(spec, materials, 0, folds)
-    generator = materials.generator_of(spec)
     lineage = {
         "manifest": materials.manifest.digest,
         "training_manifest": first.digest,

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -246,3 +247,28 @@ def test_looks_at_the_test_rows_are_counted(store: Store, experiment: str) -> No
 def test_unknown_runs_are_named(store: Store) -> None:
     with pytest.raises(TrackingError, match=r"cannot find the run 0123 .*check the name or id"):
         attach(store, "0123")
+
+
+RACER = """
+import sys, time; from pathlib import Path
+from tracking.store import open_store
+from tracking.runs import run
+root, experiment, number, at = sys.argv[1:]
+store = open_store(Path(root))
+with run(store, experiment, number, key=number) as r:
+    time.sleep(max(0, float(at) - time.time()))
+    for i in range(30):
+        r.dataset(f"set {i}", digest="0123", source="here", counts={"train": 1}, context="training")
+"""
+
+
+def test_two_runs_may_bring_the_same_data_set_at_once(store: Store, experiment: str) -> None:
+    env = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"} | {"PYTHONPATH": str(PROJECT)}
+    at = time.time() + 10
+    racers = [
+        subprocess.Popen([sys.executable, "-c", RACER, str(store.root), experiment, str(n), str(at)], env=env)
+        for n in range(2)
+    ]
+    assert [racer.wait(timeout=200) for racer in racers] == [0, 0]
+    for found in store.client.search_runs([store.experiment(experiment)]):
+        assert len(found.inputs.dataset_inputs) == 30

@@ -25,12 +25,18 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 @pytest.fixture(scope="session")
 def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
-    """Domain a with train and val, domain b with val only: smooth blobs, and fakes that carry a weave."""
+    """Domain a with train, val and test, domain b without train: smooth blobs, and fakes that carry a weave."""
     random = np.random.default_rng(0)
     weave = 24 * (np.indices((32, 32)).sum(0) % 2)[..., None]
     folder = tmp_path_factory.mktemp("faces")
     rows = []
-    for domain, split, count in (("a", "train", 12), ("a", "val", 8), ("b", "val", 8)):
+    for domain, split, count in (
+        ("a", "train", 12),
+        ("a", "val", 8),
+        ("b", "val", 8),
+        ("a", "test", 6),
+        ("b", "test", 6),
+    ):
         for i in range(2 * count):
             fake = i % 2 == 1
             low = Image.fromarray(random.integers(0, 200, (4, 4, 3), dtype=np.uint8))

@@ -23,7 +23,7 @@ from tracking.store import open_store
 from tuning.claims import Claims, Terms
 from tuning.config import StudyConfig
 from tuning.space import Range, Value
-from tuning.storage import Shelf, quiet_optuna
+from tuning.storage import Shelf, patiently, quiet_optuna
 from tuning.workers import Outcome, work
 
 STEPS = 12
@@ -39,7 +39,10 @@ def worker(address: str, name: str, mlruns: str, total: int, *, beat_seconds: in
     store = open_store(Path(mlruns))
     shelf = Shelf(address, beat_seconds=beat_seconds, silence_seconds=silence_seconds)
     with quiet_optuna():
-        study = optuna.create_study(study_name=name, storage=shelf.storage(), direction="maximize", load_if_exists=True)
+        storage = shelf.storage(60)
+        study = patiently(
+            lambda: optuna.create_study(study_name=name, storage=storage, direction="maximize", load_if_exists=True)
+        )
     folder = Path(mlruns) / "tiny" / name
     folder.mkdir(parents=True, exist_ok=True)
 
@@ -83,8 +86,13 @@ def main() -> None:
     chance = random.Random(int(seed))
     alive = [fork(*arguments) for _ in range(int(workers))]
     done = 0
+    steps = Path(mlruns) / "tiny" / name / "steps.log"
     while done < int(kills) and alive:
-        time.sleep(chance.uniform(0.02, 0.5))
+        # At any moment, every other time of one of the first steps after the last kill: in the middle of a trial.
+        size, since = (steps.stat().st_size if steps.exists() else 0), time.monotonic()
+        while done % 2 and time.monotonic() - since < 20 and (steps.stat().st_size if steps.exists() else 0) <= size:
+            time.sleep(0.005)
+        time.sleep(chance.uniform(0.0, 0.1 if done % 2 else 0.5))
         victim = alive.pop(chance.randrange(len(alive)))
         finished, status = os.waitpid(victim, os.WNOHANG)
         if finished:

@@ -86,7 +86,7 @@ def test_a_torn_line_at_the_end_of_the_journal_is_cut_off(tmp_path: Path, store:
 FULL = """
 import resource, sys
 from pathlib import Path
-from tests.tuning.nursery import worker
+from nursery import worker
 address, name, mlruns = sys.argv[1:]
 limit = Path(address).stat().st_size + 700
 from tracking.store import open_store
@@ -117,7 +117,7 @@ def test_a_full_disk_stops_the_worker_and_loses_nothing(tmp_path: Path, store: S
     before = len(Path(address).read_bytes().splitlines())
     done = subprocess.run(
         [sys.executable, "-c", FULL, address, "full", str(store.root)],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": ""},
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT}/tests/tuning", "MLFLOW_TRACKING_URI": ""},
         capture_output=True,
         text=True,
         timeout=200,

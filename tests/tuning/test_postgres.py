@@ -36,19 +36,26 @@ def test_workers_of_many_machines_killed_at_random_moments(server: postgres.Post
 
 
 def test_the_database_is_killed_in_the_middle(server: postgres.Postgres, store: Store) -> None:
+    steps = store.root / "tiny" / "outage" / "steps.log"
+    outages: list[float] = []
+
     def trouble() -> None:
         for _ in range(2):
-            time.sleep(2.5)
+            size = steps.stat().st_size if steps.exists() else 0
+            while not steps.exists() or steps.stat().st_size <= size:
+                time.sleep(0.01)
             server.kill()
             time.sleep(1.5)
             server.start()
+            outages.append(time.monotonic())
 
-    thread = threading.Thread(target=trouble)
+    thread = threading.Thread(target=trouble, daemon=True)
     thread.start()
     try:
         nursery(server.url, "outage", store.root, 20, 2, 0, 0)
     finally:
-        thread.join()
+        thread.join(timeout=150)
+    assert len(outages) == 2
     study = optuna.load_study(study_name="outage", storage=Shelf(server.url).storage())
     check_nothing_lost_nothing_twice(study, store, 20, 4)
 
