@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -84,17 +85,16 @@ class Postgres:
         self._process.wait()
 
 
-def running(folder: Path) -> Iterator[Postgres]:
+def running() -> Iterator[Postgres]:
     """A server for the time of the block; skips the test where there is none to start."""
     if binaries() is None:
         pytest.skip("no PostgreSQL server on this machine: apt-get install postgresql")
     pytest.importorskip("psycopg", reason="no PostgreSQL client: pip install 'counterforge[cluster]'")
-    # pytest's own folders are closed to other users.
-    for parent in (folder, *folder.parents[:3]):
-        with contextlib.suppress(PermissionError):
-            parent.chmod(parent.stat().st_mode | 0o011)
-    server = Postgres(folder)
-    try:
-        yield server
-    finally:
-        server.kill()
+    # Not in pytest's folders: every session of pytest closes them to other users again.
+    with tempfile.TemporaryDirectory(prefix="postgres-", ignore_cleanup_errors=True) as folder:
+        Path(folder).chmod(0o755)
+        server = Postgres(Path(folder))
+        try:
+            yield server
+        finally:
+            server.kill()

@@ -23,8 +23,8 @@ from tuning.trial import Materials, TrialSpec
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[postgres.Postgres]:
-    yield from postgres.running(tmp_path_factory.mktemp("postgres"))
+def server() -> Iterator[postgres.Postgres]:
+    yield from postgres.running()
 
 
 @pytest.mark.slow

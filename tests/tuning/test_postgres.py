@@ -25,8 +25,8 @@ from tuning.trial import Materials, TrialSpec
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[postgres.Postgres]:
-    yield from postgres.running(tmp_path_factory.mktemp("postgres"))
+def server() -> Iterator[postgres.Postgres]:
+    yield from postgres.running()
 
 
 def test_workers_of_many_machines_killed_at_random_moments(server: postgres.Postgres, store: Store) -> None:
