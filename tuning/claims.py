@@ -153,7 +153,7 @@ class Claims:
         self.study.sampler = sampler(self.terms.sampler, self.terms.space, self.terms.seed, place)
         return Trial(self.study, taken._trial_id)
 
-    def give_back(self, trial: Trial) -> None:
+    def give_back(self, trial: Trial, patience_seconds: float = 10) -> None:
         """A trial that was interrupted waits again, to be taken up where it was; nothing is held against it."""
 
         def back() -> None:
@@ -161,7 +161,7 @@ class Claims:
                 if not self.storage.get_trial(trial._trial_id).state.is_finished():
                     self.storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
 
-        patiently(back, 10)
+        patiently(back, patience_seconds)
 
     def finish(
         self,

@@ -20,6 +20,7 @@ from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
 from tqdm import tqdm
 
 from faces.errors import UserError
@@ -28,7 +29,7 @@ from tuning.claims import ERROR, PLACE, Claims, finished
 from tuning.config import StudyConfig
 from tuning.space import Value, suggest
 from tuning.stopping import check_failures, stop_reason
-from tuning.storage import patiently, quiet_optuna
+from tuning.storage import PATIENCE_SECONDS, patiently, quiet_optuna
 
 _log = logging.getLogger(__name__)
 # How often a worker that finds every place taken looks whether one became free.
@@ -93,12 +94,15 @@ def _run(claims: Claims, trial: Trial, evaluate: Evaluate) -> None:
         with claims.beating(trial):
             values = patiently(lambda: suggest(trial, claims.terms.space))
             outcome = evaluate(trial, values, place)
-            known = trial.storage.get_trial_system_attrs(trial._trial_id)
+            known = patiently(lambda: trial.storage.get_trial_system_attrs(trial._trial_id))
             for name, value in outcome.constraints.items():
                 if f"constraints:{name}" not in known:
                     patiently(lambda name=name, value=value: trial.set_constraint(name, value))  # type: ignore[misc]
     except optuna.TrialPruned:
         claims.finish(trial, TrialState.PRUNED)
+    except (SQLAlchemyError, optuna.exceptions.StorageInternalError):
+        # The database went away while the trial ran: no fault of the trial's, which is taken up again when it is back.
+        claims.give_back(trial, PATIENCE_SECONDS)
     except (TrackingError, OSError, KeyboardInterrupt, SystemExit):
         with suppress(Exception):  # the disk may be full: then the trial is found by the lock that we no longer hold
             claims.give_back(trial)
