@@ -39,6 +39,10 @@ _Result = TypeVar("_Result")
 _log = logging.getLogger(__name__)
 
 
+class StorageAwayError(UserError):
+    """The database of a study did not come back in time; nothing is held against the trial that found out."""
+
+
 class JournalLock:
     """The kernel's lock on a file beside the journal; whoever gets it mends the journal's end."""
 
@@ -184,7 +188,7 @@ def patiently(call: Callable[[], _Result], seconds: float = PATIENCE_SECONDS) ->
     """The result of `call`, tried again while the database is away.
 
     Raises:
-        UserError: it stayed away for `seconds`.
+        StorageAwayError: it stayed away for `seconds`.
     """
     deadline, pause = time.monotonic() + seconds, 0.2
     while True:
@@ -192,7 +196,7 @@ def patiently(call: Callable[[], _Result], seconds: float = PATIENCE_SECONDS) ->
             return call()
         except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
             if time.monotonic() + pause > deadline:
-                raise UserError(
+                raise StorageAwayError(
                     f"the database of the study has been away for {seconds:.0f} s ({type(error).__name__}): start it "
                     "again, then run the same command again"
                 ) from error

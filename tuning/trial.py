@@ -173,7 +173,7 @@ def training_set(spec: TrialSpec, materials: Materials, fold: int = 0, folds: in
     if not spec.synthetic_share:
         return rows, 0, "no synthetic faces"
     generator = materials.generator_of(spec)
-    if generator is None:
+    if generator is None and spec.balancing().needs_generator:
         raise UserError(
             f"synthetic_share {spec.synthetic_share} needs a generator: train one with `counterforge gan train`"
         )

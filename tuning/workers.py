@@ -29,7 +29,7 @@ from tuning.claims import ERROR, PLACE, Claims, finished
 from tuning.config import StudyConfig
 from tuning.space import Value, suggest
 from tuning.stopping import check_failures, stop_reason
-from tuning.storage import PATIENCE_SECONDS, patiently, quiet_optuna
+from tuning.storage import PATIENCE_SECONDS, StorageAwayError, patiently, quiet_optuna
 
 _log = logging.getLogger(__name__)
 # How often a worker that finds every place taken looks whether one became free.
@@ -103,6 +103,8 @@ def _run(claims: Claims, trial: Trial, evaluate: Evaluate) -> None:
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError):
         # The database went away while the trial ran: no fault of the trial's, which is taken up again when it is back.
         claims.give_back(trial, PATIENCE_SECONDS)
+    except StorageAwayError:
+        raise
     except (TrackingError, OSError, KeyboardInterrupt, SystemExit):
         with suppress(Exception):  # the disk may be full: then the trial is found by the lock that we no longer hold
             claims.give_back(trial)

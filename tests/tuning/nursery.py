@@ -34,7 +34,7 @@ def terms(total: int) -> Terms:
     return Terms(total, "random", 0, SPACE, retries=100)
 
 
-def worker(address: str, name: str, mlruns: str, total: int, *, beat_seconds: int = 1, silence_seconds: int = 2) -> str:
+def worker(address: str, name: str, mlruns: str, total: int, *, beat_seconds: int = 1, silence_seconds: int = 8) -> str:
     """Work on the study until it ends."""
     store = open_store(Path(mlruns))
     shelf = Shelf(address, beat_seconds=beat_seconds, silence_seconds=silence_seconds)
