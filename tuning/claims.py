@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import threading
 import uuid
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -189,7 +190,9 @@ class Claims:
         running = [t for t in trials if t.state == TrialState.RUNNING]
         if isinstance(self.storage, RDBStorage):
             if running:
-                fail_stale_trials(self.study)
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                    fail_stale_trials(self.study)
                 trials = self._trials()
         else:
             for lost in (t for t in running if not self._lives(str(t.user_attrs.get(WORKER)))):
