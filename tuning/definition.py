@@ -34,7 +34,8 @@ def definition(config: StudyConfig, base: TrialSpec, materials: Materials) -> di
     """All that makes two studies incomparable, in JSON's types."""
     searched = json.loads(config.model_dump_json(exclude=_FREE))
     searched["space"] = {name: searched["space"][name] for name in sorted(searched["space"])}
-    return {**searched, "detector": json.loads(base.model_dump_json()), "data": materials.digest}
+    detector = json.loads(base.model_dump_json())
+    return {**searched, "detector": detector, "data": materials.digest, "project": materials.experiment}
 
 
 def study_name(config: StudyConfig, base: TrialSpec, materials: Materials) -> str:
