@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from faces.errors import UserError
 from faces.manifest import Manifest, concatenate
-from gan.forging import METHODS, WITHOUT_GENERATOR, Materials, forge
+from gan.forging.forge import METHODS, WITHOUT_GENERATOR, Materials, forge
 
 
 class BalanceConfig(BaseModel):

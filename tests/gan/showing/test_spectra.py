@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from gan.spectra import azimuthal_log_power, high_frequency_gap, mean_spectrum, spectra_figure
+from gan.showing.spectra import azimuthal_log_power, high_frequency_gap, mean_spectrum, spectra_figure
 
 
 def grey(values: NDArray[np.float64]) -> NDArray[np.uint8]:

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from gan.encoding import Encoding, Pixels, read_picture
+from gan.forging.encoding import Encoding, Pixels, read_picture
 
 Floats = NDArray[np.float32]
 

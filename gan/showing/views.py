@@ -11,11 +11,11 @@ from faces.loading import load_crops
 from faces.manifest import Manifest
 from gan.checkpoint import load_generator
 from gan.device import pick_device
-from gan.films import interpolation, tiled, write_gif, write_mp4
 from gan.generator import Generator
 from gan.sampling import render, sample_grid
-from gan.sheets import mixing_table, truncation_sweep
-from gan.spectra import MeanSpectrum, high_frequency_gap, mean_spectrum, spectra_figure
+from gan.showing.films import interpolation, tiled, write_gif, write_mp4
+from gan.showing.sheets import mixing_table, truncation_sweep
+from gan.showing.spectra import MeanSpectrum, high_frequency_gap, mean_spectrum, spectra_figure
 
 GRID_FACES = 48
 MIXED_ROWS, MIXED_COLUMNS = 4, 6
@@ -49,7 +49,7 @@ def show(
         device: as in `gan.device`.
 
     Returns:
-        What was written, by name, and with a manifest `high_frequency_gap` (see `gan.spectra`).
+        What was written, by name, and with a manifest `high_frequency_gap` (see `gan.showing.spectra`).
 
     Raises:
         UserError: no generator there, psi or seed out of range, or too few train reals.

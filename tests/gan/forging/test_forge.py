@@ -18,11 +18,11 @@ from faces.errors import UserError
 from faces.forgery_sheet import forgery_sheet
 from faces.landmarks import crop_detector, faces_in_crops
 from faces.manifest import Manifest, concatenate
-from gan.degradation import traces_of
-from gan.encoding import read_picture
-from gan.forging import METHODS, Materials, forge
-from gan.photographs import Photographs
-from gan.recipes import GanComposite, GanMatched
+from gan.forging.degradation import traces_of
+from gan.forging.encoding import read_picture
+from gan.forging.forge import METHODS, Materials, forge
+from gan.forging.photographs import Photographs
+from gan.forging.recipes import GanComposite, GanMatched
 from gan.screening import Screened
 
 _MAXIMUM = ImageFilter.MaxFilter(17)
@@ -178,7 +178,7 @@ def test_killed_and_called_again_it_ends_in_the_same_manifest(
     portraits: Manifest, blends: Manifest, tmp_path: Path
 ) -> None:
     program = (
-        "from pathlib import Path; from faces.manifest import Manifest; from gan.forging import Materials, forge;"
+        "from pathlib import Path; from faces.manifest import Manifest; from gan.forging.forge import Materials, forge;"
         f"forge('self-blend', 20, Materials(manifest=Manifest.read(Path({str(portraits.root)!r})), generator=None,"
         f" pool=Path({str(tmp_path)!r})))"
     )

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from gan import blending
+from gan.forging import blending
 
 FRONTAL = np.array([[40, 45], [60, 45], [50, 57], [42, 68], [58, 68]], dtype=np.float32)
 SHAPE = (112, 100)

@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from gan.degradation import noise_level, to_ycc
-from gan.encoding import Pixels
+from gan.forging.degradation import noise_level, to_ycc
+from gan.forging.encoding import Pixels
 
 Floats = NDArray[np.float32]
 

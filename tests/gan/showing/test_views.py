@@ -12,8 +12,8 @@ from faces.errors import UserError
 from faces.manifest import Manifest
 from gan.checkpoint import load_generator
 from gan.sampling import render
-from gan.spectra import high_frequency_gap, mean_spectrum
-from gan.views import show
+from gan.showing.spectra import high_frequency_gap, mean_spectrum
+from gan.showing.views import show
 
 PICTURES = {"grid.png", "mixing.png", "truncation.png", "interpolation.mp4", "interpolation.gif"}
 

@@ -16,7 +16,7 @@ from scipy.interpolate import CubicSpline
 from faces.errors import UserError
 from gan.generator import Generator
 from gan.sampling import latents
-from gan.sheets import Pixels, enlarged, latents_w, pictures_of
+from gan.showing.sheets import Pixels, enlarged, latents_w, pictures_of
 
 FRAMES_PER_SECOND = 24
 _GIF_EVERY = 2  # browsers slow a GIF of more than some 20 frames a second down

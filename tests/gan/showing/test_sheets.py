@@ -11,7 +11,7 @@ import torch
 from gan.checkpoint import load_generator
 from gan.generator import Generator
 from gan.sampling import latents, render
-from gan.sheets import STYLES, latents_w, mixed, mixing_table, style_layers, truncation_sweep
+from gan.showing.sheets import STYLES, latents_w, mixed, mixing_table, style_layers, truncation_sweep
 
 ROWS, COLUMNS = [3, 5], [11, 3, 8]
 

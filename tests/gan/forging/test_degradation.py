@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from faces._photographs import _read
-from gan.degradation import Matcher, log_spectrum, measure, noise_level, to_ycc
-from gan.encoding import read_picture
+from gan.forging.degradation import Matcher, log_spectrum, measure, noise_level, to_ycc
+from gan.forging.encoding import read_picture
 
 
 @pytest.mark.parametrize("sigma", [1.0, 4.0, 10.0])

@@ -21,10 +21,10 @@ from scipy.optimize import linear_sum_assignment
 
 from faces.errors import UserError
 from faces.manifest import Manifest
-from gan import blending, retouching
-from gan.degradation import Matcher, measure, traces_of
-from gan.encoding import Pixels, read_picture, suffix_of
-from gan.photographs import Photographs, content_order
+from gan.forging import blending, retouching
+from gan.forging.degradation import Matcher, measure, traces_of
+from gan.forging.encoding import Pixels, read_picture, suffix_of
+from gan.forging.photographs import Photographs, content_order
 from gan.screening import Screened
 
 Floats = NDArray[np.float32]
@@ -126,7 +126,7 @@ class GanMatched:
         return Plan(stem, _suffix(self.reals, model), fields, parent=model, sample=index)
 
     def make(self, plan: Plan) -> Forgery:
-        """See `gan.degradation.Matcher`."""
+        """See `gan.forging.degradation.Matcher`."""
         assert plan.parent is not None
         assert plan.sample is not None
         picture = read_picture(_bytes(self.samples.manifest, plan.sample))[0]

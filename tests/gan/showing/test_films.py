@@ -11,9 +11,9 @@ from PIL import Image
 
 from faces.errors import UserError
 from gan.checkpoint import load_generator
-from gan.films import interpolation, tiled, write_gif, write_mp4
 from gan.generator import Generator
 from gan.sampling import render
+from gan.showing.films import interpolation, tiled, write_gif, write_mp4
 
 
 @pytest.fixture(scope="module")

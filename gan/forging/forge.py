@@ -1,4 +1,4 @@
-"""Forging: a wanted number of fakes of one method, as files with a ledger. See `gan.recipes` for the methods."""
+"""Forging: a wanted number of fakes of one method, as files with a ledger. `gan.forging.recipes` has the methods.
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from tqdm import tqdm
 from faces.errors import UserError
 from faces.manifest import Manifest
 from gan.checkpoint import generator_digest, read_card
-from gan.encoding import Pixels
-from gan.photographs import Photographs
-from gan.recipes import (
+from gan.forging.encoding import Pixels
+from gan.forging.photographs import Photographs
+from gan.forging.recipes import (
     MEASURED_SAMPLES,
     GanComposite,
     GanMatched,

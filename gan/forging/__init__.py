@@ -1,0 +1,1 @@
+"""Forging: synthetic fakes of four methods, from samples and train photographs."""

@@ -1,0 +1,1 @@
+"""Showing a generator: what it makes, in pictures, films and spectra."""
