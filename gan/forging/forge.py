@@ -1,4 +1,4 @@
-"""Forging: a wanted number of fakes of one method, as files with a ledger. `gan.forging.recipes` has the methods.
+"""Forging: a wanted number of fakes of one method, as files with a ledger (methods: `gan.forging.recipes`)."""
 
 from __future__ import annotations
 

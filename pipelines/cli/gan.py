@@ -130,7 +130,7 @@ def show(
 ) -> None:
     """Look at a generator: a grid, an interpolation, style mixing, truncation, and spectra against photographs."""
     from faces.manifest import Manifest
-    from gan.views import show as run
+    from gan.showing.views import show as run
 
     reals = Manifest.read(manifest) if manifest else None
     made = run(generator, out, reals, cache=cache, psi=psi, seed=seed or 0, frames_between=frames, device=device)
