@@ -124,7 +124,7 @@ def bootstrap_all(
         ranked = ranking(counts[:, codes], in_order=True)
         spreads.add(counts, np.stack([function(ranked) for function in functions], axis=1))
     return {
-        name: _logit_interval(value, *spread, level=level, pairs=draws.pairs)
+        name: logit_interval(value, *spread, level=level, pairs=draws.pairs)
         for name, value, spread in zip(metrics, values, spreads.result(), strict=True)
     }
 
@@ -220,23 +220,40 @@ def _difference(
     (error_x, df_x), (error_y, df_y), (error_d, df_d) = spreads.result()
     df = min(df_x, df_y, df_d)
     if bounded:
-        first = _logit_interval(values[0], error_x, df_x, level=level, pairs=draws.pairs)
-        second = _logit_interval(values[1], error_y, df_y, level=level, pairs=draws.pairs)
+        first = logit_interval(values[0], error_x, df_x, level=level, pairs=draws.pairs)
+        second = logit_interval(values[1], error_y, df_y, level=level, pairs=draws.pairs)
         below = hypot(first.value - first.low, second.high - second.value)
         return _Part(value, below, hypot(first.high - first.value, second.value - second.low), df)
+    below, above = difference_margins((values[0], values[1]), (error_x, error_y, error_d), df, level)
+    return _Part(value, below, above, df)
+
+
+def difference_margins(
+    values: tuple[float, float], errors: tuple[float, float, float], df: float, level: float = 0.95
+) -> tuple[float, float]:
+    """How far the interval of a - b reaches below and above it, for two metrics inside (0, 1): the ellipse above.
+
+    Args:
+        values: the metrics a and b.
+        errors: standard errors of logit a, of logit b, and of their difference.
+        df: degrees of freedom of the errors.
+    """
     radius = float(stats.t.ppf((1 + level) / 2, df))
+    error_x, error_y, error_d = errors
     product = error_x * error_y
     correlation = float(np.clip((error_x**2 + error_y**2 - error_d**2) / (2 * product), -1, 1)) if product else 0.0
     across = correlation * _CIRCLE[0] + sqrt(1 - correlation**2) * _CIRCLE[1]
     edge = expit(logit(values[0]) + radius * error_x * _CIRCLE[0]) - expit(logit(values[1]) + radius * error_y * across)
-    return _Part(value, value - float(edge.min()), float(edge.max()) - value, df)
+    value = values[0] - values[1]
+    return value - float(edge.min()), float(edge.max()) - value
 
 
 def _faultless(level: float, pairs: int) -> float:
     return float(1.0 - ((1 - level) / 2) ** (1 / pairs))
 
 
-def _logit_interval(value: float, error: float, df: float, *, level: float, pairs: int) -> Interval:
+def logit_interval(value: float, error: float, df: float, *, level: float, pairs: int) -> Interval:
+    """The interval of one metric by its standard error; 0 and 1 have the exact bound of `pairs` faultless pairs."""
     if isnan(value) or isnan(error):
         return Interval(value, nan, nan, level)
     if value in (0.0, 1.0):

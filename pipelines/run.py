@@ -12,16 +12,11 @@ from typing import Any
 import pandas as pd
 
 from classifier.evaluation import Evaluation, compare
-from faces.contact_sheet import contact_sheet
-from faces.embedded import embedded
-from faces.errors import UserError
-from faces.extraction import IngestConfig
-from faces.ingest import ingest
-from faces.manifest import Manifest, concatenate
-from pipelines.arms import WITH, WITHOUT, keep_few_fakes, plan_arms, train_arms
+from faces.manifest import Manifest
+from pipelines.arms import WITH, WITHOUT, plan_arms, train_arms
 from pipelines.audit import audit_step, log_audit, warnings_of
 from pipelines.evaluation import Scored, evaluate_detector, model_metrics, sealed_rows
-from pipelines.generator import train_and_log_generator
+from pipelines.ground import lay_faces, raise_generator, tracking_place
 from pipelines.promotion import consider, register_candidate
 from pipelines.report import write_report
 from pipelines.settings import RunConfig
@@ -165,79 +160,24 @@ def study_base(config: RunConfig) -> TrialSpec:
 
 
 def _ground(config: RunConfig, store: Store, steps: Steps, parent: str | None) -> _Ground:
-    cache = config.out / "cache"
-    done = steps.do("faces", [_faces_inputs(config)], lambda: _faces(config), lambda r: [Path(r["manifest"])])
-    reduced = Manifest.read(done["reduced"])
-    experiment = store.client.get_experiment(store.experiment(config.project))
-    tracking = f"{store.tracking_uri} {experiment.experiment_id} {experiment.creation_time}"
-    trained_on = reduced.select(dataset=config.domains.train)
-    made = steps.do(
-        "generator",
-        [trained_on.select(split="train", label="real").digest, config.gan.model_dump_json(), tracking],
-        lambda: train_and_log_generator(
-            trained_on, config.gan, config.out / "generator", cache, store, config.project, parent
-        ),
-        lambda r: [Path(r["generator"])],
-    )
+    faces = lay_faces(config, steps)
+    reduced = Manifest.read(faces.reduced)
     materials = Materials(
         reduced,
         config.domains.train,
         config.domains.validation,
-        Path(made["generator"]),
+        raise_generator(config, reduced, store, steps, parent),
         config.out,
-        cache,
+        config.out / "cache",
         store,
         config.project,
     )
-    return _Ground(materials, Path(done["manifest"]), Path(done["sheet"]), tracking)
+    return _Ground(materials, faces.full, faces.sheet, tracking_place(config, store))
 
 
 def _key(kind: str, *parts: str) -> str:
     """A short name for a piece of work, by which its MLflow run is found again."""
     return f"{kind}/{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:24]}"
-
-
-def _faces_inputs(config: RunConfig) -> str:
-    """What decides the manifest: the settings, and names, sizes and times of the media."""
-    if config.embedded:
-        return f"embedded {config.keep_train_fakes}"
-    for source in config.faces:
-        if not source.source.is_dir():
-            raise UserError(f"no folder at {source.source} (faces.source): give a folder that holds real/ and fake/")
-    media = [
-        (str(path.relative_to(source.source)), path.stat().st_size, path.stat().st_mtime_ns)
-        for source in config.faces
-        for path in sorted(source.source.rglob("*"))
-        if path.is_file()
-    ]
-    parts = config.model_dump_json(include={"faces", "keep_train_fakes", "domains"})
-    return parts + json.dumps(media)
-
-
-def _faces(config: RunConfig) -> dict[str, Any]:
-    folder = config.out / "faces"
-    if config.embedded:
-        manifest = embedded(folder / "embedded")
-    else:
-        parts = []
-        for source in config.faces:
-            name = source.dataset or source.source.resolve().name
-            parts.append(
-                ingest(source.source, folder / name, IngestConfig.model_validate(source.model_dump(exclude={"source"})))
-            )
-        manifest = concatenate(parts, folder)
-    known = set(manifest.rows["dataset"])
-    for part in ("train", "validation", "test"):
-        for name in getattr(config.domains, part):
-            if name not in known:
-                raise UserError(f"domains.{part} names {name!r}, but the data sets are {', '.join(sorted(known))}")
-    full = manifest.write(folder / "manifest.parquet")
-    reduced = manifest
-    if config.keep_train_fakes < 1:
-        reduced = keep_few_fakes(manifest, config.domains.train, config.keep_train_fakes)
-    few = reduced.write(folder / "reduced.parquet")
-    sheet = contact_sheet(Manifest.read(full), folder / "contact_sheet.png")
-    return {"manifest": str(full), "reduced": str(few), "sheet": str(sheet)}
 
 
 def _study(config: RunConfig, materials: Materials, parent: str) -> dict[str, Any]:

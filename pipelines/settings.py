@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from classifier.config import DetectorConfig
 from faces.extraction import IngestConfig
 from gan.config import GanConfig
+from pipelines.contenders import ComparisonConfig
 from pipelines.gate import Gate
 from tuning.config import StudyConfig
 
@@ -66,6 +67,7 @@ class RunConfig(BaseModel):
     study_detector: dict[str, int | float | str] = Field(
         default_factory=dict, description="detector settings that make the trials cheaper than the final arms"
     )
+    comparison: ComparisonConfig = ComparisonConfig()
     promotion: PromotionConfig = PromotionConfig()
 
     @model_validator(mode="after")

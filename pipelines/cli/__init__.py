@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from pipelines.cli import faces, gan, models, studies, training, understanding, whole
+from pipelines.cli import comparing, faces, gan, models, studies, training, understanding, whole
 
 app = typer.Typer(
     name="counterforge",
@@ -23,6 +23,7 @@ app.add_typer(faces.app, name="faces")
 app.add_typer(gan.app, name="gan")
 training.add_to(app)
 understanding.add_to(app)
+comparing.add_to(app)
 app.add_typer(studies.app, name="study")
 app.add_typer(models.app, name="models")
 
