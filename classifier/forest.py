@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from classifier.figures import COLOURS
 
@@ -45,10 +46,21 @@ def forest_plot(differences: pd.DataFrame, reference: str, seeds: int, *, metric
                 row["value"], y, marker="o", markersize=7, color=colour, markerfacecolor=colour if sure else "white"
             )
             text = f"{row['value']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]" if known else f"{row['value']:+.3f}"
-            axes.text(0.5, y - 0.3, text, fontsize=8, color=colour, ha="center", transform=axes.get_yaxis_transform())
+            axes.text(
+                0.5,
+                y - 0.3,
+                text,
+                fontsize=8,
+                color=colour,
+                ha="center",
+                va="center",
+                transform=axes.get_yaxis_transform(),
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8},
+            )
             reach = max(reach, *(abs(v) for v in (row["low"], row["high"], *row["per_seed"]) if v == v))
         axes.set_xlim(-1.08 * reach, 1.08 * reach)
         axes.set_title("mean over the domains" if domain == "mean" else str(domain), fontsize=11)
+        axes.xaxis.set_major_locator(MaxNLocator(5, symmetric=True))
         axes.grid(axis="x", color="#e6e6e6", linewidth=0.6)
         axes.set_axisbelow(True)
         axes.spines[["right", "top", "left"]].set_visible(False)
@@ -57,8 +69,8 @@ def forest_plot(differences: pd.DataFrame, reference: str, seeds: int, *, metric
     panels[0].set_yticks(range(len(arms)), arms)
     panels[0].set_ylim(len(arms) - 0.4, -0.6)
     figure.suptitle(f"{metric} minus that of {reference!r}, 95 % intervals", fontsize=12)
-    kinds = "filled: Holm's p < 0.05   ○ no difference can be told" + (
-        f"   · one of {seeds} seeds" if seeds > 1 else ""
+    kinds = "filled: Holm's p < 0.05   hollow: not told apart" + (
+        f"   small dots: each of {seeds} seeds" if seeds > 1 else ""
     )
     figure.supxlabel(f"← worse      better →\n{kinds}", fontsize=9)
     return figure

@@ -139,7 +139,7 @@ def _done(
     """Number and result of each job, as they end."""
     if min(workers, len(jobs)) < 2:
         for index, job in enumerate(jobs):
-            bar.set_postfix_str(name(job))
+            bar.set_postfix_str(name(job), refresh=False)
             yield index, _named(work, job, name(job))
         return
     context = multiprocessing.get_context("spawn")
@@ -151,7 +151,7 @@ def _done(
     try:
         futures = {pool.submit(_named, work, job, name(job)): index for index, job in enumerate(jobs)}
         for future in as_completed(futures):
-            bar.set_postfix_str(name(jobs[futures[future]]))
+            bar.set_postfix_str(name(jobs[futures[future]]), refresh=False)
             yield futures[future], future.result()
     except BrokenProcessPool as error:
         raise UserError(

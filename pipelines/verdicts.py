@@ -10,6 +10,7 @@ from classifier.evaluation import MEAN
 from pipelines.contenders import CLAIM_SEEDS
 
 ALPHA = 0.05
+NO_DIFFERENCE = "no difference can be told"
 
 
 def outcome(low: float, high: float, p_holm: float, seeds: int) -> str:
@@ -104,6 +105,6 @@ _WORDS = {
     "helped": "helped",
     "harmed": "did harm",
     "perhaps": "a difference that does not hold among so many comparisons or so few seeds",
-    "none": "no difference can be told",
+    "none": NO_DIFFERENCE,
     "unknown": "too few identities or sources for an interval",
 }

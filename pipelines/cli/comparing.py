@@ -33,6 +33,7 @@ def compare(
     """
     from pipelines.comparison import execute
     from pipelines.settings import RunConfig
+    from pipelines.verdicts import NO_DIFFERENCE
 
     resolved = configuration(RunConfig, config, settings)
     if dry_run:
@@ -46,8 +47,11 @@ def compare(
     print_table(_wide(result.table, "auc", "{:.3f} [{:.3f}, {:.3f}]"), f"{title}, with 95 % intervals")
     signed = "{:+.3f} [{:+.3f}, {:+.3f}]"
     print_table(_wide(result.differences, "value", signed), f"the same minus that of {result.reference}")
-    for sentence in result.verdicts:
+    told = [sentence for sentence in result.verdicts if NO_DIFFERENCE not in sentence]
+    for sentence in told:
         typer.echo(f"  {sentence}")
+    if len(told) < len(result.verdicts):
+        typer.echo(f"  {len(result.verdicts) - len(told)} single differences: {NO_DIFFERENCE}")
     typer.echo("")
     for sentence in result.notes:
         typer.echo(f"  {sentence}")
