@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from classifier.config import DetectorConfig
 from gan.balancing import mixture
-from gan.forging import METHODS, WITHOUT_GENERATOR
+from gan.forging.forge import METHODS, WITHOUT_GENERATOR
 from tuning.trial import TrialSpec
 
 NONE = "none"
