@@ -16,6 +16,14 @@ from tuning.trial import Materials, TrialSpec, train_and_log
 WITHOUT, WITH, ALL_FAKES = "without synthetic", "with synthetic", "all real-world fakes"
 
 
+def base_trial(config: RunConfig) -> TrialSpec:
+    """The detector of a run with the synthetic faces of its configuration, before anything is searched."""
+    forging = {"method": config.synthetic_method} if config.synthetic_method != "gan" else {}
+    return TrialSpec(
+        detector=config.detector, synthetic_share=config.synthetic_share, psi=config.psi, forging=dict(forging)
+    )
+
+
 def plan_arms(config: RunConfig, base: TrialSpec, best: TrialSpec) -> dict[str, TrialSpec]:
     """The detectors that are compared: all else equal, only the synthetic faces differ.
 
@@ -34,9 +42,17 @@ def plan_arms(config: RunConfig, base: TrialSpec, best: TrialSpec) -> dict[str, 
         WITHOUT: spec.with_parameters({"synthetic_share": 0.0}),
         WITH: spec.with_parameters({"synthetic_share": share, "psi": best.psi}),
     }
+    for method in config.compare_methods:
+        if method != arms[WITH].balancing().method:
+            arms[arm_of(method)] = arms[WITH].with_parameters({"synthetic_method": method})
     if config.keep_train_fakes < 1:
         arms[ALL_FAKES] = base.with_parameters({"synthetic_share": 0.0})
     return arms
+
+
+def arm_of(method: str) -> str:
+    """Name of the arm with synthetic faces of one kind, in letters that MLflow takes."""
+    return f"with {method.replace('+', ' and ')}"
 
 
 def keep_few_fakes(manifest: Manifest, domains: tuple[str, ...], share: float, seed: int = 0) -> Manifest:

@@ -22,6 +22,7 @@ from classifier.figures import (
     roc_curves,
     score_histograms,
 )
+from pipelines.arms import WITH
 from tuning.report import history_figure, importance_figure
 
 
@@ -47,7 +48,7 @@ def write_report(
 
     Args:
         table: columns arm, domain, auc, low, high, objective, synthetic, real, fake, groups.
-        differences: columns domain, value, low, high, probability: with minus without synthetic faces.
+        differences: columns arm, domain, value, low, high, probability: the arm minus that without synthetic faces.
         evaluations: of every arm, by source.
         tables: score tables of every arm.
         candidate: the arm that was put forward for promotion.
@@ -114,7 +115,8 @@ def difference_sentence(difference: Mapping[str, Any]) -> str:
         verdict = "no difference can be told"
     else:
         verdict = "too few identities or sources for an interval"
-    return f"{difference['domain']}: {verdict}, {figure}"
+    arm = difference.get("arm", WITH)
+    return f"{'' if arm == WITH else f'{arm}, '}{difference['domain']}: {verdict}, {figure}"
 
 
 def next_commands(verdict: Mapping[str, Any]) -> tuple[str, str, str]:

@@ -13,7 +13,7 @@ import pandas as pd
 
 from classifier.evaluation import Evaluation, compare
 from faces.manifest import Manifest
-from pipelines.arms import WITH, WITHOUT, plan_arms, train_arms
+from pipelines.arms import ALL_FAKES, WITHOUT, base_trial, plan_arms, train_arms
 from pipelines.audit import audit_step, log_audit, warnings_of
 from pipelines.evaluation import Scored, evaluate_detector, model_metrics, sealed_rows
 from pipelines.ground import lay_faces, raise_generator, tracking_place
@@ -35,7 +35,7 @@ class Outcome:
     """What a run ends in: the table, where everything lies, and the gate's verdict."""
 
     table: pd.DataFrame  # one row an arm and test domain: arm, domain, auc, low, high, objective, real, fake, groups
-    differences: pd.DataFrame  # with minus without: domain, value, low, high, probability
+    differences: pd.DataFrame  # arm minus without: arm, domain, value, low, high, probability
     report: Path
     candidate: str
     verdict: dict[str, Any] | None
@@ -79,7 +79,7 @@ def execute(config: RunConfig) -> Outcome:
             lambda r: [Path(path) for path in r["files"]],
         )
         shared = [materials.digest, config.detector.model_dump_json(), ground.tracking]
-        base = TrialSpec(detector=config.detector, synthetic_share=config.synthetic_share, psi=config.psi)
+        base = base_trial(config)
         best, study = base, None
         if config.study is not None:
             study_inputs = [*shared, config.study.model_dump_json(), json.dumps(config.study_detector)]
@@ -102,7 +102,8 @@ def execute(config: RunConfig) -> Outcome:
             lambda _: list(scores.values()),
         )
         report = config.out / "report.html"
-        candidate = max((WITHOUT, WITH), key=lambda name: trained[name]["objective"])
+        contenders = [name for name in arms if name != ALL_FAKES]
+        candidate = max(contenders, key=lambda name: trained[name]["objective"])
         promotion_inputs = [json.dumps(figures["by_source"][candidate]), candidate, config.promotion.model_dump_json()]
         verdict = steps.do(
             "promotion",
@@ -155,7 +156,7 @@ def search(config: RunConfig, *, workers: int = 1, new: bool = False, cluster: s
 
 def study_base(config: RunConfig) -> TrialSpec:
     """The trial that all those of the study vary: the run's detector, made cheaper by `study_detector`."""
-    base = TrialSpec(detector=config.detector, synthetic_share=config.synthetic_share, psi=config.psi)
+    base = base_trial(config)
     return base.with_parameters(config.study_detector) if config.study_detector else base
 
 
@@ -224,11 +225,16 @@ def _evaluation(
                 active.metrics({f"{name}/auc/{dataset}": metrics["auc"]}, 0)
             active.text(f"{name}/evaluation_by_source.json", scored[name].by_source.to_json())
             active.text(f"{name}/evaluation_by_frame.json", scored[name].by_frame.to_json())
-    paired = compare(scored[WITH].table, scored[WITHOUT].table, by="source")
+    differences = [
+        {"arm": name, "domain": domain, **asdict(difference)}
+        for name in scored
+        if name not in (WITHOUT, ALL_FAKES)
+        for domain, difference in compare(scored[name].table, scored[WITHOUT].table, by="source").items()
+    ]
     return {
         "by_source": {name: one.by_source.to_json() for name, one in scored.items()},
         "by_frame": {name: one.by_frame.to_json() for name, one in scored.items()},
-        "differences": [{"domain": name, **asdict(difference)} for name, difference in paired.items()],
+        "differences": differences,
         "openings": test_openings(store, config.project),
     }
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from classifier.config import DetectorConfig
 from faces.extraction import IngestConfig
+from gan.balancing import mixture
 from gan.config import GanConfig
 from pipelines.contenders import ComparisonConfig
 from pipelines.gate import Gate
@@ -63,12 +64,29 @@ class RunConfig(BaseModel):
     detector: DetectorConfig = DetectorConfig()
     synthetic_share: float = Field(0.5, gt=0, lt=1, description="of the arm with synthetic faces, unless searched")
     psi: float = Field(0.7, ge=0, le=1.5, description="of the synthetic faces, unless searched")
+    synthetic_method: str = Field(
+        "gan", description="kind of the synthetic faces, unless searched (see balance)"
+    )
+    compare_methods: tuple[str, ...] = Field((), description="further kinds, each with an arm of its own")
     study: StudyConfig | None = None
     study_detector: dict[str, int | float | str] = Field(
         default_factory=dict, description="detector settings that make the trials cheaper than the final arms"
     )
     comparison: ComparisonConfig = ComparisonConfig()
     promotion: PromotionConfig = PromotionConfig()
+
+    @field_validator("synthetic_method")
+    @classmethod
+    def _is_a_method(cls, text: str) -> str:
+        mixture(text)
+        return text
+
+    @field_validator("compare_methods")
+    @classmethod
+    def _are_methods(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
+        for text in texts:
+            mixture(text)
+        return texts
 
     @model_validator(mode="after")
     def _has_faces(self) -> RunConfig:

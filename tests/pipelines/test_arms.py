@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from faces.errors import UserError
 from faces.manifest import Manifest
-from pipelines.arms import ALL_FAKES, WITH, WITHOUT, keep_few_fakes, plan_arms
+from pipelines.arms import ALL_FAKES, WITH, WITHOUT, base_trial, keep_few_fakes, plan_arms
 from pipelines.config import validate
+from pipelines.report import difference_sentence
 from pipelines.settings import RunConfig
 from tuning.trial import TrialSpec
 
@@ -37,6 +39,35 @@ def test_the_reference_with_all_fakes_comes_where_they_were_made_rare() -> None:
     arms = plan_arms(config, base, base)
     assert arms[ALL_FAKES].synthetic_share == 0
     assert arms[ALL_FAKES].detector == config.detector
+
+
+def test_each_kind_of_synthetic_face_gets_an_arm() -> None:
+    config, _ = specs(synthetic_method="gan-matched", compare_methods=["self-blend", "gan-matched", "self-blend+gan"])
+    base = base_trial(config)
+    arms = plan_arms(config, base, base)
+    assert list(arms) == [WITHOUT, WITH, "with self-blend", "with self-blend and gan"]
+    methods = [arms[name].balancing().method for name in list(arms)[1:]]
+    assert methods == ["gan-matched", "self-blend", "self-blend+gan"]
+    assert not arms["with self-blend"].balancing().needs_generator
+    assert len({(spec.detector.model_dump_json(), spec.psi) for spec in arms.values()}) == 1
+    assert {spec.synthetic_share for name, spec in arms.items() if name != WITHOUT} == {0.5}
+    with pytest.raises(UserError, match="no method 'swap'"):
+        specs(compare_methods=["swap"])
+
+
+def test_a_difference_says_which_arm_it_is_of() -> None:
+    figures = {"domain": "a", "value": 0.1, "low": 0.05, "high": 0.2}
+    assert difference_sentence({"arm": WITH, **figures}) == "a: the synthetic faces helped, AUC +0.100 [+0.050, +0.200]"
+    assert difference_sentence({"arm": "with self-blend", **figures}).startswith("with self-blend, a: ")
+
+
+def test_a_searched_kind_reaches_the_arm() -> None:
+    space = {"synthetic_method": {"choices": ["gan", "self-blend"]}, "psi": {"choices": [0.5, 0.7]}}
+    config, base = specs(study={"space": space})
+    best = base.with_parameters({"synthetic_method": "self-blend", "synthetic_share": 0.3})
+    arms = plan_arms(config, base, best)
+    assert arms[WITH].balancing().method == "self-blend"
+    assert arms[WITHOUT].synthetic_share == 0
 
 
 @pytest.fixture
