@@ -64,9 +64,7 @@ class RunConfig(BaseModel):
     detector: DetectorConfig = DetectorConfig()
     synthetic_share: float = Field(0.5, gt=0, lt=1, description="of the arm with synthetic faces, unless searched")
     psi: float = Field(0.7, ge=0, le=1.5, description="of the synthetic faces, unless searched")
-    synthetic_method: str = Field(
-        "gan", description="kind of the synthetic faces, unless searched (see balance)"
-    )
+    synthetic_method: str = Field("gan", description="kind of the synthetic faces, unless searched (see balance)")
     compare_methods: tuple[str, ...] = Field((), description="further kinds, each with an arm of its own")
     study: StudyConfig | None = None
     study_detector: dict[str, int | float | str] = Field(
