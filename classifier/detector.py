@@ -14,9 +14,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from classifier.backbones import Colour, create, state_digest
+from classifier.backbones import Built, Colour, create, head, state_digest
 from classifier.config import DetectorConfig
 from classifier.device import pick_device
+from classifier.forensics import ForensicNetwork, kinds_of
 from faces.errors import UserError
 
 WEIGHTS, CONFIG = "weights.safetensors", "config.json"
@@ -27,7 +28,7 @@ class Detector(nn.Module):
     """uint8 faces [B, 3, S, S] in, the logit of "fake" out.
 
     Attributes:
-        module: the timm network, normalised images [B, 3, S, S] -> [B, 1].
+        module: the timm network, or a ForensicNetwork around it: normalised images [B, 3, S, S] -> [B, 1].
         config: what it was trained by; `config.image_size` is S.
         mean, std: [3, 1, 1] of RGB in [0, 1], on the detector's device.
         temperature: divides the logit before the sigmoid.
@@ -65,7 +66,7 @@ class Detector(nn.Module):
         Raises:
             UserError: the weights cannot be had or do not fit.
         """
-        built = create(config.backbone, config.weights, config.image_size, config.seed)
+        built = _network(config, config.weights, config.seed)
         return cls(built.module, config, built.mean, built.std)
 
     @classmethod
@@ -93,7 +94,7 @@ class Detector(nn.Module):
         """The detector that `describe` described, around its tensors, on the CPU; raises what pydantic and torch do."""
         config = DetectorConfig.model_validate(described["config"])
         detector = cls(
-            create(config.backbone, "none", config.image_size).module,
+            _network(config, "none").module,
             config,
             cast("Colour", tuple(described["mean"])),
             cast("Colour", tuple(described["std"])),
@@ -149,6 +150,17 @@ class Detector(nn.Module):
     def probability(self, images: Tensor) -> Tensor:
         """uint8 [B, 3, S, S] -> [B] calibrated P(fake)."""
         return torch.sigmoid(self(images) / self.temperature)
+
+
+def _network(config: DetectorConfig, weights: str, seed: int = 0) -> Built:
+    built = create(config.backbone, weights, config.image_size, seed)
+    kinds = kinds_of(config.forensics)
+    if not kinds:
+        return built
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        module = ForensicNetwork(built.module, head(built.module), kinds, built.mean, built.std, config.image_size)
+    return built._replace(module=module)
 
 
 def read_description(folder: Path) -> dict[str, Any] | None:

@@ -23,6 +23,7 @@ from torchvision.transforms.v2.functional import gaussian_blur
 
 from classifier.detector import Detector
 from classifier.ensemble import Ensemble, FaceModel, resized
+from classifier.forensics import backbone_of
 from faces.errors import UserError
 
 Method = Literal["grad-cam", "occlusion", "integrated-gradients"]
@@ -124,7 +125,7 @@ def _target_layer(detector: Detector, image: Tensor) -> tuple[nn.Module, Callabl
 
     Tokens of a transformer [B, P + h*w, C] are laid out as the map [B, C, h, w], without the P that stand for no place.
     """
-    network: Any = detector.module
+    network: Any = backbone_of(detector.module)  # forensic branches have maps too, but of no face
     if hasattr(network, "blocks") and hasattr(network, "num_prefix_tokens"):
         height, width = network.patch_embed.grid_size
         prefix = int(network.num_prefix_tokens)
@@ -143,7 +144,7 @@ def _target_layer(detector: Detector, image: Tensor) -> tuple[nn.Module, Callabl
     hooks = [module.register_forward_hook(remember) for module in network.modules() if module is not network]
     try:
         with torch.inference_mode():
-            network(detector.normalise(image))
+            detector.module(detector.normalise(image))
     finally:
         for hook in hooks:
             hook.remove()

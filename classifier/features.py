@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from classifier.backbones import head_keys, pooled, state_digest
 from classifier.detector import Detector
+from classifier.forensics import backbone_of
 from classifier.scoring import BATCH_SIZE, batches
 from faces.loading import load_crops
 from faces.manifest import Manifest
@@ -25,14 +26,17 @@ _SHARD_ROWS = 4096  # what a killed run loses at most
 
 
 def backbone_digest(detector: Detector) -> str:
-    """16 hex digits of the weights below the head, and of the normalisation."""
-    above = set(head_keys(detector.module))
-    state = {key: tensor for key, tensor in detector.module.state_dict().items() if key not in above}
+    """16 hex digits of the backbone's weights below the head, and of the normalisation."""
+    backbone = backbone_of(detector.module)
+    above = set(head_keys(backbone))
+    state = {key: tensor for key, tensor in backbone.state_dict().items() if key not in above}
     return state_digest({**state, ".mean": detector.mean, ".std": detector.std})
 
 
 def frozen_features(detector: Detector, manifest: Manifest, cache: Path) -> NDArray[np.float32]:
-    """[N, F] float32 input of the head for each row, in eval mode; computes what the store lacks.
+    """[N, F] float32 features of the backbone for each row, in eval mode; computes what the store lacks.
+
+    They are the head's input, or the first part of it where forensic branches, which learn, stand beside.
 
     Half precision would halve the store, but then the head would be trained on other numbers than it is used on.
     """
@@ -69,7 +73,7 @@ def _fill(detector: Detector, manifest: Manifest, cache: Path, folder: Path) -> 
     try:
         for part in batches(len(keys), BATCH_SIZE, "features"):
             images = detector.normalise(crops.batch(first[part]).to(device))
-            parts.append(pooled(detector.module, images).float().cpu().numpy())
+            parts.append(pooled(backbone_of(detector.module), images).float().cpu().numpy())
             done = part.stop
             if done - start >= _SHARD_ROWS or done == len(keys):
                 _write(folder, keys[start:done], np.concatenate(parts))

@@ -8,31 +8,40 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from classifier.backbones import head_keys
+from classifier.finetuning import layers
 
 
-def optimizer(module: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW with four groups, each marked by `head`: head and backbone, with and without weight decay.
+def optimizer(
+    module: nn.Module, learning_rate: float, weight_decay: float, layer_decay: float = 1.0
+) -> torch.optim.AdamW:
+    """AdamW with a group for new weights (marked by `head`) and each layer's, each with and without weight decay.
 
-    Biases and the scales of norms do not decay (Goyal et al. 2017, section 5.3, and timm's default since).
+    `scale` of a group is layer_decay ** (layers above it, the head not counted), as BEiT and timm have it. At 1 there
+    are four groups. Biases and the scales of norms do not decay (Goyal et al. 2017,
+    section 5.3, and timm's default since).
     """
-    above = set(head_keys(module))
-    groups: dict[tuple[bool, bool], list[Tensor]] = {(h, d): [] for h in (True, False) for d in (True, False)}
+    depth = layers(module)
+    top = max(depth.values(), default=0)
+    groups: dict[tuple[bool, float, bool], list[Tensor]] = {
+        (head, 1.0, decays): [] for head in (True, False) for decays in (True, False)
+    }
     for name, parameter in module.named_parameters():
-        groups[name in above, parameter.ndim > 1].append(parameter)
+        scale = layer_decay ** (top - depth[name]) if name in depth else 1.0
+        groups.setdefault((name not in depth, scale, parameter.ndim > 1), []).append(parameter)
     return torch.optim.AdamW(
         [
-            {"params": members, "weight_decay": weight_decay * decays, "head": is_head}
-            for (is_head, decays), members in groups.items()
+            {"params": members, "weight_decay": weight_decay * decays, "head": is_head, "scale": scale}
+            for (is_head, scale, decays), members in groups.items()
         ],
         lr=learning_rate,
     )
 
 
 def set_learning_rate(adam: torch.optim.AdamW, learning_rate: float, backbone_factor: float) -> None:
-    """The rate of this step: for the head as given, for the backbone times its factor."""
+    """The rate of this step: for new weights as given, for the backbone times its factor and its layer's scale."""
     for group in adam.param_groups:
-        group["lr"] = learning_rate * (1.0 if group["head"] else backbone_factor)
+        # Jobs of before layers had scales saved groups without them.
+        group["lr"] = learning_rate * (1.0 if group["head"] else backbone_factor * group.get("scale", 1.0))
 
 
 def schedule(step: int, total: int, warmup_share: float) -> float:

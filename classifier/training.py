@@ -1,12 +1,13 @@
-"""Transfer learning of a detector: the head on a frozen backbone, then everything.
+"""Transfer learning of a detector: the head on a frozen backbone, then as much of it as the configuration says.
 
-All randomness of a step is a function of (seed, epoch, step): the order of the rows, the augmentation and the dropout.
+All randomness of a step is a function of (seed, epoch, step): the order of the rows, augmentation, mixup and dropout.
 So the two counters are the whole random state, and a resumed run repeats the uninterrupted one bit for bit on a CPU.
 One process trains on one device; plain torch does, since all that Fabric would add here is a second's import.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import sys
@@ -24,19 +25,21 @@ from torch import Tensor
 from tqdm import tqdm
 
 from classifier.backbones import head, pooled
-from classifier.balance import class_weights, epoch_order
+from classifier.balance import class_weights, epoch_order, paired_parts, parents_of
 from classifier.calibration import fit_temperature, fit_threshold, probabilities
 from classifier.config import DetectorConfig, differences
 from classifier.detector import Detector, read_description, write_json
 from classifier.device import autocast, pick_device, pick_precision
 from classifier.features import frozen_features
+from classifier.finetuning import prepare
+from classifier.forensics import ForensicNetwork, backbone_of
 from classifier.interruption import deferred_interrupt
 from classifier.optimisation import averaged, optimizer, schedule, set_learning_rate
 from classifier.progress import Progress, read_state, write_state
-from classifier.scoring import logits
+from classifier.scoring import BATCH_SIZE, logits
 from faces.augmentation import augment
 from faces.errors import UserError
-from faces.loading import load_crops
+from faces.loading import Crops, load_crops
 from faces.manifest import Manifest
 
 Report = Callable[[Mapping[str, float], int], None]
@@ -94,8 +97,8 @@ class _Job:
         self.train_rows, self.val_rows = np.flatnonzero(split == "train"), np.flatnonzero(split == "val")
         self.targets = self.rows.targets
         self._check_classes()
-        weights = class_weights(self.targets[self.train_rows]) if config.balance == "weights" else torch.ones(2)
-        self.class_weights = weights.to(self.device)
+        self.class_weights = self._class_weights(self.train_rows)
+        self.parents = self._parents() if config.paired else {}
         state = read_state(out / STATE)
         if state is not None:
             _refuse_other(state["config"], state["manifest_digest"], config, self.digest, out)
@@ -103,7 +106,7 @@ class _Job:
         self.detector = Detector.create(config if state is None else config.model_copy(update={"weights": "none"}))
         self.detector.config = config
         self.detector.to(self.device)
-        self.optimizer = optimizer(self.detector.module, config.learning_rate, config.weight_decay)
+        self.optimizer = optimizer(self.detector.module, config.learning_rate, config.weight_decay, config.layer_decay)
         self.ema = averaged(self.detector.module, config.ema_decay) if config.ema_decay else None
         self.progress = Progress()
         if state is not None:
@@ -112,7 +115,22 @@ class _Job:
         self.features: NDArray[np.float32] | None = None
         if _stored(config, self.progress.epoch):
             self.features = frozen_features(self.detector, self.rows, cache)
-        self.crops = load_crops(self.rows, config.image_size, cache)
+
+    @functools.cached_property
+    def crops(self) -> Crops:
+        """Of train and val; a job on stored features alone needs none."""
+        return load_crops(self.rows, self.config.image_size, self.cache)
+
+    def _class_weights(self, rows: NDArray[np.int64]) -> Tensor:
+        weighted = self.config.balance == "weights"
+        return (class_weights(self.targets[rows]) if weighted else torch.ones(2)).to(self.device)
+
+    def _parents(self) -> dict[int, NDArray[np.int64]]:
+        train = self.rows.rows.iloc[self.train_rows]
+        found = parents_of(train["sha256"].tolist(), train["parent"].tolist(), self.targets[self.train_rows])
+        if not found:
+            _log.warning("no train fake names a real of train as its parent: batches are not paired")
+        return found
 
     def _check_classes(self) -> None:
         train, val = self.targets[self.train_rows], self.targets[self.val_rows]
@@ -153,16 +171,18 @@ class _Job:
 
     def _epoch(self) -> None:
         config, progress = self.config, self.progress
-        frozen = progress.epoch < config.frozen_epochs
+        frozen = progress.epoch < config.head_epochs
         if not frozen:
             self.features = None
-        self._freeze(frozen)
-        order = self._order()
-        parts = np.array_split(order, math.ceil(len(order) / config.batch_size))  # no last batch of one face
+        prepare(self.detector.module, config, progress.epoch)
+        parts = self._parts()
+        total = sum(map(len, parts))
+        if self.parents:
+            self.class_weights = self._class_weights(np.concatenate(parts))
         seen, seconds = 0, 0.0
         interval = 0.5 if sys.stderr.isatty() else 15.0
         label = f"epoch {progress.epoch + 1}/{config.epochs}" + (", head" if frozen else "")
-        with tqdm(total=len(order), desc=label, unit="crop", leave=False, mininterval=interval, delay=3) as bar:
+        with tqdm(total=total, desc=label, unit="crop", leave=False, mininterval=interval, delay=3) as bar:
             bar.update(sum(map(len, parts[: progress.step])))
             for part in parts[progress.step :]:
                 began = time.perf_counter()
@@ -177,7 +197,7 @@ class _Job:
                     raise KeyboardInterrupt
                 if self._due():
                     self._save()
-        metrics = {"epoch": progress.epoch + 1, "train_loss": progress.loss_sum / len(order)}
+        metrics = {"epoch": progress.epoch + 1, "train_loss": progress.loss_sum / total}
         if seconds > 0:
             metrics["images_per_second"] = seen / seconds
         metrics |= self._validate()
@@ -190,11 +210,14 @@ class _Job:
         cuda = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=cuda):
             torch.manual_seed(_stream(config.seed, 1, progress.epoch, progress.step))
-            seen = self._seen(rows, frozen)
+            mixed = self._mixed(len(rows))
+            seen = self._seen(rows, frozen, mixed)
             outputs = head(self.detector.module)(F.dropout(seen.float(), config.dropout)).squeeze(1)
         fake = torch.from_numpy(self.targets[rows]).to(self.device)
-        smooth = fake * (1 - 2 * config.label_smoothing) + config.label_smoothing
-        loss = F.binary_cross_entropy_with_logits(outputs, smooth.float(), weight=self.class_weights[fake])
+        loss = self._loss(outputs, fake)
+        if mixed is not None:
+            share, others = mixed
+            loss = share * loss + (1 - share) * self._loss(outputs, fake[others.to(self.device)])
         value = float(loss.detach())
         if not math.isfinite(value):
             raise self._diverged(value)
@@ -205,33 +228,66 @@ class _Job:
             self.ema.update_parameters(self.detector.module)
         return value
 
-    def _seen(self, rows: NDArray[np.int64], frozen: bool) -> Tensor:
+    def _loss(self, outputs: Tensor, fake: Tensor) -> Tensor:
+        smooth = fake * (1 - 2 * self.config.label_smoothing) + self.config.label_smoothing
+        return F.binary_cross_entropy_with_logits(outputs, smooth.float(), weight=self.class_weights[fake])
+
+    def _mixed(self, count: int) -> tuple[float, Tensor] | None:
+        """How much of each picture stays, and the pictures [B] that fill the rest up (Zhang et al. 2018)."""
+        alpha = self.config.mixup
+        if not alpha:
+            return None
+        random = np.random.default_rng(_stream(self.config.seed, 3, self.progress.epoch, self.progress.step))
+        return float(random.beta(alpha, alpha)), torch.from_numpy(random.permutation(count))
+
+    def _seen(self, rows: NDArray[np.int64], frozen: bool, mixed: tuple[float, Tensor] | None) -> Tensor:
         """[B, F] what the head sees of those rows."""
         if self.features is not None:
-            return torch.from_numpy(self.features[rows]).to(self.device)
+            return self._stored_seen(rows)
+        detector = self.detector
+        images = detector.normalise(self._images(rows))
+        if mixed is not None:
+            share, others = mixed
+            images = torch.lerp(images[others.to(self.device)], images, share)
+        with autocast(self.device, self.precision):
+            with torch.set_grad_enabled(not frozen):
+                seen = pooled(backbone_of(detector.module), images)
+            if isinstance(detector.module, ForensicNetwork):  # its branches learn from the first epoch on
+                seen = detector.module.fused(seen, images)
+        return seen
+
+    def _images(self, rows: NDArray[np.int64]) -> Tensor:
+        """uint8 [B, 3, S, S], augmented."""
         images = self.crops.batch(rows).to(self.device)
         if self.config.augmentation > 0:
             seed = _stream(self.config.seed, 2, self.progress.epoch, self.progress.step)
             images = augment(images, self.config.augmentation, torch.Generator().manual_seed(seed))
-        with torch.set_grad_enabled(not frozen), autocast(self.device, self.precision):
-            return pooled(self.detector.module, self.detector.normalise(images))
+        return images
 
-    def _freeze(self, frozen: bool) -> None:
-        """Frozen: no gradients below the head, and the norms keep their ImageNet statistics."""
+    def _stored_seen(self, rows: NDArray[np.int64]) -> Tensor:
+        """[B, F] what the head sees, with the backbone's part from the store."""
+        assert self.features is not None
+        seen = torch.from_numpy(self.features[rows]).to(self.device)
         module = self.detector.module
-        module.requires_grad_(not frozen)
-        module.train(not frozen)
-        head(module).requires_grad_(True)
+        if not isinstance(module, ForensicNetwork):
+            return seen
+        with autocast(self.device, self.precision):
+            return module.fused(seen, self.detector.normalise(self.crops.batch(rows).to(self.device)))
 
-    def _order(self) -> NDArray[np.int64]:
-        generator = torch.Generator().manual_seed(_stream(self.config.seed, 0, self.progress.epoch))
-        return self.train_rows[epoch_order(self.targets[self.train_rows], self.config.balance, generator)]
+    def _parts(self) -> list[NDArray[np.int64]]:
+        """The rows of each step of this epoch."""
+        config, train = self.config, self.train_rows
+        generator = torch.Generator().manual_seed(_stream(config.seed, 0, self.progress.epoch))
+        if self.parents:
+            return [train[part] for part in paired_parts(len(train), self.parents, config.batch_size, generator)]
+        order = train[epoch_order(self.targets[train], config.balance, generator)]
+        return np.array_split(order, math.ceil(len(order) / config.batch_size))  # no last batch of one face
 
     def _learning_rate(self, frozen: bool, steps: int) -> float:
         """Of the head, at this step; its course starts anew for each of the two phases."""
         config, progress = self.config, self.progress
-        first = 0 if frozen else config.frozen_epochs
-        last = config.frozen_epochs if frozen else config.epochs
+        first = 0 if frozen else config.head_epochs
+        last = config.head_epochs if frozen else config.epochs
         step = (progress.epoch - first) * steps + progress.step
         return config.learning_rate * schedule(step, (last - first) * steps, config.warmup_share)
 
@@ -255,12 +311,18 @@ class _Job:
                 self.detector.module = self.ema.module
             if self.features is None:
                 return logits(self.detector, self.crops, self.val_rows, precision=self.precision)
-            with torch.inference_mode():
-                seen = torch.from_numpy(self.features[self.val_rows]).to(self.device)
-                outputs: NDArray[np.float32] = head(self.detector.module)(seen).squeeze(1).cpu().numpy()
-                return outputs
+            return self._stored_logits()
         finally:
             self.detector.module = module
+
+    @torch.inference_mode()
+    def _stored_logits(self) -> NDArray[np.float32]:
+        """[val] from stored features."""
+        self.detector.eval()  # each epoch sets the modes anew
+        parts = range(0, len(self.val_rows), BATCH_SIZE)
+        seen = [self._stored_seen(self.val_rows[start : start + BATCH_SIZE]) for start in parts]
+        outputs: NDArray[np.float32] = head(self.detector.module)(torch.cat(seen)).squeeze(1).cpu().numpy()
+        return outputs
 
     def _published_state(self) -> dict[str, Tensor]:
         """A copy on the CPU of the weights that would be published now: the averaged ones where there are any."""
@@ -274,7 +336,8 @@ class _Job:
         detector = self.detector
         detector.module.load_state_dict(best["state"])
         if self.judged:
-            outputs, targets = logits(detector, self.crops, self.val_rows), self.targets[self.val_rows]
+            outputs = logits(detector, self.crops, self.val_rows) if self.features is None else self._stored_logits()
+            targets = self.targets[self.val_rows]
             detector.temperature = fit_temperature(outputs, targets)
             detector.threshold = fit_threshold(probabilities(outputs, detector.temperature), targets)
         detector.manifest_digest = self.digest
@@ -310,7 +373,7 @@ class _Job:
         self.progress = Progress(**state["progress"])
 
     def _diverged(self, loss: float) -> UserError:
-        steps = math.ceil(len(self._order()) / self.config.batch_size)
+        steps = len(self._parts())
         step = self.progress.epoch * steps + self.progress.step
         state = self.out / STATE
         kept = f"last good checkpoint kept in {state}" if state.exists() else "no checkpoint was written yet"
@@ -332,8 +395,9 @@ def _refuse_other(old: Mapping[str, object], old_digest: str, config: DetectorCo
 
 
 def _stored(config: DetectorConfig, epoch: int) -> bool:
-    """Whether features can come from the store: without augmentation a frozen backbone always sees the same pixels."""
-    return config.augmentation == 0 and epoch < config.frozen_epochs
+    """Whether features can come from the store: where a frozen backbone always sees the same pixels."""
+    frozen = epoch < config.head_epochs or config.head_epochs == config.epochs
+    return frozen and config.augmentation == 0 and config.mixup == 0
 
 
 def _stream(seed: int, *counters: int) -> int:

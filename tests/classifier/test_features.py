@@ -70,12 +70,19 @@ def test_a_crop_that_stands_twice_is_computed_once(write_faces: Faces, small: Sm
     assert not np.array_equal(features[0], features[1])
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"frozen_epochs": 3, "dropout": 0.0},
+        {"finetune": "head", "dropout": 0.3},
+        {"finetune": "head", "forensics": "srm+spectrum"},
+    ],
+)
 def test_training_on_them_is_training_through_the_backbone(
-    write_faces: Faces, small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dropout: float
+    write_faces: Faces, small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, object]
 ) -> None:
     rows = write_faces()
-    config = small(epochs=3, frozen_epochs=3, augmentation=0.0, dropout=dropout, learning_rate=0.01)
+    config = small(epochs=3, augmentation=0.0, learning_rate=0.01, **changes)
     with_store = Detector.load(train(rows, config, tmp_path / "a", tmp_path / "cache"), "cpu")
     assert list((tmp_path / "cache" / "features").glob("*/*.npy"))
     monkeypatch.setattr("classifier.training._stored", lambda *_: False)
@@ -85,3 +92,22 @@ def test_training_on_them_is_training_through_the_backbone(
     )
     assert with_store.threshold == pytest.approx(without.threshold, abs=1e-4)
     assert backbone_digest(with_store) == backbone_digest(Detector.create(config)), "a frozen backbone stays as it was"
+
+
+def test_a_whole_job_on_them_looks_at_no_picture(
+    write_faces: Faces, small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = write_faces()
+    frozen_features(Detector.create(small()), rows, tmp_path / "cache")
+    monkeypatch.setattr("classifier.training.load_crops", lambda *_: pytest.fail("looked at pictures"))
+    config = small(finetune="head", augmentation=0.0)
+    assert Detector.load(train(rows, config, tmp_path / "out", tmp_path / "cache"), "cpu").temperature != 1
+
+
+def test_forensic_branches_share_the_backbones_store(write_faces: Faces, small: Small, tmp_path: Path) -> None:
+    rows = write_faces(splits=("train",))
+    plain, beside = Detector.create(small()), Detector.create(small(forensics="srm"))
+    assert backbone_digest(plain) == backbone_digest(beside)
+    np.testing.assert_array_equal(
+        frozen_features(plain, rows, tmp_path / "a"), frozen_features(beside, rows, tmp_path / "b")
+    )

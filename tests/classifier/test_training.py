@@ -18,7 +18,7 @@ from sklearn.utils.class_weight import compute_class_weight
 
 import classifier.training
 from classifier.backbones import create
-from classifier.balance import class_weights, epoch_order
+from classifier.balance import class_weights, epoch_order, paired_parts, parents_of
 from classifier.config import DetectorConfig
 from classifier.detector import Detector
 from classifier.interruption import deferred_interrupt
@@ -71,6 +71,17 @@ def metrics(folder: Path) -> list[dict[str, float]]:
     return [{name: value for name, value in epoch.items() if name != "images_per_second"} for epoch in epochs]
 
 
+def with_parents(manifest: Manifest) -> Manifest:
+    """The first eight train fakes are made from train reals: two of each of the first four, the last of two."""
+    rows = manifest.rows.copy()
+    train = rows["split"] == "train"
+    fakes, reals = (rows.index[train & (rows["label"] == label)] for label in ("fake", "real"))
+    hashes = rows["sha256"]
+    for number, fake in enumerate(fakes[:8]):
+        rows.loc[fake, "parent"] = hashes[reals[number // 2]] + (f";{hashes[reals[5]]}" if number == 7 else "")
+    return Manifest(rows, manifest.root)
+
+
 def test_it_learns_reports_and_leaves_a_calibrated_detector(write_faces: Faces, small: Small, tmp_path: Path) -> None:
     rows = write_faces(real=24, fake=16, splits=("train", "val", "test"))
     reports: list[tuple[dict[str, float], int]] = []
@@ -121,12 +132,24 @@ def test_test_rows_and_the_order_of_rows_do_not_matter(write_faces: Faces, small
     [
         (3, "", {}),  # within the frozen epoch
         (9, "torn", {"ema_decay": 0.9, "balance": "oversample"}),  # within the second, in the middle of a write
+        (
+            10,
+            "",
+            {
+                "finetune": "gradual",
+                "layer_decay": 0.8,
+                "mixup": 0.4,
+                "paired": True,
+                "forensics": "srm+spectrum+texture",
+                "ema_decay": 0.9,
+            },
+        ),
     ],
 )
 def test_killed_and_resumed_is_uninterrupted(
     write_faces: Faces, small: Small, tmp_path: Path, count: int, torn: str, changes: dict[str, object]
 ) -> None:
-    rows = write_faces(real=20, fake=12)
+    rows = with_parents(write_faces(real=20, fake=12))
     rows.write(rows.root / "manifest.parquet")
     config = small(checkpoint_every_seconds=0, **changes)
     whole = train(rows, small(**changes), tmp_path / "whole", tmp_path / "cache")
@@ -315,6 +338,69 @@ def test_the_head_alone_moves_in_the_frozen_epochs(write_faces: Faces, small: Sm
     assert {key for key in end if not torch.equal(start[key], end[key])} == {"classifier.weight", "classifier.bias"}
 
 
+def test_paired_batches_repeat_themselves_and_do_without_parents(
+    write_faces: Faces, small: Small, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows, config = write_faces(), small(epochs=1, paired=True)
+    train(rows, config, tmp_path / "a", tmp_path / "cache")
+    assert "batches are not paired" in caplog.text
+    caplog.clear()
+    paired = with_parents(rows)
+    train(paired, config, tmp_path / "b", tmp_path / "cache")
+    assert not caplog.text
+    assert_same(tmp_path / "b", train(paired, config, tmp_path / "c", tmp_path / "cache"))
+
+
+def test_a_job_of_before_goes_on(write_faces: Faces, small: Small, tmp_path: Path) -> None:
+    """Its state has neither the newer settings nor the scales of the optimizer's groups."""
+    rows, config = write_faces(), small()
+    whole = train(rows, config, tmp_path / "whole", tmp_path / "cache")
+
+    def stop(_metrics: Mapping[str, float], step: int) -> None:
+        if step == 2:
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        train(rows, config, tmp_path / "out", tmp_path / "cache", stop)
+    state = torch.load(tmp_path / "out" / STATE, weights_only=True)
+    for name in ("finetune", "layer_decay", "mixup", "paired", "forensics"):
+        del state["config"][name]
+    for group in state["optimizer"]["param_groups"]:
+        del group["scale"]
+    torch.save(state, tmp_path / "out" / STATE)
+    assert_same(whole, train(rows, config, tmp_path / "out", tmp_path / "cache"))
+
+
+def test_mixup_changes_the_course_and_nothing_else(write_faces: Faces, small: Small, tmp_path: Path) -> None:
+    rows = write_faces(real=24, fake=16)
+    config = small(weights="imagenet", epochs=6, augmentation=0.0, early_stopping_epochs=0, mixup=0.3)
+    out = train(rows, config, tmp_path / "out", tmp_path / "cache")
+    assert not (tmp_path / "cache" / "features").exists(), "mixed pictures are new ones each time"
+    val = rows.select(split="val")
+    assert roc_auc_score(val.targets, score(Detector.load(out, "cpu"), val, tmp_path / "cache")) > 0.8
+
+
+def test_pairs_stand_in_one_batch() -> None:
+    targets = np.array([0] * 6 + [1] * 5)
+    hashes = [f"{row:02}" for row in range(11)]
+    parents = [""] * 6 + ["00", "00", "01;02", "07", "99"]  # the last but one is made from a fake, the last from nobody
+    found = parents_of(hashes, parents, targets)
+    assert {row: of.tolist() for row, of in found.items()} == {6: [0], 7: [0], 8: [1, 2]}
+    drawn = set()
+    for seed in range(8):
+        parts = paired_parts(11, found, 4, torch.Generator().manual_seed(seed))
+        assert max(map(len, parts)) <= 5
+        for fake in (6, 7, 8):
+            (own,) = [part.tolist() for part in parts if fake in part]
+            neighbour = own[own.index(fake) + 1]
+            assert neighbour in found[fake]
+            drawn.add(neighbour)
+        counts = np.bincount(np.concatenate(parts), minlength=11)
+        assert counts[0] == 2
+        assert (counts[1:] == 1).all()
+    assert drawn == {0, 1, 2}
+
+
 def test_the_rate_warms_up_and_falls_to_nothing() -> None:
     course = [schedule(step, 100, 0.1) for step in range(100)]
     assert course[:11] == pytest.approx([(step + 1) / 11 for step in range(10)] + [1.0])
@@ -333,6 +419,19 @@ def test_biases_and_norms_do_not_decay_and_the_backbone_has_its_own_rate() -> No
         group = group_of[id(parameter)]
         assert group["lr"] == pytest.approx(1e-3 if name.startswith("fc.") else 2e-4)
         assert group["weight_decay"] == (0.1 if parameter.ndim > 1 else 0)
+
+
+def test_rates_fall_from_layer_to_layer() -> None:
+    module = create("resnet18", "none", 32).module
+    adam = optimizer(module, 1e-3, 0.1, layer_decay=0.5)
+    set_learning_rate(adam, 1e-3, 0.2)
+    rate = {id(parameter): group["lr"] for group in adam.param_groups for parameter in group["params"]}
+    of = {name: rate[id(parameter)] for name, parameter in module.named_parameters()}
+    assert len(of) == len(rate)
+    assert of["fc.weight"] == 1e-3
+    assert of["layer4.1.conv1.weight"] == of["layer4.1.bn1.bias"] == pytest.approx(2e-4)
+    assert of["layer4.0.conv1.weight"] == pytest.approx(1e-4)
+    assert of["conv1.weight"] == pytest.approx(2e-4 * 0.5**8)
 
 
 def test_the_average_follows_its_formula_and_takes_counters_as_they_are() -> None:

@@ -1,0 +1,82 @@
+"""Which weights of a network learn in which epoch, and how far each layer's rate lies below the top's.
+
+New weights (the head, and forensic branches) always learn. Below them, once the frozen epochs are over:
+
+- full: everything.
+- gradual: layer by layer from the top (Howard & Ruder 2018); everything in the last half of those epochs.
+- norms: scales and shifts of the normalisation layers alone, whose statistics follow the faces (Frankle et al. 2021
+  for batch norms; LayerNorms are what has been tuned of CLIP for detectors).
+- head: nothing.
+"""
+
+from __future__ import annotations
+
+import math
+
+from timm.models import group_parameters
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from classifier.backbones import head_keys
+from classifier.config import DetectorConfig
+from classifier.forensics import ForensicNetwork, backbone_of
+
+_NORMS = (nn.LayerNorm, nn.GroupNorm, _BatchNorm)
+
+
+def new_keys(module: nn.Module) -> set[str]:
+    """Names of the parameters that no pretraining knows."""
+    names = set(head_keys(module))
+    if isinstance(module, ForensicNetwork):
+        names |= {f"branches.{name}" for name, _ in module.branches.named_parameters()}
+    return names
+
+
+def layers(module: nn.Module) -> dict[str, int]:
+    """The layer of each parameter that is not new, 0 at the picture, as timm counts them for that network."""
+    backbone = backbone_of(module)
+    prefix = "" if backbone is module else "backbone."
+    matcher = backbone.group_matcher(coarse=False)  # type: ignore[operator]
+    found = group_parameters(backbone, matcher, reverse=True)
+    new = new_keys(module)
+    return {f"{prefix}{name}": int(layer) for name, layer in found.items() if f"{prefix}{name}" not in new}
+
+
+def learning(module: nn.Module, config: DetectorConfig, epoch: int) -> set[str]:
+    """Names of the parameters that learn in an epoch, counted from 0."""
+    names = new_keys(module)
+    if epoch < config.head_epochs:
+        return names
+    if config.finetune == "norms":
+        return names | _norms(module)
+    depth = layers(module)
+    lowest = 0
+    if config.finetune == "gradual":
+        top = max(depth.values()) + 1
+        opening = max(math.ceil((config.epochs - config.head_epochs) / 2), 1)
+        lowest = top - math.ceil(top * min((epoch - config.head_epochs + 1) / opening, 1))
+    return names | {name for name, layer in depth.items() if layer >= lowest}
+
+
+def prepare(module: nn.Module, config: DetectorConfig, epoch: int) -> None:
+    """Switch gradients on for what learns in this epoch; the norms of all else keep their statistics."""
+    names = learning(module, config, epoch)
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(name in names)
+    module.train()
+    if epoch < config.head_epochs:
+        backbone_of(module).eval()
+        return
+    for child in module.modules():
+        own = list(child.parameters(recurse=False))
+        if own and not any(parameter.requires_grad for parameter in own):
+            child.training = False  # of this one alone: its children may learn
+
+
+def _norms(module: nn.Module) -> set[str]:
+    return {
+        f"{path}.{name}" if path else name
+        for path, child in module.named_modules()
+        if isinstance(child, _NORMS)
+        for name, _ in child.named_parameters(recurse=False)
+    }
