@@ -12,6 +12,7 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +28,16 @@ from gan.balancing import mixture, wanted_fakes
 from gan.checkpoint import read_card
 from gan.screening import SMALLEST_SCREENED
 from pipelines.contenders import contender
-from pipelines.crew import Exam, Order, score_all, train_all
+from pipelines.crew import Order, open_once, train_and_score
 from pipelines.evaluation import sealed_rows
 from pipelines.ground import lay_faces, raise_generator
 from pipelines.settings import RunConfig
 from pipelines.steps import Steps
 from pipelines.stopwatch import stopwatch
 from pipelines.verdicts import notes, verdicts
-from tracking.runs import OPENED_TEST, Run, test_openings
+from tracking.runs import Run, test_openings
 from tracking.runs import run as tracked_run
-from tracking.store import Store, open_store
+from tracking.store import open_store
 from tuning.trial import Materials, Trained
 
 
@@ -136,28 +137,14 @@ def execute(config: RunConfig, workers: int = 1) -> Comparison:
             )
             for arm in plan.arms
         }
-        orders = [
-            Order(f"{arm}, seed {seed}", spec, materials, arms[arm].id, {"arm": arm, "comparison": key})
+        orders = {
+            (arm, seed): Order(f"{arm}, seed {seed}", spec, materials, arms[arm].id, {"arm": arm, "comparison": key})
             for (arm, seed), spec in specs.items()
-        ]
-        trained = dict(zip(specs, train_all(orders, workers), strict=True))
-        _open_once(parent, store, rows)
-        columns = {str(d): (rows.rows["dataset"] == d).to_numpy(dtype=bool) for d in sorted(set(rows.rows["dataset"]))}
-        sheets = folder / "scores"
-        exams = [
-            Exam(
-                f"{arm}, seed {seed}",
-                detector,
-                rows,
-                columns,
-                sheets / f"{detector.model_id}.parquet",
-                materials.cache,
-                config.detector.device,
-                store,
-            )
-            for (arm, seed), detector in trained.items()
-        ]
-        scored = dict(zip(specs, score_all(exams, workers), strict=True))
+        }
+        names = rows.rows["dataset"].to_numpy(dtype=np.str_)
+        columns = {str(name): names == name for name in np.unique(names)}
+        before_test = partial(open_once, parent, store, rows)
+        trained, scored = train_and_score(orders, rows, columns, folder / "scores", before_test, workers)
         figures = estimate(scored, plan.arms, plan.seeds, plan.reference)
         table, differences = _tables(figures, scored, trained, plan.reference)
         result = Comparison(
@@ -238,14 +225,6 @@ def _check_rows(config: RunConfig, reduced: Manifest) -> None:
             f"synthetic_share {config.synthetic_share} is reached by the {fakes} real-world fakes beside {reals} "
             "reals: no arm would get a synthetic face; raise it, or lower keep_train_fakes"
         )
-
-
-def _open_once(parent: Run, store: Store, rows: Manifest) -> None:
-    """Count the opening of the test rows, once however often a comparison of the same detectors is resumed."""
-    counted = store.client.get_run(parent.id).data.metrics
-    for dataset in sorted(set(rows.rows["dataset"])):
-        if f"{OPENED_TEST}/{dataset}" not in counted:
-            parent.opened_test(dataset)
 
 
 def _tables(

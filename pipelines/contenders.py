@@ -45,13 +45,7 @@ class ComparisonConfig(BaseModel):
     @field_validator("seeds")
     @classmethod
     def _are_seeds(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
-        if not seeds:
-            raise ValueError(f"no seed to train by: give {CLAIM_SEEDS} or more, such as [0, 1, 2]")
-        for seed in seeds:
-            if not 0 <= seed < 2**31:
-                raise ValueError(f"the seed {seed} is not in 0 to {2**31 - 1}: give another one")
-        _once("the seed", seeds)
-        return seeds
+        return unique_seeds(seeds)
 
     @model_validator(mode="after")
     def _has_a_reference(self) -> ComparisonConfig:
@@ -92,6 +86,21 @@ def contender(arm: str, seed: int, detector: DetectorConfig, share: float, psi: 
         return TrialSpec(detector=own)
     forging: dict[str, int | float | str] = {"method": arm, "seed": seed * _STRIDE}
     return TrialSpec.model_validate({"detector": own, "synthetic_share": share, "psi": psi, "forging": forging})
+
+
+def unique_seeds(seeds: tuple[int, ...]) -> tuple[int, ...]:
+    """The seeds, if each can be one and none stands twice.
+
+    Raises:
+        ValueError: there is none, one is out of its range, or one stands twice.
+    """
+    if not seeds:
+        raise ValueError(f"no seed to train by: give {CLAIM_SEEDS} or more, such as [0, 1, 2]")
+    for seed in seeds:
+        if not 0 <= seed < 2**31:
+            raise ValueError(f"the seed {seed} is not in 0 to {2**31 - 1}: give another one")
+    _once("the seed", seeds)
+    return seeds
 
 
 def _check(arm: str) -> None:

@@ -34,7 +34,8 @@ from faces.errors import UserError
 from faces.manifest import Manifest
 from pipelines.evaluation import Scored, model_metrics
 from tracking.models import score_model
-from tracking.runs import attach
+from tracking.names import metric_name
+from tracking.runs import OPENED_TEST, Run, attach
 from tracking.store import Store, open_store
 from tuning.trial import Materials, Trained, TrialSpec, train_and_log
 from tuning.workers import end_with, environments
@@ -71,6 +72,50 @@ class Exam:
     cache: Path
     device: str
     store: Store
+
+
+def train_and_score(
+    orders: Mapping[tuple[str, int], Order],
+    rows: Manifest,
+    columns: Mapping[str, NDArray[np.bool_]],
+    sheets: Path,
+    before_test: Callable[[], None],
+    workers: int = 1,
+) -> tuple[dict[tuple[str, int], Trained], dict[tuple[str, int], pd.DataFrame]]:
+    """Every detector and its score table on the sealed rows, by the names of the orders.
+
+    Args:
+        rows, columns: see `Exam`.
+        sheets: folder for the score tables.
+        before_test: called between the last training and the first look at a sealed row.
+
+    Raises:
+        UserError: a detector cannot be trained, which is named; the others that are finished stay.
+    """
+    trained = dict(zip(orders, train_all(list(orders.values()), workers), strict=True))
+    before_test()
+    exams = [
+        Exam(
+            order.name,
+            trained[place],
+            rows,
+            columns,
+            sheets / f"{trained[place].model_id}.parquet",
+            order.materials.cache,
+            order.spec.detector.device,
+            order.materials.store,
+        )
+        for place, order in orders.items()
+    ]
+    return trained, dict(zip(orders, score_all(exams, workers), strict=True))
+
+
+def open_once(run: Run, store: Store, rows: Manifest) -> None:
+    """Count the opening of the test rows, once however often the work of this run is resumed."""
+    counted = store.client.get_run(run.id).data.metrics
+    for dataset in sorted(set(rows.rows["dataset"])):
+        if metric_name(f"{OPENED_TEST}/{dataset}") not in counted:
+            run.opened_test(dataset)
 
 
 def train_all(orders: Sequence[Order], workers: int = 1) -> list[Trained]:

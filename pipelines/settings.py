@@ -12,6 +12,7 @@ from gan.balancing import mixture
 from gan.config import GanConfig
 from pipelines.contenders import ComparisonConfig
 from pipelines.gate import Gate
+from pipelines.layouts import MatrixConfig
 from tuning.config import StudyConfig
 
 
@@ -71,6 +72,7 @@ class RunConfig(BaseModel):
         default_factory=dict, description="detector settings that make the trials cheaper than the final arms"
     )
     comparison: ComparisonConfig = ComparisonConfig()
+    matrix: MatrixConfig = MatrixConfig()
     promotion: PromotionConfig = PromotionConfig()
 
     @field_validator("synthetic_method")

@@ -21,6 +21,7 @@ Workers = Annotated[
 def add_to(app: typer.Typer) -> None:
     """Add the commands to the main one."""
     app.command()(compare)
+    app.command()(matrix)
 
 
 def compare(
@@ -59,6 +60,44 @@ def compare(
     typer.echo(f"\ntest rows opened so far: {opened}")
     typer.echo(f"hours      {sum(result.hours.values()):.2f}\nforest     {result.folder / 'forest.png'}")
     typer.echo("next       counterforge ui")
+
+
+def matrix(
+    config: Config,
+    mode: Annotated[
+        str | None, typer.Option(help="one-by-one, leave-one-data-set-out or leave-one-method-out.")
+    ] = None,
+    workers: Workers = 1,
+    settings: Set = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """How far do detectors carry? Trained on the rows, tested on the columns, on sealed faces (section `matrix`)."""
+    from pipelines.generalisation import MEAN_UNSEEN, WORST_UNSEEN, execute
+    from pipelines.settings import RunConfig
+
+    resolved = configuration(RunConfig, config, [*(settings or ()), *([f"matrix.mode={mode}"] if mode else [])])
+    if dry_run:
+        show_configuration(resolved)
+        return
+    result = execute(resolved, workers)
+    if as_json:
+        answer(result.to_json(), True, "")
+        return
+    cells = result.cells.rename(columns={"trained_on": "arm", "tested_on": "domain"})
+    cells["arm"] = cells["arm"].astype(str)
+    wide = _wide(cells, "auc", "{:.3f} [{:.3f}, {:.3f}]").rename(columns={"arm": "trained on"})
+    wide["in domain"] = result.summary["in_domain"].to_numpy()
+    wide[MEAN_UNSEEN] = result.summary["mean_unseen"].to_numpy()
+    worst = zip(result.summary["worst_unseen"], result.summary["worst_on"], strict=True)
+    wide[WORST_UNSEEN] = [f"{value:.3f} ({name})" if name else "" for value, name in worst]
+    seeds = f"{len(result.seeds)} seed{'s' if len(result.seeds) > 1 else ''}"
+    print_table(wide, f"{resolved.project}, {result.mode}: AUC by source on sealed test faces, {seeds}")
+    for sentence in result.notes:
+        typer.echo(f"  {sentence}")
+    opened = ", ".join(f"{domain} {count}" for domain, count in result.openings.items())
+    typer.echo(f"test rows opened so far: {opened}\nheat map   {result.folder / 'matrix.png'}")
+    typer.echo("next       counterforge ui, models sorted by auc_worst_unseen or auc/<data set>")
 
 
 def _wide(table: pd.DataFrame, value: str, form: str) -> pd.DataFrame:
