@@ -1,0 +1,297 @@
+"""Images/s of a detector's training and scoring, against the loop that a user of timm would write.
+
+That loop: torchvision's ImageFolder over the crops' files, timm's own transform for training (Pillow), a DataLoader of
+as many workers as threads with the default collation, float32, contiguous, AdamW. Same backbone, weights, batch,
+pictures and number of epochs. Rounds alternate: our trainer stops after each epoch while the others do theirs; the
+first epoch of each is left out. `bare_model` is our network on random tensors, at the same batch and precision: what no
+loading or augmentation could improve on.
+
+Scoring is timed twice: with an empty cache, decoding included (`scoring`, which has the goal), and again.
+`frozen` is the training of a head alone, on stored features against running the backbone again each epoch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from record import hand_over, hardware, refuse, say, versions
+from sklearn.metrics import roc_auc_score
+from timm.data import create_transform
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torchvision.datasets import ImageFolder
+
+from classifier.backbones import create
+from classifier.config import DetectorConfig
+from classifier.detector import Detector
+from classifier.device import autocast, pick_device, pick_precision
+from classifier.scoring import score
+from classifier.training import train
+from faces.embedded import embedded
+from faces.manifest import Manifest
+
+GOALS = {"training": 2.5, "scoring": 3.0, "auc_difference": 0.0, "share_of_bare_model": 0.95, "frozen": 50.0}
+
+
+def main() -> None:
+    """Parse, measure, record."""
+    options = _options()
+    torch.set_num_threads(options.threads)
+    machine = hardware(options.device, options.threads)
+    with tempfile.TemporaryDirectory() as scratch:
+        work = Path(scratch)
+        rows = _faces(options, work)
+        config = DetectorConfig(
+            backbone=options.backbone,
+            weights=options.weights,
+            image_size=options.image_size,
+            batch_size=options.batch_size,
+            epochs=options.rounds + 1,
+            frozen_epochs=0,
+            early_stopping_epochs=0,
+            device=options.device,
+        )
+        plain, bare = _Plain(rows, config, work / "folder", options.threads), _Bare(config)
+        rates = _train(rows, config, work, plain, bare)
+        ours = train(rows, config, work / "detector", work / "cache")  # finished already: its folder
+        scoring, auc = _score(rows, Detector.load(ours, options.device), plain, work, options.rounds)
+        frozen = _frozen(rows, config, work, options.frozen_epochs)
+    ratio = {
+        "training": rates["ours"]["images_per_second"] / rates["plain"]["images_per_second"],
+        "scoring": scoring["ours"] / scoring["plain"],
+        "scoring_again": scoring["ours_again"] / scoring["plain"],
+        "auc_difference": auc["ours"] - auc["plain"],
+        "share_of_bare_model": rates["ours"]["images_per_second"] / rates["bare_model"]["images_per_second"],
+        "frozen": frozen["stored"] / frozen["run_again"],
+    }
+    hand_over(
+        {
+            "benchmark": "detector_speed",
+            "settings": {name: value for name, value in vars(options).items() if name not in ("out", "manifest")},
+            "data": {"manifest": str(rows.digest), "train": len(rows.select(split="train")), "val": len(_val(rows))},
+            "precision": pick_precision(config.precision, pick_device(config.device)),
+            "training": rates,
+            "scoring_images_per_second": {name: round(value, 2) for name, value in scoring.items()},
+            "val_auc": auc,
+            "frozen_head_images_per_second": frozen,
+            "ratio": {name: round(value, 4) for name, value in ratio.items()},
+            "goal": GOALS,
+            "met": {name: ratio[name] >= goal for name, goal in GOALS.items()},
+            "hardware": machine,
+            "versions": versions("timm", "torchvision", "pillow", "counterforge"),
+        },
+        options.out,
+    )
+
+
+def _train(rows: Manifest, config: DetectorConfig, work: Path, plain: _Plain, bare: _Bare) -> dict[str, Any]:
+    """Images/s of all sides, from the second epoch on, in turns."""
+    rounds: dict[str, list[float]] = {"ours": [], "plain": [], "bare_model": []}
+
+    def others(metrics: Mapping[str, float], epoch: int) -> None:
+        each = {"ours": metrics["images_per_second"]}  # by the trainer's own clock: neither side's holds validation
+        for name, side in (("plain", plain.epoch), ("bare_model", bare.epoch)):
+            count, seconds = side()
+            each[name] = count / seconds
+        if epoch > 1:
+            for name, rate in each.items():
+                rounds[name].append(rate)
+        say(f"epoch {epoch}: " + ", ".join(f"{name} {rate:.1f}" for name, rate in each.items()) + " images/s")
+
+    train(rows, config, work / "detector", work / "cache", others)
+    return {
+        name: {
+            "images_per_second": round(statistics.median(values), 3),
+            "rounds": [round(value, 3) for value in values],
+        }
+        for name, values in rounds.items()
+    }
+
+
+def _score(
+    rows: Manifest, detector: Detector, plain: _Plain, work: Path, rounds: int
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Images/s of scoring val, medians over alternating rounds, and the AUC that each side reaches."""
+    val = _val(rows)
+    seconds: dict[str, list[float]] = {"ours": [], "ours_again": [], "plain": []}
+    scores: dict[str, Any] = {}
+    for number in range(rounds):
+        cache = work / f"scoring-{number}"
+        for name, call in (
+            ("ours", lambda: score(detector, val, cache, precision="auto")),  # noqa: B023  called at once
+            ("ours_again", lambda: score(detector, val, cache, precision="auto")),  # noqa: B023
+            ("plain", plain.score),
+        ):
+            began = time.perf_counter()
+            scores[name] = call()
+            seconds[name].append(time.perf_counter() - began)
+        shutil.rmtree(cache)
+    rates = {name: len(val) / statistics.median(values) for name, values in seconds.items()}
+    say("scoring: " + ", ".join(f"{name} {rate:.1f}" for name, rate in rates.items()) + " images/s")
+    auc = {"ours": roc_auc_score(val.targets, scores["ours"]), "plain": roc_auc_score(plain.targets, scores["plain"])}
+    return rates, {name: round(float(value), 4) for name, value in auc.items()}
+
+
+def _frozen(rows: Manifest, config: DetectorConfig, work: Path, epochs: int) -> dict[str, float]:
+    """Images/s of training a head, whole calls of `train`, and by how much the scores of the two ways differ."""
+    settings = {"finetune": "head", "augmentation": 0.0, "precision": "32", "epochs": epochs}
+    head = DetectorConfig.model_validate(config.model_dump() | settings)
+    count = len(rows.select(split="train")) * epochs
+    cache = work / "cache"
+    began = time.perf_counter()
+    train(rows, head.model_copy(update={"epochs": 1}), work / "first", cache)
+    first = time.perf_counter() - began  # fills the store
+    began = time.perf_counter()
+    stored = train(rows, head, work / "stored", cache)
+    with_store = time.perf_counter() - began
+    with mock.patch("classifier.training._stored", return_value=False):
+        began = time.perf_counter()
+        again = train(rows, head, work / "again", cache)
+        without = time.perf_counter() - began
+    one, other = (score(Detector.load(folder, config.device), _val(rows), cache) for folder in (stored, again))
+    gap = float(np.abs(one - other).max())
+    say(f"head: {count / with_store:.0f} images/s on stored features, {count / without:.0f} without, scores {gap:.1e}")
+    return {
+        "stored": round(count / with_store, 1),
+        "run_again": round(count / without, 1),
+        "seconds_of_one_epoch_that_fills_the_store": round(first, 2),
+        "largest_difference_of_scores": gap,
+    }
+
+
+class _Plain:
+    """The loop that a user of timm would write."""
+
+    def __init__(self, rows: Manifest, config: DetectorConfig, folder: Path, workers: int) -> None:
+        for split in ("train", "val"):
+            part = rows.select(split=split)
+            for file, label in zip(part.files, part.rows["label"], strict=True):
+                place = folder / split / label
+                place.mkdir(parents=True, exist_ok=True)
+                (place / f"{len(list(place.iterdir())):06}{file.suffix}").symlink_to(file.resolve())
+        built = create(config.backbone, config.weights, config.image_size, config.seed)
+        self.device = pick_device(config.device)
+        self.network = built.module.to(self.device)
+
+        def loader(split: str, training: bool) -> DataLoader[Any]:
+            transform = create_transform(
+                config.image_size, is_training=training, mean=built.mean, std=built.std, crop_pct=1.0
+            )
+            faces = ImageFolder(str(folder / split), transform)
+            return DataLoader(faces, config.batch_size, shuffle=training, num_workers=workers)
+
+        self.train_loader, self.val_loader = loader("train", True), loader("val", False)
+        self.targets = self._fake(torch.tensor(self.val_loader.dataset.targets)).numpy()  # type: ignore[attr-defined]
+        self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=5e-4, weight_decay=config.weight_decay)
+
+    def epoch(self) -> tuple[int, float]:
+        """Faces and seconds."""
+        self.network.train()
+        began, count = time.perf_counter(), 0
+        for images, labels in self.train_loader:
+            outputs = self.network(images.to(self.device)).squeeze(1)
+            loss = F.binary_cross_entropy_with_logits(outputs, self._fake(labels).float().to(self.device))
+            self.optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            self.optimizer.step()
+            count += len(images)
+        _wait_for(self.device)
+        return count, time.perf_counter() - began
+
+    @torch.no_grad()
+    def score(self) -> list[float]:
+        """P(fake) of val, in the order of the folder."""
+        self.network.eval()
+        parts = [torch.sigmoid(self.network(images.to(self.device))).squeeze(1).cpu() for images, _ in self.val_loader]
+        return torch.cat(parts).tolist()
+
+    def _fake(self, labels: Tensor) -> Tensor:
+        """ImageFolder counts classes by the alphabet."""
+        index = self.val_loader.dataset.class_to_idx["fake"]  # type: ignore[attr-defined]
+        return (labels == index).long()
+
+
+class _Bare:
+    """Our network and optimizer on random tensors that lie ready."""
+
+    STEPS = 8
+
+    def __init__(self, config: DetectorConfig) -> None:
+        self.config = config
+        self.device = pick_device(config.device)
+        self.precision = pick_precision(config.precision, self.device)
+        self.network = Detector.create(config).module.to(self.device).train()
+        self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=1e-6)
+        shape = (config.batch_size, 3, config.image_size, config.image_size)
+        images = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        self.images = images.to(self.device, memory_format=torch.channels_last)
+        self.targets = (torch.arange(config.batch_size, device=self.device) % 2).float()
+
+    def epoch(self) -> tuple[int, float]:
+        """Faces and seconds of a few steps."""
+        began = time.perf_counter()
+        for _ in range(self.STEPS):
+            with autocast(self.device, self.precision):
+                outputs = self.network(self.images).squeeze(1)
+            loss = F.binary_cross_entropy_with_logits(outputs.float(), self.targets)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            self.optimizer.step()
+        _wait_for(self.device)
+        return self.STEPS * self.config.batch_size, time.perf_counter() - began
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _val(rows: Manifest) -> Manifest:
+    return rows.select(split="val")
+
+
+def _faces(options: argparse.Namespace, work: Path) -> Manifest:
+    """Train and val rows: of the manifest that was given, or of the embedded faces; at most `--faces` of each class."""
+    manifest = Manifest.read(options.manifest) if options.manifest else embedded(work / "faces")
+    rows = manifest.select(split=("train", "val"))
+    kept = rows.rows.groupby(["split", "label"], observed=True).head(options.faces).index
+    rows = rows.where(rows.rows.index.isin(kept))
+    for split in ("train", "val"):
+        if len(set(rows.select(split=split).targets)) < 2:
+            refuse(f"the {split} rows of {options.manifest} are of one class: give a manifest with both")
+    return rows
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--manifest", type=Path, help="faces to train on; the embedded ones by default")
+    parser.add_argument("--faces", type=int, default=2000, help="of each class and split, at most")
+    parser.add_argument("--backbone", default="tf_efficientnet_lite0")
+    parser.add_argument("--weights", default="imagenet", help="imagenet, none, or a file")
+    parser.add_argument("--image-size", type=int, default=192)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=5, help="epochs that are timed, after one that is not")
+    parser.add_argument("--frozen-epochs", type=int, default=20, help="of the head that is trained alone")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of every side")
+    parser.add_argument("--out", type=Path, help="file that gets the JSON object too")
+    options = parser.parse_args()
+    if options.rounds < 1:
+        refuse(f"--rounds {options.rounds} is less than 1: give 5, say")
+    return options
+
+
+if __name__ == "__main__":
+    main()

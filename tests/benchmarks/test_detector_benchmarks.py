@@ -1,0 +1,71 @@
+"""The benchmarks of the detector start, and end with one JSON object, at the smallest size; their sums are right."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture(autouse=True)
+def as_scripts_are_run(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Python puts a script's own folder first."""
+    threads = torch.get_num_threads()
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_detector_speed_measures_every_side(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "speed.json"
+    words = ["--faces", "6", "--image-size", "32", "--batch-size", "4", "--rounds", "1", "--frozen-epochs", "2"]
+    monkeypatch.setattr("sys.argv", ["detector_speed", *words, "--threads", "1", "--out", str(out)])
+    importlib.import_module("detector_speed").main()
+    record = json.loads(capsys.readouterr().out)
+    assert json.loads(out.read_text()) == record
+    assert record["data"]["train"] == record["data"]["val"] == 12
+    rates = {name: side["images_per_second"] for name, side in record["training"].items()}
+    assert set(rates) == {"ours", "plain", "bare_model"}
+    assert record["ratio"]["training"] == pytest.approx(rates["ours"] / rates["plain"], abs=1e-3)
+    assert record["frozen_head_images_per_second"]["largest_difference_of_scores"] < 1e-4
+    assert record["met"] == {name: record["ratio"][name] >= goal for name, goal in record["goal"].items()}
+
+
+def test_selection_optimism_sees_the_bias(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "selection.json"
+    words = ["--seeds", "2", "--deals", "20", "--epochs", "6", "--image-size", "32", "--out", str(out)]
+    monkeypatch.setattr("sys.argv", ["selection_optimism", *words])
+    importlib.import_module("selection_optimism").main()
+    record = json.loads(capsys.readouterr().out)
+    assert json.loads(out.read_text()) == record
+    bias = record["bias"]
+    assert bias["picked_on_test"] > bias["picked_on_val"], "the best test AUC is at least that of any other checkpoint"
+    assert record["ratio"] == pytest.approx(abs(bias["picked_on_val"]) / bias["picked_on_test"], rel=0.01)
+    assert [len(each) for each in record["bias_by_seed"].values()] == [2, 2]
+
+
+def test_people_are_dealt_whole_and_aucs_are_scikit_learns() -> None:
+    module = importlib.import_module("selection_optimism")
+    random = np.random.default_rng(0)
+    groups = np.array([f"s{number // 6}" for number in range(240)])
+    targets = np.tile([0, 0, 0, 0, 1, 1], 40)
+    parts = module.deal(groups, targets, 5, random)
+    assert (sum(part.astype(int) for part in parts.values()) == 1).all()
+    for part in parts.values():
+        for column in part.T:
+            assert len(set(groups[column]) & set(groups[~column])) == 0
+    logits = random.integers(0, 9, (240, 5)).astype(float)  # with ties
+    expected = [roc_auc_score(targets[here], logits[here, place]) for place, here in enumerate(parts["test"].T)]
+    np.testing.assert_allclose(module.column_aucs(logits, targets, parts["test"]), expected, rtol=1e-12)
