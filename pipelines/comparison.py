@@ -84,6 +84,11 @@ def execute(config: RunConfig, workers: int = 1) -> Comparison:
     """
     plan = config.comparison
     _check_generator(config)
+    specs = {
+        (arm, seed): contender(arm, seed, config.detector, config.synthetic_share, config.psi)
+        for arm in plan.arms
+        for seed in plan.seeds
+    }
     store = open_store(config.mlruns)
     steps = Steps(config.out / "steps", total=1 + (plan.generator == "train" and bool(plan.needing_generator)))
     faces = lay_faces(config, steps)
@@ -103,11 +108,6 @@ def execute(config: RunConfig, workers: int = 1) -> Comparison:
         store,
         config.project,
     )
-    specs = {
-        (arm, seed): contender(arm, seed, config.detector, config.synthetic_share, config.psi)
-        for arm in plan.arms
-        for seed in plan.seeds
-    }
     texts = [
         materials.digest,
         rows.digest,

@@ -5,9 +5,10 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from classifier.config import DetectorConfig
+from faces.errors import UserError
 from gan.balancing import mixture
 from gan.forging.forge import METHODS, WITHOUT_GENERATOR
 from tuning.trial import TrialSpec
@@ -79,9 +80,16 @@ def contender(arm: str, seed: int, detector: DetectorConfig, share: float, psi: 
 
     Arms with synthetic faces neither weight nor oversample, so that each differs from `none` in one thing. Each seed
     draws its own head, order and augmentation, and its own synthetic faces.
+
+    Raises:
+        UserError: the detector's other settings do not allow the arm.
     """
     settings = detector.model_dump() | {"seed": seed, "balance": PLAIN.get(arm, "none")}
-    own = DetectorConfig.model_validate(settings)
+    try:
+        own = DetectorConfig.model_validate(settings)
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise UserError(f"the arm {arm} cannot be trained by these settings of the detector: {reason}") from error
     if arm in PLAIN:
         return TrialSpec(detector=own)
     forging: dict[str, int | float | str] = {"method": arm, "seed": seed * _STRIDE}

@@ -199,6 +199,7 @@ def fail(
         (["comparison.arms=[none, gan-composite]", "gan.image_size=16"], "needs faces of 24 pixels"),
         (["comparison.arms=[none, self-blend]", "synthetic_share=0.1"], "no arm would get a synthetic face"),
         (["domains.test=[elsewhere]"], "elsewhere"),
+        (["detector.paired=true"], "the arm oversampling cannot be trained by these settings"),
     ],
 )
 def test_a_mistake_is_one_sentence(fail: Callable[..., str], settings: list[str], sentence: str) -> None:
