@@ -11,7 +11,8 @@ COPY --chown=counterforge:counterforge . .
 RUN chown counterforge:counterforge .
 USER counterforge
 
-RUN make setup
+RUN make setup \
+ && .venv/bin/python -m pip install --quiet --no-cache-dir -c constraints.txt -e '.[cluster]'
 ENV PATH="/home/counterforge/app/.venv/bin:$PATH" MLFLOW_DISABLE_TELEMETRY=true
 
 EXPOSE 5000

@@ -131,7 +131,7 @@ def main() -> None:
         by_hand(store, folder, "warm", 2, options.sampler)
         for number in range(options.blocks):
             for side in ("ours", "by hand") if number % 2 == 0 else ("by hand", "ours"):
-                storage = optuna.storages.JournalStorage if side == "ours" else optuna.storages.RDBStorage
+                storage = optuna.storages.JournalStorage if side == "ours" else optuna.storages._CachedStorage
                 with (
                     counted(SqlAlchemyStore, MLFLOW_CALLS, calls[side], "mlflow"),
                     counted(storage, WRITES, calls[side], "storage"),

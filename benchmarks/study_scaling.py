@@ -5,7 +5,7 @@ real worker does: places claimed under the lock, parameters drawn and stored, he
 workers divided by the seconds that one trial sleeps. Measured is the steady state: from the moment all workers are
 up to the last trial. A study is counted as right only when every place was done exactly once.
 
-    python benchmarks/study_scaling.py [--postgres URL] [--workers 1 4 16 64] [--sleep 8] [--rounds 3]
+    python benchmarks/study_scaling.py [--postgres URL] [--workers 1 4 16 64] [--sleep 15] [--rounds 3]
 
 Without --postgres a server is started from the machine's own PostgreSQL binaries, where there are any.
 """
@@ -62,11 +62,11 @@ def measure(address: str, workers: int, rounds: int, sleep: float) -> dict[str, 
     name, total = f"scaling-{workers}-{uuid.uuid4().hex[:6]}", workers * rounds
     if "://" not in address:
         address = str(Path(address) / f"{name}.journal")
-    storage = Shelf(address).storage()
+    shelf = Shelf(address)
     with quiet_optuna():
-        study = optuna.create_study(study_name=name, storage=storage, direction="maximize")
-    if hasattr(storage, "engine"):
-        storage.engine.dispose()  # forked workers must not share a connection
+        study = optuna.create_study(study_name=name, storage=shelf.storage(), direction="maximize")
+    if shelf.engine is not None:
+        shelf.engine.dispose()  # forked workers must not share a connection
     context = multiprocessing.get_context("fork")
     ready, memory = context.Barrier(workers + 1), context.Queue()
     processes = [
@@ -127,7 +127,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--postgres", help="postgresql://... of a server to use")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 4, 16, 64])
-    parser.add_argument("--sleep", type=float, default=8.0, help="seconds of a simulated trial")
+    parser.add_argument("--sleep", type=float, default=15.0, help="seconds of a simulated trial")
     parser.add_argument("--rounds", type=int, default=3, help="trials a worker")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

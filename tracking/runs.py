@@ -263,6 +263,25 @@ def attach(store: Store, run_id: str) -> Run:
     return Run(store, run_id, info.experiment_id, info.run_name)
 
 
+def fail_left_running(store: Store, experiment: str, parent: str, why: str, prefix: str = "") -> list[str]:
+    """Mark the children of `parent` as FAILED that a killed process left RUNNING, with `why` as the tag `error`.
+
+    Call it when nobody works on them any more. `prefix` restricts it to runs whose name begins so. Returns their ids.
+    """
+    experiment_id = store.experiment(experiment)
+    with explained(f"close what was left running below {parent}", store.tracking_uri):
+        found = store.client.search_runs(
+            [experiment_id],
+            f"tags.`mlflow.parentRunId` = '{parent}' and attributes.status = 'RUNNING'",
+            max_results=1000,
+        )
+        left = [str(each.info.run_id) for each in found if each.info.run_name.startswith(prefix)]
+        for run_id in left:
+            store.client.set_tag(run_id, ERROR_TAG, why)
+            store.client.set_terminated(run_id, "FAILED")
+    return left
+
+
 def find_run(store: Store, experiment: str, key: str) -> str | None:
     """The id of the run for `key` in `experiment`, or None. Deleted runs do not count."""
     if not key or len(key) > MAX_NAME or set(key) & set("'\"`\\\n"):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import threading
+import time
 import uuid
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,14 +19,14 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 import optuna
-from optuna.storages import RDBStorage, fail_stale_trials
+from optuna.storages import fail_stale_trials
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from tuning.samplers import SamplerName, plan, sampler
 from tuning.space import Space, Value
 from tuning.storage import BEAT_SECONDS, Shelf, patiently, retry_lost
 
-PLACE, WORKER, ERROR, WARM = "place", "worker", "error", "warm_start"
+PLACE, WORKER, ERROR, WARM, ENDED = "place", "worker", "error", "warm_start", "ended"
 LOST = "its worker was killed each time"
 
 
@@ -56,9 +57,11 @@ class Claims:
 
     def __init__(self, study: optuna.Study, shelf: Shelf, terms: Terms, *, worker: str | None = None) -> None:
         self.study, self.shelf, self.terms = study, shelf, terms
-        self.storage = shelf.storage()
+        self.storage: Any = shelf.storage()  # Optuna keeps the type with the heartbeat to itself
         self.worker = worker or uuid.uuid4().hex[:12]
         self._planned = terms.planned()
+        self._study_id = self.storage.get_study_id_from_name(study.study_name)
+        self._next_look = 0.0
         self._alive: IO[bytes] | None = None
 
     # --- who lives
@@ -86,7 +89,7 @@ class Claims:
     def beating(self, trial: Trial) -> Iterator[None]:
         """For as long as a trial runs: say so to the database now and then."""
         storage = self.storage
-        if not isinstance(storage, RDBStorage):
+        if not self.shelf.is_database:
             yield
             return
         over = threading.Event()
@@ -127,32 +130,49 @@ class Claims:
         return patiently(self._take)
 
     def _take(self) -> Trial | None:
+        # What is done under the lock decides how many workers a database can feed: one look, then few short writes.
         with self.shelf.lock(self.study.study_name):
             trials = self._trials()
-            if self.recover(trials):
+            if self._looks_due() and self.recover(trials):
                 trials = self._trials()
             mine = [t for t in trials if t.state == TrialState.RUNNING and t.user_attrs.get(WORKER) == self.worker]
             if mine:  # taken just before the database went away
-                return self._trial(mine[0])
-            waiting = [t for t in trials if t.state == TrialState.WAITING]
-            if not waiting:
-                place = self._free(trials)
-                if place is None:
+                return self._trial(mine[0]._trial_id, mine[0].user_attrs[PLACE])
+            waiting = [t for t in trials if t.state == TrialState.WAITING and PLACE in t.user_attrs]
+            if waiting:
+                taken = min(waiting, key=lambda t: t.user_attrs[PLACE])
+                trial_id, place = taken._trial_id, int(taken.user_attrs[PLACE])
+                self.storage.set_trial_user_attr(trial_id, WORKER, self.worker)
+            else:
+                free = self._free(trials)
+                if free is None:
                     return None
-                self.study.enqueue_trial(self._values(place), user_attrs={PLACE: place})
-                waiting = [t for t in self._trials() if t.state == TrialState.WAITING]
-            taken = min(waiting, key=lambda t: t.user_attrs.get(PLACE, t.number))
-            trial_id = taken._trial_id
-            self.storage.set_trial_user_attr(trial_id, WORKER, self.worker)
-            if isinstance(self.storage, RDBStorage):
+                place = free
+                trial_id = self.storage.create_new_trial(
+                    self._study_id,
+                    optuna.create_trial(
+                        state=TrialState.WAITING,
+                        user_attrs={PLACE: place, WORKER: self.worker},
+                        system_attrs={"fixed_params": self._values(place)},
+                    ),
+                )
+            if self.shelf.is_database:
                 self.storage.record_heartbeat(trial_id)  # before it runs: a silent trial is never found to be stale
             self.storage.set_trial_state_values(trial_id, TrialState.RUNNING)
-        return self._trial(taken)
+        return self._trial(trial_id, place)
 
-    def _trial(self, taken: FrozenTrial) -> Trial:
-        place = int(taken.user_attrs[PLACE])
+    def _looks_due(self) -> bool:
+        """Whether to look for the trials of dead workers: each time in a journal, now and then in a database."""
+        now = time.monotonic()
+        if self.shelf.is_database:
+            if now < self._next_look:
+                return False
+            self._next_look = now + (self.storage.get_heartbeat_interval() or BEAT_SECONDS)
+        return True
+
+    def _trial(self, trial_id: int, place: int) -> Trial:
         self.study.sampler = sampler(self.terms.sampler, self.terms.space, self.terms.seed, place)
-        return Trial(self.study, taken._trial_id)
+        return Trial(self.study, trial_id)
 
     def give_back(self, trial: Trial, patience_seconds: float = 10) -> None:
         """A trial that was interrupted waits again, to be taken up where it was; nothing is held against it."""
@@ -188,7 +208,7 @@ class Claims:
         """Queue the trials of dead workers again; whether there were any. Call it under the study's lock."""
         trials = self._trials() if trials is None else trials
         running = [t for t in trials if t.state == TrialState.RUNNING]
-        if isinstance(self.storage, RDBStorage):
+        if self.shelf.is_database:
             if running:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)

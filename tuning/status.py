@@ -19,7 +19,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from tuning.claims import ERROR, PLACE, finished, had_turn
+from tuning.claims import ENDED, ERROR, PLACE, finished, had_turn
 from tuning.config import StudyConfig
 from tuning.ranking import feasible, ranked
 from tuning.storage import load, names
@@ -70,7 +70,7 @@ def standing(study: optuna.Study) -> Standing:
         objective=config.objectives[0],
         best_value=best.values[0] if best is not None else None,
         seconds_left=_seconds_left(turn, config.trials - done, max(1, len(running))),
-        ended=study.user_attrs.get("ended"),
+        ended=study.user_attrs.get(ENDED),
         trials=[_row(t, config) for t in (*running, *order, *rest)],
     )
 

@@ -22,9 +22,15 @@ from typing import IO, TypeVar
 from urllib.parse import urlsplit
 
 import optuna
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage, RetryHeartbeatStaleTrialCallback
+from optuna.storages import (
+    BaseStorage,
+    JournalStorage,
+    RDBStorage,
+    RetryHeartbeatStaleTrialCallback,
+    get_storage,
+)
 from optuna.storages.journal import JournalFileBackend
-from sqlalchemy import text
+from sqlalchemy import Engine, text
 from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
 
 from faces.errors import UserError
@@ -86,12 +92,14 @@ class Shelf:
 
     Attributes:
         address: what `optuna-dashboard` and `study worker` take: the path of a journal, or a URL.
+        engine: of the database once it is open, None for a journal.
     """
 
     def __init__(self, address: str, *, beat_seconds: int = BEAT_SECONDS, silence_seconds: int = SILENCE_SECONDS):
         self.address = address
         self._beat, self._silence = beat_seconds, silence_seconds
         self._storage: BaseStorage | None = None
+        self.engine: Engine | None = None
 
     @property
     def is_database(self) -> bool:
@@ -149,7 +157,7 @@ class Shelf:
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                    return RDBStorage(
+                    database = RDBStorage(
                         address,
                         engine_kwargs={"pool_pre_ping": True, "connect_args": {"connect_timeout": 5}},
                         heartbeat_interval=self._beat,
@@ -157,6 +165,10 @@ class Shelf:
                         # Whether a lost trial is tried again, and how often, tuning.claims decides under its lock.
                         heartbeat_stale_trial_callback=None,
                     )
+                self.engine = database.engine
+                return get_storage(
+                    database
+                )  # the cache that a study would put around it: finished trials are read once
             except (IntegrityError, ProgrammingError):  # two workers make the tables of a new database at once
                 if last:
                     raise
@@ -166,9 +178,10 @@ class Shelf:
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:
         """One process of all that work on the study `name` at a time, on whatever machine."""
-        if isinstance(storage := self.storage(), RDBStorage):
+        self.storage()
+        if self.engine is not None:
             key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
-            with storage.engine.begin() as connection:  # let go at its end, or when the connection is lost
+            with self.engine.begin() as connection:  # let go at its end, or when the connection is lost
                 connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
                 yield
             return

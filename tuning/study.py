@@ -21,8 +21,8 @@ from pydantic import ValidationError
 from tqdm import tqdm
 
 from faces.errors import UserError
-from tracking.runs import run
-from tuning.claims import ERROR, PLACE, WARM, Claims, finished, had_turn
+from tracking.runs import fail_left_running, run
+from tuning.claims import ENDED, ERROR, LOST, PLACE, WARM, Claims, finished, had_turn
 from tuning.cluster import run_on_cluster
 from tuning.config import DEFAULT_SPACE, MAXIMISED, StudyConfig
 from tuning.definition import (
@@ -113,7 +113,12 @@ def launch(
             description=_description(config, materials),
         ) as active:
             remember(study, config, base, materials, active.id)
+            patiently(lambda: study.set_user_attr(ENDED, None))
             ended = _run(study, shelf, config, base, materials, active.id, workers, cluster)
+            patiently(lambda: study.set_user_attr(ENDED, ended))
+            if not study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)):
+                # Only a trial that was given up, since every worker that took it was killed, leaves such a run behind.
+                fail_left_running(materials.store, materials.experiment, active.id, LOST, "trial-")
             result = summarise(study, config, base, active.id, ended)
             active.metrics({"best_objective": result.best_value}, config.trials)
             for file, figure in figures(study, config).items():

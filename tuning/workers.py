@@ -71,8 +71,8 @@ def work(
     """
     study, places = claims.study, claims.terms.places
     with quiet_optuna(), claims.living():
+        trials = patiently(lambda: study.get_trials(deepcopy=False))
         while True:
-            trials = patiently(lambda: study.get_trials(deepcopy=False))
             check_failures(trials, study.study_name)
             reason = stop_reason(trials, config, places)
             if reason is not None:
@@ -83,9 +83,11 @@ def work(
                 if not (wait and open_ones):
                     return "every trial is taken"
                 time.sleep(IDLE_SECONDS)
-                continue
-            _run(claims, trial, evaluate)
-            after(patiently(lambda: study.get_trials(deepcopy=False)))
+            else:
+                _run(claims, trial, evaluate)
+            trials = patiently(lambda: study.get_trials(deepcopy=False))
+            if trial is not None:
+                after(trials)
 
 
 def _run(claims: Claims, trial: Trial, evaluate: Evaluate) -> None:

@@ -22,7 +22,7 @@ from PIL import Image
 import tracking
 from tracking.errors import TrackingError
 from tracking.names import MAX_PARAM, flattened, metric_name, shortened
-from tracking.runs import Run, attach, find_run, git_commit, run
+from tracking.runs import Run, attach, fail_left_running, find_run, git_commit, run
 from tracking.runs import test_openings as openings_of_test  # under its own name pytest would run it
 from tracking.store import Store
 
@@ -247,6 +247,17 @@ def test_looks_at_the_test_rows_are_counted(store: Store, experiment: str) -> No
 def test_unknown_runs_are_named(store: Store) -> None:
     with pytest.raises(TrackingError, match=r"cannot find the run 0123 .*check the name or id"):
         attach(store, "0123")
+
+
+def test_what_a_killed_process_left_running_is_closed_with_a_reason(store: Store, experiment: str) -> None:
+    with run(store, experiment, "study", key="study") as parent:
+        open_ones = [run(store, experiment, name, key=name, parent=parent.id) for name in ("trial-000", "review")]
+        lost, other = (each.__enter__() for each in open_ones)
+        with run(store, experiment, "trial-001", key="2", parent=parent.id) as done:
+            pass
+        assert fail_left_running(store, experiment, parent.id, "its worker was killed", "trial-") == [lost.id]
+        assert [status(store, each.id) for each in (lost, other, done)] == ["FAILED", "RUNNING", "FINISHED"]
+        assert tags(store, lost.id)["error"] == "its worker was killed"
 
 
 RACER = """

@@ -1,0 +1,93 @@
+"""The MLflow UI in a real browser: the study, its children, the pictures, and the registered model with its alias."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.tuning.conftest import base, manifest, materials, store
+from tracking.registry import Registry
+from tracking.ui import serve
+from tuning.config import StudyConfig
+from tuning.space import Range
+from tuning.study import StudyResult, launch
+from tuning.trial import Materials, TrialSpec
+
+__all__ = ["base", "manifest", "materials", "store"]
+pytestmark = pytest.mark.slow
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+SHOTS = os.environ.get("COUNTERFORGE_SCREENSHOTS")  # a folder: where the pictures of the docs come from
+
+
+@pytest.fixture
+def page() -> Iterator[Any]:
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on this machine: apt-get install chromium")
+    playwright = pytest.importorskip("playwright.sync_api", reason="no Playwright: pip install playwright")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        opened = browser.new_page(viewport={"width": 1360, "height": 850})
+        opened.set_default_timeout(180_000)
+        yield opened
+        browser.close()
+
+
+def shot(page: Any, name: str) -> None:
+    if SHOTS:
+        page.wait_for_timeout(1500)
+        page.screenshot(path=str(Path(SHOTS) / f"{name}.png"))
+
+
+def study(base: TrialSpec, materials: Materials) -> StudyResult:
+    """Four trials, and the best one registered as the champion."""
+    config = StudyConfig(
+        name="faces",
+        trials=4,
+        sampler="random",
+        space={
+            "learning_rate": Range(low=1e-4, high=1e-2, log=True),
+            "weight_decay": Range(low=1e-4, high=1e-1, log=True),
+        },
+    )
+    result = launch(config, base, materials)
+    best = result.history.loc[result.history["value"].idxmax(), "run_id"]
+    client = materials.store.client
+    (model,) = client.search_logged_models(
+        [materials.store.experiment(materials.experiment)], f"source_run_id = '{best}'"
+    )
+    registry = Registry(materials.store)
+    version = registry.register(model.model_id, {"study": result.name})
+    registry.promote(version.number, {"reason": "the test"}, why="for the test")
+    return result
+
+
+def test_the_ui_shows_study_children_pictures_and_champion(
+    page: Any, base: TrialSpec, materials: Materials, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tracking.ui._START_SECONDS", 400)  # this is no test of speed
+    result = study(base, materials)
+    experiment = materials.store.experiment(materials.experiment)
+    with serve(materials.store.root) as server:
+        page.goto(f"{server.address}/#/experiments/{experiment}/runs")
+        page.get_by_text(result.name).first.wait_for()
+        page.get_by_label("Close").first.click()  # the assistant's panel
+        shot(page, "mlflow-experiment")
+        page.get_by_role("row").filter(has_text=result.name).locator("svg").first.click()  # the plus before its name
+        for place in range(4):
+            page.get_by_text(f"trial-{place:03d}").first.wait_for()
+        shot(page, "mlflow-runs")
+        page.goto(f"{server.address}/#/experiments/{experiment}/runs/{result.run_id}")
+        page.get_by_text("4 trials by random", exact=False).first.wait_for()  # the note
+        shot(page, "mlflow-study")
+        page.goto(f"{server.address}/#/experiments/{experiment}/runs/{result.run_id}/artifacts/figures/history.png")
+        page.get_by_text("history.png").first.wait_for()
+        page.locator("img[src*='history.png'], img[src^='blob:'], img[src^='data:image']").first.wait_for()
+        shot(page, "mlflow-figures")
+        page.goto(f"{server.address}/#/models/counterforge-detector")
+        page.get_by_text("champion", exact=False).first.wait_for()
+        shot(page, "mlflow-champion")
