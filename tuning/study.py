@@ -71,6 +71,7 @@ class StudyResult:
     history: pd.DataFrame
     importance: dict[str, float]
     ended: str = ""
+    best_run: str = ""
 
 
 def launch(
@@ -125,7 +126,8 @@ def launch(
                 active.figure(figure, file)
             active.text("best.json", result.best.model_dump_json(indent=2))
             active.text("trials.csv", result.history.to_csv(index=False))
-            active.tags({"ended": ended})
+            winner = result.history.set_index("run_id")["trial"].get(result.best_run, "of the warm start")
+            active.tags({"ended": ended, "winner": f"trial {winner}", "winner_run_id": result.best_run})
     return result
 
 
@@ -328,6 +330,7 @@ def summarise(study: optuna.Study, config: StudyConfig, base: TrialSpec, run_id:
         history=history(study),
         importance=importance(study),
         ended=ended,
+        best_run=str(best.user_attrs.get(RUN, "")),
     )
 
 

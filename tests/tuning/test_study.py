@@ -34,6 +34,8 @@ def test_a_study_is_one_parent_and_one_child_a_trial(
     assert {run.data.tags["mlflow.parentRunId"] for run in children} == {result.run_id}
     assert result.history["learning_rate"][0] == 0.005
     assert result.best_value == result.history["value"].max()
+    winner = materials.store.client.get_run(result.run_id).data.tags["winner"]
+    assert winner == f"trial {result.history.loc[result.history['value'].idxmax(), 'trial']}"
     # Of the weights only those of the best trial stay; the figures of all do.
     kept = sorted(materials.work.glob("detectors/*/weights.safetensors"))
     best = result.history.loc[result.history["value"].idxmax(), "run_id"]
