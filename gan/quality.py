@@ -19,6 +19,7 @@ from scipy.stats import binomtest
 from torch import Tensor
 
 from faces.errors import UserError
+from faces.landmarks import MIN_CONFIDENCE, crop_detector, share_with_face
 from faces.lite0 import Features, features
 from faces.loading import Crops, load_crops
 from faces.manifest import Manifest
@@ -46,7 +47,7 @@ class Quality:
         count: pictures on each side of every distance.
         metrics: name -> figure. Beside `kd_lite0` stands `kd_lite0_floor`, the same between two halves of the reals.
         memorises: whether samples are nearer to train photographs than chance explains.
-        notes: what was not measured, and why.
+        notes: how faces were looked for; what was not measured, and why.
     """
 
     generator: str
@@ -122,6 +123,7 @@ def score_generator(
     memorises, nearby = _memorisation(reals, crops, pictures, fake, place, out / "neighbours.png", notes)
     metrics |= nearby
     photographs = crops.batch(order[:count])
+    metrics |= _findable(pictures, photographs, notes)
     if inception:
         metrics |= inception_distances(photographs, _tensor(pictures), inception, place)
     else:
@@ -156,6 +158,21 @@ def _distances(real: Features, fake: Features, suffix: str, notes: list[str]) ->
         if not suffix:
             notes.append(str(error))
     return found
+
+
+def _findable(pictures: NDArray[np.uint8], photographs: Tensor, notes: list[str]) -> dict[str, float]:
+    """Share of samples in which a detector finds a face, beside that of the reals at the same size."""
+    try:
+        finder = crop_detector()
+    except UserError as error:
+        notes.append(f"how many samples show a face that is found is not measured: {error}")
+        return {}
+    size = pictures.shape[1]
+    notes.append(f"faces_found: by MTCNN with a confidence of at least {MIN_CONFIDENCE:g}, at {size} px on both sides")
+    return {
+        "faces_found": share_with_face(list(pictures), finder),
+        "faces_found_floor": share_with_face(list(photographs.permute(0, 2, 3, 1).numpy()), finder),
+    }
 
 
 def _memorisation(

@@ -158,7 +158,7 @@ def score(
     seed: Seed = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure samples against the reals of train and val: distances with their floor, variety, memorisation."""
+    """Measure samples against the reals of train and val: distances with their floor, variety, memorisation, faces."""
     from faces.manifest import Manifest
     from pipelines.generator import score_and_log_generator
     from tracking.store import open_store

@@ -11,7 +11,7 @@ from PIL import Image
 
 from faces._photographs import _read
 from faces.errors import UserError
-from faces.landmarks import crop_detector, crop_faces, faces_in_crops
+from faces.landmarks import crop_detector, crop_faces, faces_in_crops, share_with_face
 from faces.manifest import Manifest
 
 CROPS = [np.asarray(Image.fromarray(pixels[10:102]).convert("RGB")) for pixels in _read()[::80]]
@@ -35,6 +35,11 @@ def test_noise_and_flat_pictures_hold_no_face() -> None:
     random = np.random.default_rng(0)
     pictures = [random.integers(0, 256, (48, 48, 3)).astype(np.uint8), np.full((64, 40, 3), 120, np.uint8)]
     assert faces_in_crops(pictures, crop_detector()) == [None, None]
+
+
+def test_the_share_with_a_face_counts_every_picture_once() -> None:
+    flat = np.full((92, 92, 3), 120, np.uint8)
+    assert share_with_face([*CROPS, *[flat] * (70 - len(CROPS))], crop_detector()) == len(CROPS) / 70
 
 
 def test_a_crop_is_looked_at_once(tmp_path: Path) -> None:

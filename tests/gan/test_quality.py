@@ -1,5 +1,6 @@
 """A generator is measured beside its floor, and one that replays its photographs is told from one that does not."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,10 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
+from faces._photographs import _read
 from faces.errors import UserError
 from faces.loading import load_crops
 from faces.manifest import Manifest
 from gan import quality
+from gan.checkpoint import GeneratorCard, save_generator
 from gan.quality import of_pictures, sampled_distance, score_generator
 from gan.reference_metrics import inception_distances, lpips_diversity
 
@@ -69,6 +72,44 @@ def test_a_generator_that_replays_photographs_is_told(
     # What replays photographs that training never saw copies nothing, although it is just as good.
     monkeypatch.setattr(quality, "render", replayed("val"))
     assert not score_generator(trained, photographs, tmp_path, cache, device="cpu").memorises
+
+
+def test_samples_in_which_a_face_is_found_are_counted_beside_the_reals(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stands in for a generator that draws a face at three seeds of four, which takes hours to train."""
+    drawn = [np.asarray(Image.fromarray(pixels[10:102]).convert("RGB").resize((32, 32))) for pixels in _read()[::12]]
+    rows = []
+    for number, pixels in enumerate(drawn):
+        path = tmp_path / f"{number}.png"
+        Image.fromarray(pixels).save(path)
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        rows.append(
+            {"path": path.name, "label": "real", "dataset": "orl", "method": "pristine", "source": f"s{number}",
+             "split": "train", "width": 32, "height": 32, "codec": "png", "sha256": digest}
+        )  # fmt: skip
+    manifest = Manifest.build(rows, tmp_path)
+    card = GeneratorCard(
+        image_size=32,
+        channels={4: 8, 8: 8, 16: 8, 32: 8},
+        z_width=8,
+        w_width=8,
+        mapping_depth=1,
+        noise_inputs=False,
+        manifest="none",
+        kimg=0,
+    )
+    folder = save_generator(card.build(), card, tmp_path / "generator")
+    flat = np.full((32, 32, 3), 90, np.uint8)
+    monkeypatch.setattr(
+        quality, "render", lambda _, seeds, __: np.stack([drawn[seed] if seed % 4 else flat for seed in seeds])
+    )
+    found = score_generator(folder, manifest, tmp_path / "out", cache, samples=16, device="cpu")
+    assert found.metrics["faces_found"] == 0.75
+    assert found.metrics["faces_found_floor"] == 1.0
+    table = found.table().set_index("measure")
+    assert table.loc["faces_found"].tolist() == [0.75, 1.0]
+    assert any(note.startswith("faces_found: by MTCNN") and "at 32 px" in note for note in found.notes)
 
 
 def test_a_sampled_distance_falls_to_nothing_against_its_own_samples(trained: Path) -> None:
