@@ -13,8 +13,6 @@ lowest.
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import statistics
 import tempfile
 import time
@@ -24,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import optuna
 from numpy.typing import NDArray
+from record import hand_over, hardware, versions
 from sklearn.metrics import roc_auc_score
 
 from classifier.config import DetectorConfig
@@ -146,7 +145,9 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=96)
     parser.add_argument("--work", type=Path, help="folder that keeps faces and features")
     parser.add_argument("--figure", type=Path, help="PNG of regret over epochs, with bands")
+    parser.add_argument("--out", type=Path, help="write the record to this JSON file")
     options = parser.parse_args()
+    machine = hardware("cpu", 1)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     began = time.monotonic()
     scratch = tempfile.TemporaryDirectory()
@@ -200,11 +201,11 @@ def main() -> None:
         "goal": "the default's mean final regret within one standard error of the lowest, on every problem",
         "met": met,
         "seconds": round(time.monotonic() - began, 1),
-        "cores": len(os.sched_getaffinity(0)),
-        "load": round(os.getloadavg()[0], 2),
+        "hardware": machine,
+        "versions": versions("optuna", "scikit-learn"),
     }
     scratch.cleanup()
-    print(json.dumps(record, indent=1))
+    hand_over(record, options.out)
 
 
 def draw(found: dict[str, dict[str, list[list[tuple[int, float]]]]], path: Path) -> None:

@@ -12,8 +12,6 @@ busy machine disturbs both.
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import tempfile
 import time
 from collections import Counter
@@ -25,6 +23,7 @@ from typing import Any
 import mlflow
 import optuna
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+from record import hand_over, hardware, versions
 
 from tracking.runs import run
 from tracking.store import Store, open_store
@@ -120,7 +119,9 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=200)
     parser.add_argument("--blocks", type=int, default=4)
     parser.add_argument("--sampler", choices=["random", "tpe"], default="random")
+    parser.add_argument("--out", type=Path, help="write the record to this JSON file")
     options = parser.parse_args()
+    machine = hardware("cpu", 1)
     block = options.trials // options.blocks
     seconds = {"ours": 0.0, "by hand": 0.0}
     calls: dict[str, Counter[str]] = {"ours": Counter(), "by hand": Counter()}
@@ -154,10 +155,10 @@ def main() -> None:
         "ratio": round(ratio, 3),
         "goal": f"at most {GOAL} times the loop by hand",
         "met": ratio <= GOAL,
-        "cores": len(os.sched_getaffinity(0)),
-        "load": round(os.getloadavg()[0], 2),
+        "hardware": machine,
+        "versions": versions("optuna", "mlflow"),
     }
-    print(json.dumps(record, indent=1))
+    hand_over(record, options.out)
 
 
 if __name__ == "__main__":

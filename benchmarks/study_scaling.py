@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import multiprocessing
 import os
 import resource
@@ -30,6 +29,7 @@ from typing import Any
 
 import optuna
 from optuna.trial import TrialState
+from record import hand_over, hardware, versions
 
 from tuning.claims import PLACE, Claims, Terms
 from tuning.config import StudyConfig
@@ -129,7 +129,9 @@ def main() -> None:
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 4, 16, 64])
     parser.add_argument("--sleep", type=float, default=15.0, help="seconds of a simulated trial")
     parser.add_argument("--rounds", type=int, default=3, help="trials a worker")
+    parser.add_argument("--out", type=Path, help="write the record to this JSON file")
     options = parser.parse_args()
+    load = round(os.getloadavg()[0], 2)  # torch, which the hardware is asked by, would count as the workers' memory
     with tempfile.TemporaryDirectory() as folder:
         machine = [measure(folder, workers, 2 * options.rounds, options.sleep / 4) for workers in (1, 2)]
     with postgres(options.postgres) as address:
@@ -146,10 +148,10 @@ def main() -> None:
         "real_worker_megabytes": real_worker_megabytes(),
         "goal": f"at least {GOAL} of ideal throughput, nothing lost, nothing twice",
         "met": bool(cluster) and min(shares) >= GOAL and clean,
-        "cores": len(os.sched_getaffinity(0)),
-        "load": round(os.getloadavg()[0], 2),
+        "hardware": hardware("cpu", 1) | {"load_at_start": load},
+        "versions": versions("optuna", "psycopg"),
     }
-    print(json.dumps(record, indent=1))
+    hand_over(record, options.out)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ import optuna
 import requests
 from mlflow.entities import Metric, Param, RunTag
 from optuna.trial import TrialState
+from record import hand_over, hardware, versions
 
 from tracking.store import open_store
 from tuning.claims import PLACE, WORKER
@@ -145,7 +146,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=10_000)
     parser.add_argument("--runs", type=int, default=2_000)
+    parser.add_argument("--out", type=Path, help="write the record to this JSON file")
     options = parser.parse_args()
+    machine = hardware("cpu", 1)
     os.environ.setdefault("PYTHONPATH", str(Path(__file__).parents[1]))
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -168,10 +171,10 @@ def main() -> None:
         "ratio": round(slowest / GOAL_UI, 3),
         "goal": f"study status within {GOAL_STATUS:g} s, ui up within {GOAL_UI:g} s and its pages within as long again",
         "met": slowest <= GOAL_UI,
-        "cores": len(os.sched_getaffinity(0)),
-        "load": round(os.getloadavg()[0], 2),
+        "hardware": machine,
+        "versions": versions("optuna", "mlflow"),
     }
-    print(json.dumps(record, indent=1))
+    hand_over(record, options.out)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import threading
 import time
 import uuid
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import IO, Any
@@ -26,6 +26,8 @@ from tuning.samplers import SamplerName, plan, sampler
 from tuning.space import Space, Value
 from tuning.storage import BEAT_SECONDS, Shelf, patiently, retry_lost
 
+Ended = Callable[[Sequence[FrozenTrial]], str | None]
+"""Looks at all trials of a study; the sentence that says why no further one should start, or None."""
 PLACE, WORKER, ERROR, WARM, ENDED = "place", "worker", "error", "warm_start", "ended"
 LOST = "its worker was killed each time"
 
@@ -57,10 +59,10 @@ class Claims:
 
     def __init__(self, study: optuna.Study, shelf: Shelf, terms: Terms, *, worker: str | None = None) -> None:
         self.study, self.shelf, self.terms = study, shelf, terms
-        self.storage: Any = shelf.storage()  # Optuna keeps the type with the heartbeat to itself
+        self.storage = shelf.storage()
         self.worker = worker or uuid.uuid4().hex[:12]
         self._planned = terms.planned()
-        self._study_id = self.storage.get_study_id_from_name(study.study_name)
+        self._study_id = patiently(lambda: self.storage.get_study_id_from_name(study.study_name))
         self._next_look = 0.0
         self._alive: IO[bytes] | None = None
 
@@ -122,22 +124,28 @@ class Claims:
 
     # --- taking and giving back
 
-    def take(self) -> Trial | None:
-        """The next trial, already running in the worker's name; None where every place is taken.
+    def take(self, ended: Ended = lambda _: None) -> Trial | str | None:
+        """The next trial, already running in the worker's name; None where others hold all that are left.
 
         Waits for a database that is away.
-        """
-        return patiently(self._take)
 
-    def _take(self) -> Trial | None:
+        Args:
+            ended: looks at all trials first; a sentence of its ends the study here, and is returned.
+        """
+        return patiently(lambda: self._take(ended))
+
+    def _take(self, ended: Ended) -> Trial | str | None:
         # What is done under the lock decides how many workers a database can feed: one look, then few short writes.
+        # In a database they are one transaction: a trial is taken whole or not at all.
         with self.shelf.lock(self.study.study_name):
             trials = self._trials()
             if self._looks_due() and self.recover(trials):
                 trials = self._trials()
             mine = [t for t in trials if t.state == TrialState.RUNNING and t.user_attrs.get(WORKER) == self.worker]
-            if mine:  # taken just before the database went away
+            if mine:  # taken, but the database went away before it could say so
                 return self._trial(mine[0]._trial_id, mine[0].user_attrs[PLACE])
+            if (sentence := ended(trials)) is not None:
+                return sentence
             waiting = [t for t in trials if t.state == TrialState.WAITING and PLACE in t.user_attrs]
             if waiting:
                 taken = min(waiting, key=lambda t: t.user_attrs[PLACE])
@@ -146,7 +154,7 @@ class Claims:
             else:
                 free = self._free(trials)
                 if free is None:
-                    return None
+                    return None if any(t.state == TrialState.RUNNING for t in trials) else "every trial is taken"
                 place = free
                 trial_id = self.storage.create_new_trial(
                     self._study_id,
@@ -175,11 +183,15 @@ class Claims:
         return Trial(self.study, trial_id)
 
     def give_back(self, trial: Trial, patience_seconds: float = 10) -> None:
-        """A trial that was interrupted waits again, to be taken up where it was; nothing is held against it."""
+        """A trial that was interrupted waits again, to be taken up where it was; nothing is held against it.
+
+        Giving it back twice does nothing: it may be another worker's by then.
+        """
 
         def back() -> None:
             with self.shelf.lock(self.study.study_name):
-                if not self.storage.get_trial(trial._trial_id).state.is_finished():
+                known = self.storage.get_trial(trial._trial_id)
+                if known.state == TrialState.RUNNING and known.user_attrs.get(WORKER) == self.worker:
                     self.storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
 
         patiently(back, patience_seconds)
@@ -194,22 +206,19 @@ class Claims:
         """Write down how a trial ended. Writing it down twice does nothing."""
 
         def tell() -> None:
-            known = self.storage.get_trial(trial._trial_id)
-            if known.state.is_finished():
-                return
             for name, value in (attributes or {}).items():
-                if known.user_attrs.get(name) != value:
-                    self.storage.set_trial_user_attr(trial._trial_id, name, value)
-            self.study.tell(trial.number, values, state=state)
+                self.storage.set_trial_user_attr(trial._trial_id, name, value)
+            self.study.tell(trial.number, values, state=state, skip_if_finished=True)
 
-        patiently(tell)
+        with suppress(optuna.exceptions.UpdateFinishedTrialError):
+            patiently(tell)
 
     def recover(self, trials: Sequence[FrozenTrial] | None = None) -> bool:
         """Queue the trials of dead workers again; whether there were any. Call it under the study's lock."""
         trials = self._trials() if trials is None else trials
         running = [t for t in trials if t.state == TrialState.RUNNING]
         if self.shelf.is_database:
-            if running:
+            if running and self.shelf.hears_all():
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                     fail_stale_trials(self.study)

@@ -18,7 +18,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import IO, Any, TypeVar
 from urllib.parse import urlsplit
 
 import optuna
@@ -41,6 +41,8 @@ BEAT_SECONDS = max(1, SILENCE_SECONDS // 6)
 # How long work waits for a database that went away.
 PATIENCE_SECONDS = 300.0
 _SUFFIX = ".journal"
+# What a call to the database raises while it is away.
+AWAY = (SQLAlchemyError, optuna.exceptions.StorageInternalError)
 _Result = TypeVar("_Result")
 _log = logging.getLogger(__name__)
 
@@ -92,14 +94,13 @@ class Shelf:
 
     Attributes:
         address: what `optuna-dashboard` and `study worker` take: the path of a journal, or a URL.
-        engine: of the database once it is open, None for a journal.
     """
 
     def __init__(self, address: str, *, beat_seconds: int = BEAT_SECONDS, silence_seconds: int = SILENCE_SECONDS):
         self.address = address
         self._beat, self._silence = beat_seconds, silence_seconds
-        self._storage: BaseStorage | None = None
-        self.engine: Engine | None = None
+        self._storage: Any = None  # Optuna keeps the type with the heartbeat to itself
+        self._database: RDBStorage | None = None
 
     @property
     def is_database(self) -> bool:
@@ -117,7 +118,7 @@ class Shelf:
         password = urlsplit(self.address).password if self.is_database else None
         return self.address.replace(f":{password}@", ":...@") if password else self.address
 
-    def storage(self, patience_seconds: float = 0) -> BaseStorage:
+    def storage(self, patience_seconds: float = 0) -> Any:
         """Optuna's storage, opened once; a database that is away is waited for as long as is said.
 
         Raises:
@@ -126,9 +127,9 @@ class Shelf:
         deadline = time.monotonic() + patience_seconds
         while self._storage is None:
             try:
-                self._storage = self._database() if self.is_database else self._journal()
-            except (SQLAlchemyError, OSError, ValueError, ImportError) as error:
-                if isinstance(error, SQLAlchemyError) and time.monotonic() < deadline:
+                self._storage = self._open_database() if self.is_database else self._open_journal()
+            except (*AWAY, OSError, ValueError, ImportError) as error:
+                if isinstance(error, AWAY) and time.monotonic() < deadline:
                     time.sleep(1)
                     continue
                 lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
@@ -138,7 +139,7 @@ class Shelf:
                 ) from error
         return self._storage
 
-    def _journal(self) -> BaseStorage:
+    def _open_journal(self) -> BaseStorage:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         lock = JournalLock(self.path)
         with suppress(PermissionError):  # who may only read needs no mending
@@ -146,7 +147,7 @@ class Shelf:
             lock.release()
         return JournalStorage(JournalFileBackend(self.address, lock_obj=lock))  # type: ignore[arg-type]
 
-    def _database(self) -> BaseStorage:
+    def _open_database(self) -> BaseStorage:
         if not self.address.startswith(("postgresql://", "postgresql+psycopg://")):
             raise UserError(
                 f"study.storage {self.shown} is no PostgreSQL address: give postgresql://user:password@host/name, or "
@@ -157,7 +158,7 @@ class Shelf:
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                    database = RDBStorage(
+                    self._database = RDBStorage(
                         address,
                         engine_kwargs={"pool_pre_ping": True, "connect_args": {"connect_timeout": 5}},
                         heartbeat_interval=self._beat,
@@ -165,29 +166,52 @@ class Shelf:
                         # Whether a lost trial is tried again, and how often, tuning.claims decides under its lock.
                         heartbeat_stale_trial_callback=None,
                     )
-                self.engine = database.engine
-                return get_storage(
-                    database
-                )  # the cache that a study would put around it: finished trials are read once
+                # The cache that a study would put around it: finished trials are read once.
+                return get_storage(self._database)
             except (IntegrityError, ProgrammingError):  # two workers make the tables of a new database at once
                 if last:
                     raise
                 time.sleep(1)
         raise AssertionError
 
+    @property
+    def engine(self) -> Engine | None:
+        """Of the database once it is open, None for a journal."""
+        return None if self._database is None else self._database.engine
+
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:
-        """One process of all that work on the study `name` at a time, on whatever machine."""
-        self.storage()
-        if self.engine is not None:
-            key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
-            with self.engine.begin() as connection:  # let go at its end, or when the connection is lost
-                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
+        """One process of all that work on the study `name` at a time, on whatever machine.
+
+        In a database, what this thread writes meanwhile is one transaction with the lock: a server that is killed
+        takes back all of it together, and nobody writes on who lost the lock without knowing.
+        """
+        storage = self.storage()
+        if self._database is None:
+            with self.path.with_suffix(".claims").open("ab") as held:
+                fcntl.flock(held, fcntl.LOCK_EX)
                 yield
             return
-        with self.path.with_suffix(".claims").open("ab") as held:
-            fcntl.flock(held, fcntl.LOCK_EX)
-            yield
+        key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
+        try:
+            with self._database.engine.begin() as connection:  # the lock ends with it, or when it is lost
+                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
+                self._database.remove_session()
+                self._database.scoped_session(bind=connection, join_transaction_mode="create_savepoint")
+                try:
+                    yield
+                finally:
+                    self._database.remove_session()
+        except BaseException:
+            storage.__init__(self._database)  # Optuna's cache must not remember what was taken back
+            raise
+
+    def hears_all(self) -> bool:
+        """Whether the database has been up long enough for every living worker to have said so."""
+        assert self._database is not None
+        query = text("SELECT now() - pg_postmaster_start_time() > make_interval(secs => :seconds)")
+        with self._database.engine.connect() as connection:
+            return bool(connection.scalar(query, {"seconds": self._silence}))
 
 
 def retry_lost(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
@@ -207,7 +231,7 @@ def patiently(call: Callable[[], _Result], seconds: float = PATIENCE_SECONDS) ->
     while True:
         try:
             return call()
-        except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+        except AWAY as error:
             if time.monotonic() + pause > deadline:
                 raise StorageAwayError(
                     f"the database of the study has been away for {seconds:.0f} s ({type(error).__name__}): start it "

@@ -183,7 +183,7 @@ def join(address: str, name: str) -> str:
             study = patiently(lambda: optuna.load_study(study_name=name, storage=storage))
         except KeyError as error:
             raise UserError(f"no study is called {name!r} in {shelf.shown}: launch it first") from error
-        config, base, materials, run_id = recall(study)
+        config, base, materials, run_id = patiently(lambda: recall(study))
         claims = Claims(study, shelf, terms(config))
 
         def after(trials: Sequence[FrozenTrial]) -> None:

@@ -20,7 +20,6 @@ from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
-from sqlalchemy.exc import SQLAlchemyError
 from tqdm import tqdm
 
 from faces.errors import UserError
@@ -29,7 +28,7 @@ from tuning.claims import ERROR, PLACE, Claims, finished
 from tuning.config import StudyConfig
 from tuning.space import Value, suggest
 from tuning.stopping import check_failures, stop_reason
-from tuning.storage import PATIENCE_SECONDS, StorageAwayError, patiently, quiet_optuna
+from tuning.storage import AWAY, PATIENCE_SECONDS, StorageAwayError, patiently, quiet_optuna
 
 _log = logging.getLogger(__name__)
 # How often a worker that finds every place taken looks whether one became free.
@@ -56,7 +55,7 @@ def work(
     config: StudyConfig,
     evaluate: Evaluate,
     *,
-    after: Callable[[Sequence[FrozenTrial]], None] = lambda _: None,
+    after: Callable[[Sequence[FrozenTrial]], None] | None = None,
     wait: bool = True,
 ) -> str:
     """Take trials until the study ends, and return the sentence that says why it did.
@@ -70,39 +69,42 @@ def work(
         TrackingError, OSError: runs cannot be recorded; the trial is given back.
     """
     study, places = claims.study, claims.terms.places
+
+    def ended(trials: Sequence[FrozenTrial]) -> str | None:
+        check_failures(trials, study.study_name)
+        return stop_reason(trials, config, places)
+
     with quiet_optuna(), claims.living():
-        trials = patiently(lambda: study.get_trials(deepcopy=False))
         while True:
-            check_failures(trials, study.study_name)
-            reason = stop_reason(trials, config, places)
-            if reason is not None:
-                return reason
-            trial = claims.take()
-            if trial is None:
-                open_ones = [t for t in trials if t.state in (TrialState.RUNNING, TrialState.WAITING)]
-                if not (wait and open_ones):
-                    return "every trial is taken"
+            taken = claims.take(ended)
+            if isinstance(taken, str):
+                return taken
+            if taken is not None:
+                _run(claims, taken, evaluate)
+                if after is not None:
+                    patiently(lambda: after(study.get_trials(deepcopy=False)))
+            elif wait:
                 time.sleep(IDLE_SECONDS)
             else:
-                _run(claims, trial, evaluate)
-            trials = patiently(lambda: study.get_trials(deepcopy=False))
-            if trial is not None:
-                after(trials)
+                return "others run the last trials"
 
 
 def _run(claims: Claims, trial: Trial, evaluate: Evaluate) -> None:
     place = int(trial.user_attrs[PLACE])
     try:
         with claims.beating(trial):
-            values = patiently(lambda: suggest(trial, claims.terms.space))
+            # Not patiently: a value that the database has and could not confirm would be drawn a second time.
+            values = suggest(trial, claims.terms.space)
             outcome = evaluate(trial, values, place)
-            known = patiently(lambda: trial.storage.get_trial_system_attrs(trial._trial_id))
+            known = (
+                patiently(lambda: trial.storage.get_trial_system_attrs(trial._trial_id)) if outcome.constraints else {}
+            )
             for name, value in outcome.constraints.items():
                 if f"constraints:{name}" not in known:
                     patiently(lambda name=name, value=value: trial.set_constraint(name, value))  # type: ignore[misc]
     except optuna.TrialPruned:
         claims.finish(trial, TrialState.PRUNED)
-    except (SQLAlchemyError, optuna.exceptions.StorageInternalError):
+    except AWAY:
         # The database went away while the trial ran: no fault of the trial's, which is taken up again when it is back.
         claims.give_back(trial, PATIENCE_SECONDS)
     except StorageAwayError:

@@ -78,10 +78,14 @@ class Postgres:
         raise AssertionError("postgres does not answer")
 
     def kill(self) -> None:
-        """SIGKILL the server and all of its processes."""
+        """SIGKILL the server and all of its processes, each of which leads a group of its own."""
         assert self._process is not None
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        main, children = self._process.pid, ""
+        with contextlib.suppress(OSError):
+            children = Path(f"/proc/{main}/task/{main}/children").read_text()
+        for process in (main, *map(int, children.split())):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
         self._process.wait()
 
 
