@@ -2,9 +2,10 @@
 
 That loop: torchvision's ImageFolder over the crops' files, timm's own transform for training (Pillow), a DataLoader of
 as many workers as threads with the default collation, float32, contiguous, AdamW. Same backbone, weights, batch,
-pictures and number of epochs. Rounds alternate: our trainer stops after each epoch while the others do theirs; the
-first epoch of each is left out. `bare_model` is our network on random tensors, at the same batch and precision: what no
-loading or augmentation could improve on.
+pictures and number of epochs, in a process of its own, so that it has the allocator that its user would have. Rounds
+alternate: our trainer stops after each epoch while the others do theirs; the first epoch of each is left out.
+`bare_model` is our network on random tensors, at the same batch and precision: what no loading or augmentation could
+improve on.
 
 Scoring is timed twice: with an empty cache, decoding included (`scoring`, which has the goal), and again.
 `frozen` is the training of a head alone, on stored features against running the backbone again each epoch.
@@ -13,12 +14,15 @@ Scoring is timed twice: with an empty cache, decoding included (`scoring`, which
 from __future__ import annotations
 
 import argparse
+import contextlib
+import multiprocessing
 import os
 import shutil
 import statistics
 import tempfile
 import time
 from collections.abc import Mapping
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -26,6 +30,7 @@ from unittest import mock
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from record import hand_over, hardware, refuse, say, versions
 from sklearn.metrics import roc_auc_score
 from timm.data import create_transform
@@ -36,7 +41,7 @@ from torchvision.datasets import ImageFolder
 from classifier.backbones import create
 from classifier.config import DetectorConfig
 from classifier.detector import Detector
-from classifier.device import autocast, pick_device, pick_precision
+from classifier.device import autocast, pick_device, pick_training_precision
 from classifier.scoring import score
 from classifier.training import train
 from faces.embedded import embedded
@@ -63,7 +68,7 @@ def main() -> None:
             early_stopping_epochs=0,
             device=options.device,
         )
-        plain, bare = _Plain(rows, config, work / "folder", options.threads), _Bare(config)
+        plain, bare = _Apart(rows, config, work / "folder", options.threads), _Bare(config)
         rates = _train(rows, config, work, plain, bare)
         ours = train(rows, config, work / "detector", work / "cache")  # finished already: its folder
         scoring, auc = _score(rows, Detector.load(ours, options.device), plain, work, options.rounds)
@@ -81,7 +86,7 @@ def main() -> None:
             "benchmark": "detector_speed",
             "settings": {name: value for name, value in vars(options).items() if name not in ("out", "manifest")},
             "data": {"manifest": str(rows.digest), "train": len(rows.select(split="train")), "val": len(_val(rows))},
-            "precision": pick_precision(config.precision, pick_device(config.device)),
+            "precision": bare.precision,
             "training": rates,
             "scoring_images_per_second": {name: round(value, 2) for name, value in scoring.items()},
             "val_auc": auc,
@@ -96,7 +101,7 @@ def main() -> None:
     )
 
 
-def _train(rows: Manifest, config: DetectorConfig, work: Path, plain: _Plain, bare: _Bare) -> dict[str, Any]:
+def _train(rows: Manifest, config: DetectorConfig, work: Path, plain: _Apart, bare: _Bare) -> dict[str, Any]:
     """Images/s of all sides, from the second epoch on, in turns."""
     rounds: dict[str, list[float]] = {"ours": [], "plain": [], "bare_model": []}
 
@@ -121,7 +126,7 @@ def _train(rows: Manifest, config: DetectorConfig, work: Path, plain: _Plain, ba
 
 
 def _score(
-    rows: Manifest, detector: Detector, plain: _Plain, work: Path, rounds: int
+    rows: Manifest, detector: Detector, plain: _Apart, work: Path, rounds: int
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Images/s of scoring val, medians over alternating rounds, and the AUC that each side reaches."""
     val = _val(rows)
@@ -223,6 +228,38 @@ class _Plain:
         return (labels == index).long()
 
 
+class _Apart:
+    """`_Plain` in a process of its own, which waits while it is not asked."""
+
+    def __init__(self, rows: Manifest, config: DetectorConfig, folder: Path, threads: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pipe, other = context.Pipe()
+        context.Process(target=_serve_plain, args=(other, rows, config, folder, threads)).start()
+        other.close()
+        self.targets: NDArray[np.int64] = self.pipe.recv()
+
+    def epoch(self) -> tuple[int, float]:
+        """See `_Plain.epoch`."""
+        return tuple(self._ask("epoch"))
+
+    def score(self) -> list[float]:
+        """See `_Plain.score`."""
+        return list(self._ask("score"))
+
+    def _ask(self, name: str) -> Any:
+        self.pipe.send(name)
+        return self.pipe.recv()
+
+
+def _serve_plain(pipe: Connection, rows: Manifest, config: DetectorConfig, folder: Path, threads: int) -> None:
+    torch.set_num_threads(threads)
+    plain = _Plain(rows, config, folder, threads)
+    pipe.send(plain.targets)
+    with contextlib.suppress(EOFError):  # the other side ended
+        while True:
+            pipe.send(getattr(plain, pipe.recv())())
+
+
 class _Bare:
     """Our network and optimizer on random tensors that lie ready."""
 
@@ -231,8 +268,8 @@ class _Bare:
     def __init__(self, config: DetectorConfig) -> None:
         self.config = config
         self.device = pick_device(config.device)
-        self.precision = pick_precision(config.precision, self.device)
         self.network = Detector.create(config).module.to(self.device).train()
+        self.precision = pick_training_precision(config.precision, self.device, self.network)
         self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=1e-6)
         shape = (config.batch_size, 3, config.image_size, config.image_size)
         images = torch.randn(shape, generator=torch.Generator().manual_seed(0))

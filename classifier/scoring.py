@@ -14,6 +14,7 @@ from tqdm import tqdm
 from classifier.calibration import probabilities
 from classifier.device import autocast, pick_precision
 from classifier.ensemble import FaceModel
+from faces.allocation import keep_freed_memory
 from faces.loading import Crops, load_crops
 from faces.manifest import Manifest
 
@@ -47,6 +48,7 @@ def logits(
     detector: FaceModel, crops: Crops, rows: NDArray[np.int64], batch_size: int = BATCH_SIZE, precision: str = "32"
 ) -> NDArray[np.float32]:
     """[len(rows)] uncalibrated logits of "fake" for those rows of the crops, in eval mode."""
+    keep_freed_memory()
     device = detector.mean.device
     precision = pick_precision(precision, device)
     result = np.empty(len(rows), dtype=np.float32)

@@ -29,7 +29,7 @@ from classifier.balance import class_weights, epoch_order, paired_parts, parents
 from classifier.calibration import fit_temperature, fit_threshold, probabilities
 from classifier.config import DetectorConfig, differences
 from classifier.detector import Detector, read_description, write_json
-from classifier.device import autocast, pick_device, pick_precision
+from classifier.device import autocast, pick_device, pick_training_precision
 from classifier.features import frozen_features
 from classifier.finetuning import prepare
 from classifier.forensics import ForensicNetwork, backbone_of
@@ -37,6 +37,7 @@ from classifier.interruption import deferred_interrupt
 from classifier.optimisation import averaged, optimizer, schedule, set_learning_rate
 from classifier.progress import Progress, read_state, write_state
 from classifier.scoring import BATCH_SIZE, logits
+from faces.allocation import keep_freed_memory
 from faces.augmentation import augment
 from faces.errors import UserError
 from faces.loading import Crops, load_crops
@@ -84,11 +85,11 @@ class _Job:
     """The state of one training and the steps that move it on."""
 
     def __init__(self, manifest: Manifest, config: DetectorConfig, out: Path, cache: Path, report: Report) -> None:
+        keep_freed_memory()
         out.mkdir(parents=True, exist_ok=True)
         self.config, self.out, self.cache, self.report = config, out, cache, report
         self.digest = manifest.digest
         self.device = pick_device(config.device)
-        self.precision = pick_precision(config.precision, self.device)
         # In the order of their hashes, so that the order of the manifest's rows does not matter.
         rows = manifest.select(split=["train", "val"])
         by_hash = rows.rows.sort_values(["sha256", "dataset", "label"], kind="stable").reset_index(drop=True)
@@ -106,6 +107,7 @@ class _Job:
         self.detector = Detector.create(config if state is None else config.model_copy(update={"weights": "none"}))
         self.detector.config = config
         self.detector.to(self.device)
+        self.precision = pick_training_precision(config.precision, self.device, self.detector.module)
         self.optimizer = optimizer(self.detector.module, config.learning_rate, config.weight_decay, config.layer_decay)
         self.ema = averaged(self.detector.module, config.ema_decay) if config.ema_decay else None
         self.progress = Progress()
@@ -310,7 +312,7 @@ class _Job:
             if self.ema is not None:
                 self.detector.module = self.ema.module
             if self.features is None:
-                return logits(self.detector, self.crops, self.val_rows, precision=self.precision)
+                return logits(self.detector, self.crops, self.val_rows, precision=self.config.precision)
             return self._stored_logits()
         finally:
             self.detector.module = module

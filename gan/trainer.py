@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from faces.allocation import keep_freed_memory
 from faces.errors import UserError
 from gan import augmentation
 from gan.augmentation import Rows
@@ -59,6 +60,7 @@ class Trainer:
     """
 
     def __init__(self, config: GanConfig, device: torch.device | Team, label_shares: Tensor | None = None) -> None:
+        keep_freed_memory()
         assert config.batch_size is not None
         assert config.learning_rate is not None
         assert config.z_width is not None

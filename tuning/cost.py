@@ -14,7 +14,8 @@ from pydantic import ValidationError
 from classifier.backbones import head, pooled
 from classifier.config import DetectorConfig
 from classifier.detector import Detector
-from classifier.device import autocast, pick_device, pick_precision
+from classifier.device import autocast, pick_device, pick_training_precision
+from faces.allocation import keep_freed_memory
 from tuning.config import StudyConfig
 from tuning.space import Choice, Range
 from tuning.trial import TrialSpec
@@ -62,9 +63,10 @@ _SCALE = ("epochs", "frozen_epochs", "batch_size", "image_size")
 
 def step_seconds(config: DetectorConfig, *, frozen: bool) -> float:
     """One step on noise, the second of two: the first one warms up."""
+    keep_freed_memory()
     device = pick_device(config.device)
     detector = Detector.create(config).to(device)
-    module, precision = detector.module, pick_precision(config.precision, device)
+    module, precision = detector.module, pick_training_precision(config.precision, device, detector.module)
     module.requires_grad_(not frozen)
     head(module).requires_grad_(True)
     module.train(not frozen)

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from classifier.config import DetectorConfig
 from classifier.detector import CONFIG, WEIGHTS, Detector
-from classifier.device import autocast, pick_device, pick_precision
+from classifier.device import autocast, pick_device, pick_precision, pick_training_precision
 from faces.errors import UserError
 
 Small = Callable[..., DetectorConfig]
@@ -126,3 +127,12 @@ def test_bf16_only_where_the_cpu_multiplies_it(
     assert pick_precision("32", torch.device("cpu")) == "32"
     with autocast(torch.device("cpu"), precision):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == (torch.bfloat16 if precision == "bf16" else torch.float32)
+
+
+def test_strided_depthwise_convolutions_train_in_float32_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    cpu, wide = torch.device("cpu"), nn.Conv2d(8, 8, 3, stride=2)
+    depthwise, unstrided = nn.Conv2d(8, 8, 3, stride=2, groups=8), nn.Conv2d(8, 8, 3, groups=8)
+    assert pick_training_precision("auto", cpu, nn.Sequential(wide, depthwise)) == "32"
+    assert pick_training_precision("auto", cpu, nn.Sequential(wide, unstrided)) == "bf16"
+    assert pick_training_precision("bf16", cpu, depthwise) == "bf16"
