@@ -69,10 +69,10 @@ class Discriminator(nn.Module):
             float32 [B].
         """
         x = self.blocks(self.from_rgb(pictures.contiguous(memory_format=torch.channels_last)))
+        x = self.last(minibatch_deviation(x.to(self.logit.weight.dtype), GROUP_SIZE))
         # The end is small, and a loss on bfloat16's 8 bits is coarse: finish in the weights' precision.
         with torch.autocast(x.device.type, enabled=False):
-            x = self.last(minibatch_deviation(x.to(self.logit.weight.dtype), GROUP_SIZE))
-            seen = self.hidden(x.flatten(1))
+            seen = self.hidden(x.to(self.logit.weight.dtype).flatten(1))
             logits: Tensor = self.logit(seen).squeeze(1)
             if self.label_directions is not None and labels is not None:
                 agreement = (seen * self.label_directions[labels]).sum(dim=1) / math.sqrt(seen.shape[1])

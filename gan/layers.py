@@ -39,7 +39,8 @@ class Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: [B, inputs] -> [B, outputs]."""
-        y = F.linear(x, self.weight * self.gain, self.bias * self.rate)
+        # The gain goes to the input: the weights can be a thousand times as many.
+        y = F.linear(x * self.gain, self.weight, self.bias * self.rate)
         return F.leaky_relu(y, LEAK) * GAIN if self.activate else y
 
 

@@ -21,7 +21,7 @@ from faces.errors import UserError
 from gan import augmentation
 from gan.augmentation import Rows
 from gan.config import GanConfig
-from gan.device import autocast
+from gan.device import autocast, keep_freed_memory
 from gan.discriminator import GROUP_SIZE, Discriminator
 from gan.generator import Generator, mix_styles
 from gan.losses import LOSSES, gradient_penalty, share_on_real_side
@@ -69,6 +69,8 @@ class Trainer:
         assert config.noise_inputs is not None
         team = device if isinstance(device, Team) else Team(device)
         self.config, self.team, self.device = config, team, team.device
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self.batch_size, self.gamma = config.batch_size, config.gamma
         shares = team.size * config.accumulate
         if self.batch_size % (GROUP_SIZE * shares):
