@@ -1,7 +1,8 @@
 """What adaptive discriminator augmentation (ADA) gives on 400 faces: on against off, equal wall-clock time.
 
 Samples are compared with 400 other faces, which no training saw: a generator that repeats its 400 gains nothing by it.
-Otherwise as in `generator_quality.py`.
+Otherwise as in `generator_quality.py`. Beside the distances stands what explains them: ADA's strength p over time, the
+discriminator's sign r_t by which it is steered, and how often each face was shown (epochs).
 """
 
 from __future__ import annotations

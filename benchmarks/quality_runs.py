@@ -28,10 +28,10 @@ from faces.loading import Crops, load_crops
 from faces.manifest import Manifest
 from gan.config import GanConfig
 from gan.distances import frechet_distance, kernel_distance
+from gan.feeding import picture_indices
 from gan.quality import of_pictures
 from gan.sampling import render
 from gan.trainer import Trainer
-from gan.training import picture_indices
 
 Pictures = NDArray[np.uint8]  # [N, S, S, 3]
 
@@ -106,6 +106,7 @@ class _Player:
     sample: Callable[[int], Pictures]  # so many, at psi 1
     batch_size: int
     parameters: tuple[int, int]
+    augmentation: Callable[[], dict[str, float]] = dict  # how ADA stands, for a point of the curve
 
 
 def play(run: Run, folder: Path) -> None:
@@ -140,6 +141,8 @@ def play(run: Run, folder: Path) -> None:
                 "kd_lite0": kernel.mean,
                 "kd_lite0_sd": kernel.sd,
                 "fd_lite0": frechet_distance(real.stage, fake.stage),
+                "epochs": round(steps * player.batch_size / len(train), 1),
+                **player.augmentation(),
             }
         )
         say(f"{run.name}: {json.dumps(curve[-1])}")
@@ -176,8 +179,19 @@ def _ours(run: Run) -> _Player:
         trainer.averaged.set_w_average()
         return render(trainer.averaged, range(count), 1.0)
 
+    signs: list[Tensor] = []
+
+    def step(pictures: Tensor) -> None:
+        signs.append(trainer.step(pictures)["ada_overfitting"])
+
+    def augmentation() -> dict[str, float]:
+        mean = torch.stack(signs).mean().item()
+        signs.clear()
+        # r_t of equation 1, the mean since the last point, which ADA steers to its target.
+        return {"ada_probability": trainer.probability, "ada_overfitting": mean}
+
     counts = (_count(trainer.generator), _count(trainer.discriminator))
-    return _Player(trainer.step, sample, trainer.batch_size, counts)
+    return _Player(step, sample, trainer.batch_size, counts, augmentation)
 
 
 def _peer(run: Run, size: int, folder: Path) -> _Player:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from faces.errors import UserError
 
 
 class Preset(NamedTuple):
@@ -158,3 +162,19 @@ class GanConfig(BaseModel):
     def channels(self) -> dict[int, int]:
         """Resolution -> channels, of the generator and of the discriminator."""
         return PRESETS[self.preset].channels(self.image_size)
+
+
+def refuse_changes(before: Mapping[str, Any], config: GanConfig, out: Path) -> None:
+    """Compare with the configuration that a job in `out` was begun with, as a state holds it.
+
+    Raises:
+        UserError: a field differs that may not.
+    """
+    now = config.model_dump(mode="json")
+    for name, field in GanConfig.model_fields.items():
+        then = before.get(name, field.default)  # an older version knew fewer settings
+        if name not in FREE_FIELDS and then != now[name]:
+            raise UserError(
+                f"{out} was begun with {name} {then}, not {now[name]}:"
+                " give that value to resume, or another folder to start anew"
+            )

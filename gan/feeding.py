@@ -1,4 +1,4 @@
-"""Faces on their way to the device: from the memory map batch by batch, or resident there where they fit."""
+"""Faces on their way to the device: in which order, from the memory map batch by batch or resident where they fit."""
 
 from __future__ import annotations
 
@@ -16,6 +16,17 @@ RESIDENT_SHARE = 0.25
 _CHUNK = 1024
 
 Feeder = Callable[[NDArray[np.int64]], Tensor]
+
+
+def picture_indices(seed: int, start: int, count: int, faces: int) -> NDArray[np.int64]:
+    """Which faces stand at places `start` ... `start + count - 1` of an endless shuffled sequence.
+
+    Every `faces` places hold each face once. The sequence is a function of the seed, so nothing has to be remembered.
+    """
+    places = np.arange(start, start + count)
+    epochs = places // faces
+    orders = {epoch: np.random.default_rng((seed, int(epoch))).permutation(faces) for epoch in np.unique(epochs)}
+    return np.array([orders[epoch][place % faces] for epoch, place in zip(epochs, places, strict=True)], np.int64)
 
 
 def feeder(crops: Crops, device: torch.device, *, resident: bool | None = None) -> Feeder:

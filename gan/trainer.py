@@ -1,44 +1,32 @@
 """One step of the game between generator and discriminator, and everything that must survive a restart.
 
-The random numbers of step n are drawn from generators seeded by (seed, n, what they are for) alone, and for the whole
-batch, whoever computes which rows of it. A state therefore needs no random states, a resumed job continues exactly as
-if it had never stopped, and neither micro-batches nor several processes change what is computed beyond rounding.
+A state needs no random states (see `gan.material`): a resumed job continues exactly as if it had never stopped.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from faces.allocation import keep_freed_memory
 from faces.errors import UserError
 from gan import augmentation
-from gan.augmentation import Rows
 from gan.config import GanConfig
 from gan.device import autocast, keep_freed_memory
 from gan.discriminator import GROUP_SIZE, Discriminator
-from gan.generator import Generator, mix_styles
+from gan.generator import Generator
 from gan.losses import LOSSES, gradient_penalty, share_on_real_side
+from gan.material import Material, Part
 from gan.parallel import Team
+from gan.seeding import FORGED, PAIRED, SHOWN, seeded
 
 # Steps between two adjustments of ADA's probability (Karras et al. 2020, section 3).
 ADA_EVERY = 4
-# What the random numbers of a step are for: each has a stream of its own.
-FLIPS, LATENTS, SHOWN, FORGED, PAIRED = range(5)
-
-
-class _Part(NamedTuple):
-    """A micro-batch: rows `start` ... `start + len(real) - 1` of the step's batch."""
-
-    start: int
-    real: Tensor
-    labels: Tensor | None
 
 
 class Trainer:
@@ -82,7 +70,7 @@ class Trainer:
         first = team.rank * config.accumulate * self.part_size
         self.rows = slice(first, first + config.accumulate * self.part_size)
         labels = 0 if label_shares is None else len(label_shares)
-        with _seeded(config.seed):
+        with seeded(config.seed):
             generator = Generator(
                 config.image_size,
                 config.channels,
@@ -128,10 +116,11 @@ class Trainer:
             Losses and mean logits of the whole batch, detached scalars on the device.
         """
         self._weigh_labels()
-        parts = list(self._parts(pictures, labels))
-        fakes = [self._forge(part, learns=len(parts) == 1) for part in parts]
-        judged = self._train_discriminator(parts, fakes)
-        rivals = self._train_generator(parts, fakes if len(parts) == 1 else None)
+        material = Material(self.config, self.device, self.rows, self.part_size, self.steps, self.probability)
+        parts = list(material.parts(pictures, labels))
+        fakes = [self._forge(material, part, learns=len(parts) == 1) for part in parts]
+        judged = self._train_discriminator(material, parts, fakes)
+        rivals = self._train_generator(material, parts, fakes if len(parts) == 1 else None)
         metrics = self._metrics(self.team.gather(torch.cat([judged, rivals])))
         self.steps += 1
         self._average()
@@ -150,7 +139,7 @@ class Trainer:
     def _penalises(self) -> bool:
         return bool(self.gamma) and self.steps % self.config.penalty_every == 0
 
-    def _train_discriminator(self, parts: list[_Part], fakes: list[Tensor]) -> Tensor:
+    def _train_discriminator(self, material: Material, parts: list[Part], fakes: list[Tensor]) -> Tensor:
         """Update the discriminator; its logits at reals and fakes, and their penalties where due: [2 or 3, b]."""
         loss_of, _, penalise_fakes = LOSSES[self.config.loss]
         shown: list[Tensor] = []
@@ -160,7 +149,7 @@ class Trainer:
             # One pass over both: minibatch deviation groups neighbours, so reals and fakes never share a group.
             both = torch.cat([part.real, fake.detach()])
             with torch.no_grad():
-                shown.append(self._augment(both, SHOWN, part.start, part.start + self.batch_size))
+                shown.append(material.augment(both, SHOWN, part.start, part.start + self.batch_size))
             with autocast(self.device, self.config.precision):
                 judged = self._discriminate(shown[-1], _twice(part.labels)).view(2, -1)
             _backward(loss_of(judged[0], judged[1]) / len(parts))
@@ -190,20 +179,20 @@ class Trainer:
     def _judge(self, labels: Tensor | None) -> Callable[[Tensor], Tensor]:
         return lambda pictures: self.discriminator(pictures, labels)
 
-    def _train_generator(self, parts: list[_Part], fakes: list[Tensor] | None) -> Tensor:
+    def _train_generator(self, material: Material, parts: list[Part], fakes: list[Tensor] | None) -> Tensor:
         """Update the generator, on fakes forged anew if none are given; its logits at reals and fakes: [2, b]."""
         _, loss_of, relativistic = LOSSES[self.config.loss]
         self.discriminator.requires_grad_(False)
         logits: list[Tensor] = []
         self.generator_optimiser.zero_grad(set_to_none=True)
         for index, part in enumerate(parts):
-            fake = fakes[index] if fakes else self._forge(part, learns=True)
+            fake = fakes[index] if fakes else self._forge(material, part, learns=True)
             with autocast(self.device, self.config.precision):
-                of_fake = self._discriminate(self._augment(fake, FORGED, part.start), part.labels)
+                of_fake = self._discriminate(material.augment(fake, FORGED, part.start), part.labels)
                 of_real = of_fake.detach()
                 if relativistic:
                     with torch.no_grad():
-                        of_real = self._discriminate(self._augment(part.real, PAIRED, part.start), part.labels)
+                        of_real = self._discriminate(material.augment(part.real, PAIRED, part.start), part.labels)
             _backward(loss_of(of_real, of_fake) / len(parts))
             logits.append(torch.stack([of_real, of_fake.detach()]))
         self._update(self.generator_optimiser, self.generator)
@@ -227,54 +216,11 @@ class Trainer:
             metrics["penalty"] = penalties[0].mean()
         return metrics
 
-    def _parts(self, pictures: Tensor, labels: Tensor | None) -> Iterator[_Part]:
-        """Micro-batches of float32 pictures in [-1, 1] on the device, half of them mirrored."""
-        real = pictures.to(self.device, non_blocking=True).float() / 127.5 - 1.0
-        if self.config.flip:
-            random = self._random(FLIPS)
-            mirror = (torch.rand(self.batch_size, generator=random, device=self.device) < 0.5)[self.rows]
-            real = torch.where(mirror[:, None, None, None], real.flip(3), real)
-        if labels is not None:
-            labels = labels.to(self.device)
-        for start in range(0, len(real), self.part_size):
-            own = slice(start, start + self.part_size)
-            yield _Part(self.rows.start + start, real[own], None if labels is None else labels[own])
-
-    def _forge(self, part: _Part, *, learns: bool) -> Tensor:
+    def _forge(self, material: Material, part: Part, *, learns: bool) -> Tensor:
         """A part's fakes. Both players train on the same ones, which saves a pass where the graph can be kept."""
-        network, count = self.generator, self.batch_size
-        random, rows = self._random(LATENTS), slice(part.start, part.start + self.part_size)
-
-        def normal(width: int) -> Tensor:
-            return torch.randn(count, width, generator=random, device=self.device)[rows]
-
-        layers = network.layer_count
-        z = normal(network.z_width)
         with nullcontext() if learns else torch.no_grad(), autocast(self.device, self.config.precision):
-            w = network.labelled(network.mapping(z), part.labels)
-            if self.config.style_mixing:
-                other = network.labelled(network.mapping(normal(network.z_width)), part.labels)
-                mixed = torch.rand(count, generator=random, device=self.device) < self.config.style_mixing
-                crossover = torch.randint(1, layers, (count,), generator=random, device=self.device)
-                ws = mix_styles(w, other, torch.where(mixed, crossover, layers)[rows], layers)
-            else:
-                ws = w[:, None].expand(-1, layers, -1)
-            fake: Tensor = self._synthesise(ws, normal(network.noise_count) if network.noise_inputs else None)
+            fake: Tensor = self._synthesise(*material.latents(self.generator, part))
             return fake
-
-    def _augment(self, pictures: Tensor, purpose: int, *starts: int) -> Tensor:
-        """Augment runs of the step's batch that begin at `starts`, each `part_size` long."""
-        if self.config.augment == "none":
-            return pictures
-        random, rows = self._random(purpose), None
-        total = len(starts) * self.batch_size
-        if len(pictures) < total:
-            picked = [torch.arange(start, start + self.part_size, device=self.device) for start in starts]
-            rows = Rows(torch.cat(picked), total)
-        with torch.autocast(self.device.type, enabled=False):
-            if self.config.augment == "ada":
-                return augmentation.adaptive(pictures, self.probability, random, rows)
-            return augmentation.diffaugment(pictures, random, rows)
 
     def _weigh_labels(self) -> None:
         """Blend the labels in: with them from the start, few pictures make it collapse (Shahbazi et al. 2022)."""
@@ -294,9 +240,6 @@ class Trainer:
     def _update(self, optimiser: torch.optim.Optimizer, network: nn.Module) -> None:
         self.team.average_gradients(network.parameters())
         optimiser.step()
-
-    def _random(self, purpose: int) -> torch.Generator:
-        return torch.Generator(self.device).manual_seed(derived_seed(self.config.seed, self.steps, purpose))
 
     def is_finite(self) -> bool:
         """Whether every weight of both networks is a number."""
@@ -332,11 +275,6 @@ def _twice(labels: Tensor | None) -> Tensor | None:
     return None if labels is None else torch.cat([labels, labels])
 
 
-def derived_seed(*entropy: int) -> int:
-    """A 63-bit seed from a few integers, such that neighbours give unrelated streams (NumPy's SeedSequence)."""
-    return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
 def _adam(network: nn.Module, learning_rate: float, lazy: float) -> torch.optim.Adam:
     return torch.optim.Adam(
         network.parameters(), lr=learning_rate * lazy, betas=(0.0, 0.99**lazy), eps=1e-8, fused=True
@@ -345,17 +283,3 @@ def _adam(network: nn.Module, learning_rate: float, lazy: float) -> torch.optim.
 
 def _placed(network: Any, device: torch.device) -> Any:
     return network.to(device).to(memory_format=torch.channels_last)
-
-
-class _seeded:  # noqa: N801, a context manager reads as a verb
-    """Initialise weights from a seed, and leave torch's global generator as it was: nn.Parameter takes no generator."""
-
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
-
-    def __enter__(self) -> None:
-        self.before = torch.get_rng_state()
-        torch.manual_seed(derived_seed(self.seed))
-
-    def __exit__(self, *_: object) -> None:
-        torch.set_rng_state(self.before)

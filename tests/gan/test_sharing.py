@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-import gan.training
+import gan.job
 from faces.errors import UserError
 from faces.loading import load_crops
 from faces.manifest import Manifest
@@ -99,12 +99,13 @@ SCRIPT = """
 import json, sys
 from pathlib import Path
 import torch
+import gan.job
 import gan.training
 from faces.manifest import Manifest
 from gan.config import GanConfig
 from gan.parallel import assemble
 
-class Kept(gan.training.Trainer):
+class Kept(gan.job.Trainer):
     def __init__(self, *arguments):
         super().__init__(*arguments)
         for optimiser in (self.generator_optimiser, self.discriminator_optimiser):
@@ -112,7 +113,7 @@ class Kept(gan.training.Trainer):
         kept.append(self)
 
 kept, seen = [], []
-gan.training.Trainer, gan.training.REPORT_EVERY_IMAGES = Kept, 1
+gan.job.Trainer, gan.job.REPORT_EVERY_IMAGES = Kept, 1
 faces, config, out, cache, devices = sys.argv[1:]
 config, out, faces = GanConfig.model_validate_json(config), Path(out), Manifest.read(faces)
 team = assemble("cpu", int(devices))
@@ -130,7 +131,7 @@ if team.leads:
 def test_two_processes_equal_one(
     started_by: str, blobs: Manifest, cache: Path, smallest: GanConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gan.training, "REPORT_EVERY_IMAGES", 1)
+    monkeypatch.setattr(gan.job, "REPORT_EVERY_IMAGES", 1)
     config = smallest.model_copy(update={"batch_size": 16, "kimg": 0.096, "precision": "float32"})
     script = tmp_path / "job.py"
     script.write_text(SCRIPT)
@@ -149,7 +150,7 @@ def test_two_processes_equal_one(
             super().__init__(*arguments)
             without_amplification(self)
 
-    monkeypatch.setattr(gan.training, "Trainer", Tame)
+    monkeypatch.setattr(gan.job, "Trainer", Tame)
     train(blobs, config, tmp_path / "alone", cache, lambda metrics, step: alone.append((step, metrics)))
     together: list[tuple[int, dict[str, float]]] = json.loads((tmp_path / "seen.json").read_text())
     assert [step for step, _ in together] == [step for step, _ in alone] == list(range(16, 97, 16))
