@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import sys
 from contextlib import AbstractContextManager
 
 import torch
@@ -39,25 +37,6 @@ def has_fast_bfloat16(device: torch.device) -> bool:
         return False
     capabilities = torch.cpu.get_capabilities()
     return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
-
-
-def keep_freed_memory() -> bool:
-    """Let this process keep what it frees, for the next step asks for the same again.
-
-    The C library gives large blocks back to the system, which fills every page with zeros before it hands it out again:
-    a tenth of a training step on a CPU. What the process holds at most stays what it was, within a few per cent.
-
-    Returns:
-        Whether the C library has these two dials (glibc has).
-    """
-    if not sys.platform.startswith("linux"):
-        return False
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):  # another C library, such as musl
-        return False
-    # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of malloc.h: blocks up to 1 GiB are kept, and up to 2 GiB of them.
-    return bool(mallopt(-3, 1 << 30)) and bool(mallopt(-1, (1 << 31) - 1))
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:

@@ -17,7 +17,7 @@ from faces.allocation import keep_freed_memory
 from faces.errors import UserError
 from gan import augmentation
 from gan.config import GanConfig
-from gan.device import autocast, keep_freed_memory
+from gan.device import autocast
 from gan.discriminator import GROUP_SIZE, Discriminator
 from gan.generator import Generator
 from gan.losses import LOSSES, gradient_penalty, share_on_real_side
@@ -48,7 +48,6 @@ class Trainer:
     """
 
     def __init__(self, config: GanConfig, device: torch.device | Team, label_shares: Tensor | None = None) -> None:
-        keep_freed_memory()
         assert config.batch_size is not None
         assert config.learning_rate is not None
         assert config.z_width is not None
