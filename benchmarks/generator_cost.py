@@ -120,6 +120,7 @@ def _largest_growth(table: dict[str, dict[str, float]]) -> float | None:
 
 def _plot(table: dict[str, dict[str, float]], sampling: dict[str, float], path: Path, title: str) -> None:
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator
 
     figure = Figure(figsize=(9.0, 4.2), dpi=100, layout="constrained")
     training, samples = figure.subplots(1, 2)
@@ -137,6 +138,7 @@ def _plot(table: dict[str, dict[str, float]], sampling: dict[str, float], path: 
     for axes in (training, samples):
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
+        axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter("{x:g}")
         axes.set_xticks(sizes, [str(size) for size in sizes])

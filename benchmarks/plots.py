@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 
 def curves(results: Mapping[str, Mapping[str, Any]], measure: str, path: Path, title: str) -> None:
@@ -25,7 +26,15 @@ def curves(results: Mapping[str, Mapping[str, Any]], measure: str, path: Path, t
             markersize=3,
             label=arm if seed == "0" else None,
         )
-    axes.set(xlabel="minutes of training", ylabel=measure, title=title, ylim=(0, None))
+    axes.set(xlabel="minutes of training", ylabel=measure, title=title)
+    values = [point[measure] for result in results.values() for point in result["curve"]]
+    if max(values) > 5 * min(values) > 0:  # on one scale the lower ones could not be told apart
+        axes.set_yscale("log")
+        axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("{x:g}")
+    else:
+        axes.set_ylim(0, None)
     axes.legend()
-    axes.grid(alpha=0.3)
+    axes.grid(which="both", alpha=0.3)
     figure.savefig(path, dpi=110)

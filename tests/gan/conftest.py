@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from faces.manifest import Manifest
-from gan.config import GanConfig
+from gan.config import PRESETS, GanConfig
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -106,6 +106,12 @@ SMALLEST = GanConfig(
 def smallest() -> GanConfig:
     """Ten steps of a network for 16 pixels, in which ADA's probability rises and penalties are due twice or more."""
     return SMALLEST
+
+
+@pytest.fixture
+def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A quarter of the preset's channels, for what takes hundreds of steps to see: they take a third of the time."""
+    monkeypatch.setitem(PRESETS, "tiny", PRESETS["tiny"]._replace(channel_max=16))
 
 
 @pytest.fixture(scope="session")

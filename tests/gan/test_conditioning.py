@@ -152,6 +152,7 @@ def test_conditional_job_keeps_its_labels_and_resumes(
     assert load_state(tmp_path / "one" / "training.pt")["trainer"]["discriminator"]["label_directions"].abs().sum() > 0
 
 
+@pytest.mark.usefixtures("narrow")
 def test_samples_obey_their_label_and_do_not_collapse(smallest: GanConfig) -> None:
     """Reds and blues of many strengths: each label gets its colour, and no label a single picture."""
     ramp = {"condition": "dataset", "condition_start_kimg": 0.4, "condition_end_kimg": 1.0, "ema_kimg": 0.3}

@@ -297,6 +297,7 @@ def test_every_epoch_shows_every_face_once() -> None:
     assert (picture_indices(3, 17, 8, 10) == order.reshape(-1)[17:25]).all()
 
 
+@pytest.mark.usefixtures("narrow")
 def test_it_learns(blobs: Manifest, cache: Path, smallest: GanConfig, tmp_path: Path) -> None:
     """After a thousand pictures the mean sample is nearer to the mean face than before."""
     config = smallest.model_copy(update={"augment": "none", "kimg": 1.0, "checkpoint_every_seconds": 1000.0})
