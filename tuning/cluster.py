@@ -52,7 +52,10 @@ def run_on_cluster(
     pending = [task.remote(storage, study.study_name) for _ in range(workers)]
     done = len(finished(patiently(lambda: study.get_trials(deepcopy=False))))
     try:
-        with tqdm(total=total, initial=done, desc=study.study_name, unit="trial", file=sys.stderr) as bar:
+        often = 0.5 if sys.stderr.isatty() else 15
+        with tqdm(
+            total=total, initial=done, desc=study.study_name, unit="trial", file=sys.stderr, mininterval=often
+        ) as bar:
             while pending:
                 ready, pending = ray.wait(pending, timeout=1)
                 bar.update(len(finished(patiently(lambda: study.get_trials(deepcopy=False)))) - bar.n)

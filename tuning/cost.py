@@ -98,11 +98,16 @@ def described(space: Mapping[str, Range | Choice]) -> list[dict[str, str]]:
         when = [
             f"{parent} is {' or '.join(map(str, wanted))}"
             if isinstance(wanted, tuple)
-            else f"{parent} in [{wanted.low}, {wanted.high}]"
+            else _bounded(parent, wanted.low, wanted.high)
             for parent, wanted in values.when.items()
         ]
         rows.append({"parameter": name, "values": text, "exists when": " and ".join(when)})
     return rows
+
+
+def _bounded(name: str, low: float | None, high: float | None) -> str:
+    """`2 <= epochs <= 5`, with the bounds that there are."""
+    return (f"{low:g} <= " if low is not None else "") + name + (f" <= {high:g}" if high is not None else "")
 
 
 def _middle(values: Range | Choice | None, otherwise: float) -> float:

@@ -153,6 +153,7 @@ def _run(
             desc=study.study_name,
             unit="trial",
             file=sys.stderr,
+            mininterval=0.5 if sys.stderr.isatty() else 15,
         ) as bar:
 
             def after(trials: Sequence[FrozenTrial]) -> None:

@@ -178,7 +178,10 @@ def supervise(
     restarts = 0
     try:
         done = len(finished(patiently(lambda: study.get_trials(deepcopy=False))))
-        with tqdm(total=total, initial=done, desc=study.study_name, unit="trial", file=sys.stderr) as bar:
+        often = 0.5 if sys.stderr.isatty() else 15
+        with tqdm(
+            total=total, initial=done, desc=study.study_name, unit="trial", file=sys.stderr, mininterval=often
+        ) as bar:
             while any(process.poll() is None for process in processes):
                 time.sleep(0.5)
                 done = len(finished(patiently(lambda: study.get_trials(deepcopy=False))))
