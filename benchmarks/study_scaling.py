@@ -2,7 +2,7 @@
 
 A trial sleeps (the training stands still, so that two cores can stand in for a cluster), a quarter more or less than is
 said, as trials do; everything else is what a real worker does: places claimed under the lock, parameters drawn and
-stored, heartbeats, results told. All workers begin at once. The share of ideal throughput is the time that the workers
+stored, heartbeats, results told. All workers begin at once, when all are up. The share of ideal throughput is the time that the workers
 slept in trials, divided by the time from the common beginning to the end of each one's last trial: what is missing was
 spent on the study itself. (A fixed total leaves some idle at the very end, with any number of workers; that is not
 counted.) A study is counted as right only when every place was done exactly once. The simulated workers share this
@@ -46,24 +46,30 @@ SPACE: Space = {name: Range(low=0.0, high=1.0) for name in ("a", "b", "c", "d")}
 
 
 def worker(address: str, name: str, total: int, sleep: float, ready: Any, memory: Any) -> None:
-    """One worker whose trials sleep; all begin together."""
+    """One worker whose trials sleep; all begin together, each after a trial of a study of its own, which warms it up."""
     shelf = Shelf(address)
     with quiet_optuna():
         study = optuna.load_study(study_name=name, storage=shelf.storage())
+        rehearsal = optuna.create_study(study_name=f"{name}-{os.getpid()}", storage=shelf.storage())
 
     slept, last = 0.0, 0.0
 
-    def evaluate(_: optuna.Trial, values: dict[str, Value], place: int) -> Outcome:
+    def evaluate(trial: optuna.Trial, values: dict[str, Value], place: int) -> Outcome:
         nonlocal slept, last
         seconds = sleep * np.random.default_rng([total, place]).uniform(0.75, 1.25)
-        time.sleep(seconds)
+        if trial.study is study:
+            time.sleep(seconds)
         slept, last = slept + seconds, time.perf_counter()
         return Outcome([sum(map(float, values.values()))], attributes={"run_id": name})
 
+    def run(over: optuna.Study, trials: int) -> None:
+        config = StudyConfig(trials=trials, space=SPACE)
+        work(Claims(over, shelf, Terms(trials, "random", 0, SPACE)), config, evaluate, wait=False)
+
+    run(rehearsal, 1)
     ready.wait()
-    began = time.perf_counter()
-    claims = Claims(study, shelf, Terms(total, "random", 0, SPACE))
-    work(claims, StudyConfig(trials=total, space=SPACE), evaluate, wait=False)
+    slept, began = 0.0, time.perf_counter()
+    run(study, total)
     memory.put((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, slept, max(last - began, 0.0)))
 
 
@@ -74,7 +80,7 @@ def measure(address: str, workers: int, rounds: int, sleep: float) -> dict[str, 
         address = str(Path(address) / f"{name}.journal")
     shelf = Shelf(address)
     with quiet_optuna():
-        study = optuna.create_study(study_name=name, storage=shelf.storage(), direction="maximize")
+        optuna.create_study(study_name=name, storage=shelf.storage(), direction="maximize")
     if shelf.engine is not None:
         shelf.engine.dispose()  # forked workers must not share a connection
     context = multiprocessing.get_context("fork")
@@ -90,7 +96,7 @@ def measure(address: str, workers: int, rounds: int, sleep: float) -> dict[str, 
     for process in processes:
         process.join()
     seconds = time.perf_counter() - began
-    trials = optuna.load_study(study_name=study.study_name, storage=Shelf(address).storage()).get_trials()
+    trials = optuna.load_study(study_name=name, storage=Shelf(address).storage()).get_trials()
     done = Counter(t.user_attrs[PLACE] for t in trials if t.state == TrialState.COMPLETE)
     return {
         "workers": workers,

@@ -86,7 +86,9 @@ def _deep_copy(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _sentence(error: ErrorDetails, model: type[BaseModel], where: str) -> str:
-    location = [part for part in error["loc"] if not (isinstance(part, str) and part in ("Range", "Choice"))]
+    # Where two kinds of value are possible pydantic names the kind too, which is no key of the file.
+    kinds = re.compile(r"(Range|Choice|function-\w+\[.*\])")
+    location = [part for part in error["loc"] if not (isinstance(part, str) and kinds.fullmatch(part))]
     name = ".".join(map(str, location))
     if error["type"] == "extra_forbidden":
         known = _keys_at(model, location[:-1])

@@ -43,6 +43,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         ({"detector": {"learning_rte": 1}}, r"detector\.learning_rte .*did you mean learning_rate\?"),
         ({"study": {"trails": 3}}, r"study\.trails .*did you mean trials\?"),
         ({"study": {"space": {"psi": {"choises": [1]}}}}, r"study\.space\.psi"),
+        ({"study": {"space": {"psi": {"low": 0, "high": 1, "log": True}}}}, r"^study\.space\.psi \{.*a bound above 0"),
         ({"synthetic_share": 1.4}, r"synthetic_share 1\.4: Input should be less than 1 \(here\)"),
         ({"detector": {"backbone": "resnet19"}}, r"resnet1?"),
         ({"domains": {"train": ["a"], "validation": ["a"]}}, "a domain has one part"),
