@@ -2,11 +2,12 @@
 
 A trial sleeps (the training stands still, so that two cores can stand in for a cluster), a quarter more or less than is
 said, as trials do; everything else is what a real worker does: places claimed under the lock, parameters drawn and
-stored, heartbeats, results told. All workers begin at once, when all are up. The share of ideal throughput is the time that the workers
-slept in trials, divided by the time from the common beginning to the end of each one's last trial: what is missing was
-spent on the study itself. (A fixed total leaves some idle at the very end, with any number of workers; that is not
-counted.) A study is counted as right only when every place was done exactly once. The simulated workers share this
-machine's cores with the database and each other, where those of a cluster have their own.
+stored, heartbeats, results told. All workers begin at once, when all are up and have done a trial of another study. The
+share of ideal throughput is the time that the workers slept in trials, divided by the time from the common beginning to
+the end of each one's last trial: what is missing was spent on the study itself. (A fixed total leaves some idle at the
+very end, with any number of workers; that is not counted.) A study is counted as right only when every place was done
+exactly once. The simulated workers share this machine's cores with the database and each other, where those of a
+cluster have their own.
 
     python benchmarks/study_scaling.py [--postgres URL] [--workers 1 4 16 64] [--sleep 30] [--rounds 2]
 
@@ -46,7 +47,7 @@ SPACE: Space = {name: Range(low=0.0, high=1.0) for name in ("a", "b", "c", "d")}
 
 
 def worker(address: str, name: str, total: int, sleep: float, ready: Any, memory: Any) -> None:
-    """One worker whose trials sleep; all begin together, each after a trial of a study of its own, which warms it up."""
+    """One worker whose trials sleep; all begin together, each after a trial of a study of its own, to warm up."""
     shelf = Shelf(address)
     with quiet_optuna():
         study = optuna.load_study(study_name=name, storage=shelf.storage())
