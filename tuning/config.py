@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -30,14 +31,19 @@ DEFAULT_SPACE: Space = {
 }
 
 
+def _default_pruner(given: Mapping[str, Any]) -> PrunerName:
+    """Hyperband where a trial's epochs can be judged alone: it paid in benchmarks/search_quality.py."""
+    judged = len(given.get("objectives", ())) == 1 and given.get("folds") == 1 and not given.get("constraints")
+    return "hyperband" if given.get("sampler") == "tpe" and judged else "none"
+
+
 class StudyConfig(BaseModel):
     """A search: what is searched, by which sampler, for what, and when it ends."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field("study", pattern=r"^[\w.-]+$")
-    sampler: SamplerName = "gp"
-    pruner: PrunerName = "none"
+    sampler: SamplerName = "tpe"
     seed: int = Field(0, ge=0)
     space: dict[str, Range | Choice] = DEFAULT_SPACE
     fixed: dict[str, Value] = Field(default_factory=dict, description="parameters that every trial shares")
@@ -51,6 +57,10 @@ class StudyConfig(BaseModel):
         default_factory=dict, description="upper bounds"
     )
     folds: int = Field(1, ge=1, le=20, description="1: the manifest's own val; more: cross-validation by group")
+    pruner: PrunerName = Field(
+        default_factory=_default_pruner,
+        description="by default hyperband for tpe with one objective, one fold and no constraints, or else none",
+    )
 
     trials: int = Field(20, ge=1, description="total, those of earlier launches counted in")
     hours: float | None = Field(None, gt=0, description="of trials, all workers and launches together")

@@ -8,6 +8,7 @@ import optuna
 import pytest
 
 from faces.errors import UserError
+from tuning.config import StudyConfig
 from tuning.samplers import PRUNERS, SAMPLERS, SamplerName, check_sampler, plan, pruner, sampler
 from tuning.space import Choice, Range, Space, distributions, suggest
 
@@ -105,3 +106,22 @@ def test_every_pruner_lets_the_best_trial_through(name: Any) -> None:
             study.tell(trial, quality)
     assert study.best_trial.number == 20
     assert (pruned > 0) == (name != "none")
+
+
+@pytest.mark.parametrize(
+    ("given", "pruner_name"),
+    [
+        ({}, "hyperband"),
+        ({"sampler": "gp"}, "none"),
+        ({"folds": 5}, "none"),
+        ({"objectives": ("mean_auc", "latency_ms")}, "none"),
+        ({"constraints": {"ece": 0.1}}, "none"),
+        ({"folds": 5, "pruner": "wilcoxon"}, "wilcoxon"),
+    ],
+)
+def test_trials_are_pruned_by_default_where_that_can_be_judged(given: dict[str, object], pruner_name: str) -> None:
+    config = StudyConfig.model_validate(given)
+    assert config.pruner == pruner_name
+    check_sampler(
+        config.sampler, config.space, pruned_by=config.pruner, folds=config.folds, objectives=config.objectives
+    )
