@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from tracking.models import score_model
 from tracking.runs import run as tracked_run
 from tracking.runs import test_openings
 from tracking.store import Store, open_store
-from tuning.definition import check_study
+from tuning.definition import check_study, needs_generator
 from tuning.study import StudyResult, launch
 from tuning.trial import Materials, Trained, TrialSpec
 
@@ -137,7 +137,9 @@ def execute(config: RunConfig) -> Outcome:
 
 
 def search(config: RunConfig, *, workers: int = 1, new: bool = False, cluster: str | None = None) -> StudyResult:
-    """The study of a run and what it stands on (faces, generator), without the final detectors.
+    """The study of a run and what it stands on, without the final detectors.
+
+    The generator is trained only where a trial may need one.
 
     Args:
         workers: processes of this machine, or tasks of the cluster, at a time.
@@ -150,7 +152,8 @@ def search(config: RunConfig, *, workers: int = 1, new: bool = False, cluster: s
     assert config.study is not None
     check_study(config.study, study_base(config))  # before the faces are ingested and a generator is trained
     store = open_store(config.mlruns)
-    ground = _ground(config, store, Steps(config.out / "steps", total=2), None)
+    needed = needs_generator(config.study, study_base(config))
+    ground = _ground(config, store, Steps(config.out / "steps", total=1 + needed), None, generator=needed)
     return launch(config.study, study_base(config), ground.materials, workers=workers, new=new, cluster=cluster)
 
 
@@ -160,14 +163,14 @@ def study_base(config: RunConfig) -> TrialSpec:
     return base.with_parameters(config.study_detector) if config.study_detector else base
 
 
-def _ground(config: RunConfig, store: Store, steps: Steps, parent: str | None) -> _Ground:
+def _ground(config: RunConfig, store: Store, steps: Steps, parent: str | None, *, generator: bool = True) -> _Ground:
     faces = lay_faces(config, steps)
     reduced = Manifest.read(faces.reduced)
     materials = Materials(
         reduced,
         config.domains.train,
         config.domains.validation,
-        raise_generator(config, reduced, store, steps, parent),
+        raise_generator(config, reduced, store, steps, parent) if generator else None,
         config.out,
         config.out / "cache",
         store,
@@ -183,6 +186,8 @@ def _key(kind: str, *parts: str) -> str:
 
 def _study(config: RunConfig, materials: Materials, parent: str) -> dict[str, Any]:
     assert config.study is not None
+    if not needs_generator(config.study, study_base(config)):  # the same study as that of `search`
+        materials = replace(materials, generator=None)
     result = launch(config.study, study_base(config), materials, parent)
     return {
         "name": result.name,

@@ -17,13 +17,14 @@ from pydantic import ValidationError
 
 from faces.errors import UserError
 from faces.manifest import Manifest
+from gan.balancing import BalanceConfig
 from tracking.store import open_store
 from tuning.claims import Terms
 from tuning.config import StudyConfig
 from tuning.samplers import check_sampler
-from tuning.space import Choice, Range, check_point, in_order
+from tuning.space import Choice, Range, Value, check_point, in_order
 from tuning.storage import load, names
-from tuning.trial import Materials, TrialSpec
+from tuning.trial import FORGING, Materials, TrialSpec
 
 # Settings that decide when a study ends and where it lives, but not what its trials are.
 _FREE = {"name", "trials", "hours", "patience", "retries", "keep", "warm_start", "storage", "generators"}
@@ -52,6 +53,30 @@ def prepared(config: StudyConfig, base: TrialSpec, materials: Materials) -> tupl
     """
     return check_study(config, base), replace(
         materials, generators={name: path.resolve() for name, path in config.generators.items()}
+    )
+
+
+def needs_generator(config: StudyConfig, base: TrialSpec) -> bool:
+    """Whether a trial may take synthetic faces from the generator of the run itself."""
+    base = base.with_parameters(config.fixed)
+
+    def possible(name: str, otherwise: Value) -> list[Value]:
+        points = [point[name] for point in config.enqueue if name in point]
+        match config.space.get(name):
+            case Choice(choices=choices):
+                return [*choices, *points]
+            case Range(high=high):
+                return [high, *points]
+            case None:
+                return [otherwise, *points]
+
+    return (
+        any(share and float(share) > 0 for share in possible("synthetic_share", base.synthetic_share))
+        and "" in possible("generator", base.generator)
+        and any(
+            BalanceConfig(method=str(method)).needs_generator
+            for method in possible(f"{FORGING}method", base.balancing().method)
+        )
     )
 
 

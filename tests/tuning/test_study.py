@@ -12,6 +12,7 @@ import pytest
 
 from faces.errors import UserError
 from tuning.config import StudyConfig
+from tuning.definition import needs_generator
 from tuning.space import Choice, Range, Space
 from tuning.storage import load, names
 from tuning.study import launch
@@ -162,3 +163,27 @@ def test_bad_input_is_one_sentence(
 ) -> None:
     with pytest.raises(UserError, match=sentence):
         launch(config(**changes), base, materials)
+
+
+@pytest.mark.parametrize(
+    ("changes", "needed"),
+    [
+        ({"space": RATE, "fixed": {"synthetic_share": 0.0}}, False),
+        ({"space": RATE, "fixed": {"synthetic_share": 0.5}}, True),
+        ({"space": RATE, "fixed": {"synthetic_share": 0.5, "synthetic_method": "self-blend"}}, False),
+        ({"space": RATE, "fixed": {"synthetic_share": 0.5, "generator": "other"}}, False),
+        ({"space": RATE | {"synthetic_share": {"low": 0.0, "high": 0.5}}}, True),
+        (
+            {
+                "space": RATE | {"synthetic_method": {"choices": ["self-blend", "self-blend+gan"]}},
+                "fixed": {"synthetic_share": 0.5},
+            },
+            True,
+        ),
+        ({"space": RATE, "enqueue": ({"synthetic_share": 0.4},)}, True),
+    ],
+)
+def test_a_generator_is_needed_only_where_a_trial_may_take_faces_from_it(
+    changes: dict[str, Any], needed: bool, base: TrialSpec
+) -> None:
+    assert needs_generator(config(**changes), base.with_parameters({"synthetic_share": 0.0})) is needed
