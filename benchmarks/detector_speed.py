@@ -5,7 +5,7 @@ as many workers as threads with the default collation, float32, contiguous, Adam
 pictures and number of epochs, in a process of its own, so that it has the allocator that its user would have. Rounds
 alternate: our trainer stops after each epoch while the others do theirs; the first epoch of each is left out.
 `bare_model` is our network on random tensors, at the same batch and precision: what no loading or augmentation could
-improve on.
+improve on. Steps of it and of our trainer alternate one by one, and the share is of the medians of their rates.
 
 Scoring is timed twice: with an empty cache, decoding included (`scoring`, which has the goal), and again.
 `frozen` is the training of a head alone, on stored features against running the backbone again each epoch.
@@ -42,8 +42,9 @@ from classifier.backbones import create
 from classifier.config import DetectorConfig
 from classifier.detector import Detector
 from classifier.device import autocast, pick_device, pick_training_precision
+from classifier.finetuning import prepare
 from classifier.scoring import score
-from classifier.training import train
+from classifier.training import _Job, ignore, train
 from faces.embedded import embedded
 from faces.manifest import Manifest
 
@@ -68,8 +69,9 @@ def main() -> None:
             early_stopping_epochs=0,
             device=options.device,
         )
-        plain, bare = _Apart(rows, config, work / "folder", options.threads), _Bare(config)
-        rates = _train(rows, config, work, plain, bare)
+        plain = _Apart(rows, config, work / "folder", options.threads)
+        rates = _train(rows, config, work, plain)
+        share = _share(rows, config, work)
         ours = train(rows, config, work / "detector", work / "cache")  # finished already: its folder
         scoring, auc = _score(rows, Detector.load(ours, options.device), plain, work, options.rounds)
         frozen = _frozen(rows, config, work, options.frozen_epochs)
@@ -78,7 +80,7 @@ def main() -> None:
         "scoring": scoring["ours"] / scoring["plain"],
         "scoring_again": scoring["ours_again"] / scoring["plain"],
         "auc_difference": auc["ours"] - auc["plain"],
-        "share_of_bare_model": rates["ours"]["images_per_second"] / rates["bare_model"]["images_per_second"],
+        "share_of_bare_model": share["ours"] / share["bare_model"],
         "frozen": frozen["stored"] / frozen["run_again"],
     }
     hand_over(
@@ -86,8 +88,9 @@ def main() -> None:
             "benchmark": "detector_speed",
             "settings": {name: value for name, value in vars(options).items() if name not in ("out", "manifest")},
             "data": {"manifest": str(rows.digest), "train": len(rows.select(split="train")), "val": len(_val(rows))},
-            "precision": bare.precision,
+            "precision": share.pop("precision"),
             "training": rates,
+            "step_by_step_images_per_second": share,
             "scoring_images_per_second": {name: round(value, 2) for name, value in scoring.items()},
             "val_auc": auc,
             "frozen_head_images_per_second": frozen,
@@ -101,15 +104,14 @@ def main() -> None:
     )
 
 
-def _train(rows: Manifest, config: DetectorConfig, work: Path, plain: _Apart, bare: _Bare) -> dict[str, Any]:
+def _train(rows: Manifest, config: DetectorConfig, work: Path, plain: _Apart) -> dict[str, Any]:
     """Images/s of all sides, from the second epoch on, in turns."""
-    rounds: dict[str, list[float]] = {"ours": [], "plain": [], "bare_model": []}
+    rounds: dict[str, list[float]] = {"ours": [], "plain": []}
 
     def others(metrics: Mapping[str, float], epoch: int) -> None:
         each = {"ours": metrics["images_per_second"]}  # by the trainer's own clock: neither side's holds validation
-        for name, side in (("plain", plain.epoch), ("bare_model", bare.epoch)):
-            count, seconds = side()
-            each[name] = count / seconds
+        count, seconds = plain.epoch()
+        each["plain"] = count / seconds
         if epoch > 1:
             for name, rate in each.items():
                 rounds[name].append(rate)
@@ -263,10 +265,7 @@ def _serve_plain(pipe: Connection, rows: Manifest, config: DetectorConfig, folde
 class _Bare:
     """Our network and optimizer on random tensors that lie ready."""
 
-    STEPS = 8
-
     def __init__(self, config: DetectorConfig) -> None:
-        self.config = config
         self.device = pick_device(config.device)
         self.network = Detector.create(config).module.to(self.device).train()
         self.precision = pick_training_precision(config.precision, self.device, self.network)
@@ -276,18 +275,36 @@ class _Bare:
         self.images = images.to(self.device, memory_format=torch.channels_last)
         self.targets = (torch.arange(config.batch_size, device=self.device) % 2).float()
 
-    def epoch(self) -> tuple[int, float]:
-        """Faces and seconds of a few steps."""
-        began = time.perf_counter()
-        for _ in range(self.STEPS):
-            with autocast(self.device, self.precision):
-                outputs = self.network(self.images).squeeze(1)
-            loss = F.binary_cross_entropy_with_logits(outputs.float(), self.targets)
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            self.optimizer.step()
-        _wait_for(self.device)
-        return self.STEPS * self.config.batch_size, time.perf_counter() - began
+    def step(self, count: int) -> None:
+        """One, on so many of the pictures."""
+        with autocast(self.device, self.precision):
+            outputs = self.network(self.images[:count]).squeeze(1)
+        loss = F.binary_cross_entropy_with_logits(outputs.float(), self.targets[:count])
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+
+
+def _share(rows: Manifest, config: DetectorConfig, work: Path) -> dict[str, Any]:
+    """Images/s of steps of our trainer and of the bare model in turns, medians without the first of each."""
+    job, bare = _Job(rows, config, work / "share", work / "cache", ignore), _Bare(config)
+    prepare(job.detector.module, config, 0)
+    parts = job._parts()
+    rates: dict[str, list[float]] = {"ours": [], "bare_model": []}
+    for part in parts:
+        for name, step in (
+            ("ours", lambda: job._step(part, False, len(parts))),  # noqa: B023  called at once
+            ("bare_model", lambda: bare.step(len(part))),  # noqa: B023
+        ):
+            _wait_for(bare.device)
+            began = time.perf_counter()
+            step()
+            _wait_for(bare.device)
+            rates[name].append(len(part) / (time.perf_counter() - began))
+        job.progress.step += 1
+    medians: dict[str, Any] = {name: round(statistics.median(values[1:]), 3) for name, values in rates.items()}
+    say(f"step by step: ours {medians['ours']:.1f}, bare model {medians['bare_model']:.1f} images/s")
+    return medians | {"steps": len(parts) - 1, "precision": bare.precision}
 
 
 def _wait_for(device: torch.device) -> None:

@@ -35,7 +35,10 @@ def test_detector_speed_measures_every_side(
     assert json.loads(out.read_text()) == record
     assert record["data"]["train"] == record["data"]["val"] == 12
     rates = {name: side["images_per_second"] for name, side in record["training"].items()}
-    assert set(rates) == {"ours", "plain", "bare_model"}
+    assert set(rates) == {"ours", "plain"}
+    steps = record["step_by_step_images_per_second"]
+    assert steps["steps"] == 2  # three batches, without the first
+    assert record["ratio"]["share_of_bare_model"] == pytest.approx(steps["ours"] / steps["bare_model"], abs=1e-3)
     assert record["ratio"]["training"] == pytest.approx(rates["ours"] / rates["plain"], abs=1e-3)
     assert record["frozen_head_images_per_second"]["largest_difference_of_scores"] < 1e-4
     assert record["met"] == {name: record["ratio"][name] >= goal for name, goal in record["goal"].items()}
