@@ -51,8 +51,11 @@ def export_version(
     calibrate int8; test rows stay sealed.
 
     Raises:
-        UserError: `out` holds something, int8 has no faces to calibrate on, or the float32 file differs from PyTorch.
+        UserError: `out` is a file or holds something, int8 has no faces to calibrate on, or the float32 file differs
+            from PyTorch.
     """
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file: choose a new or an empty folder")
     if out.exists() and any(out.iterdir()):
         raise UserError(f"{out} holds something already: choose a new or an empty folder")
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -128,8 +131,11 @@ def verify(folder: Path) -> None:
         raise UserError(
             f"{folder} is no exported model ({SUMS} or {LINEAGE} is missing): use `counterforge models export`"
         )
-    pairs = [line.split("  ", 1) for line in sums.read_text().splitlines() if line]
+    lines = [line for line in sums.read_text(encoding="utf-8", errors="replace").splitlines() if line]
+    pairs = [line.partition("  ")[::2] for line in lines]
     for expected, name in pairs:
+        if not name:
+            raise UserError(f"{sums} is damaged (the line {expected[:80]!r}): copy the exported folder again")
         if Path(name).name != name or not (folder / name).is_file():
             raise UserError(f"{folder} lacks {name}, which {SUMS} names: copy the exported folder again")
         if _sha256(folder / name) != expected:

@@ -6,6 +6,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -129,7 +130,7 @@ def show(
     as_json: bool = False,
     console: Console | None = None,
 ) -> None:
-    """Print how a study stands, once or until it ends."""
+    """Print how a study stands, once or, `live`, until it ends or Ctrl-C, which stops the looking and nothing else."""
     console = console or Console()
     if not console.is_terminal:  # a file or a pipe has no width that a table must keep to
         console.width = max(console.width, 160)
@@ -140,7 +141,7 @@ def show(
     if not live:
         console.print(_view(now, trials))
         return
-    with Live(_view(now, trials), console=console, auto_refresh=False) as screen:
+    with suppress(KeyboardInterrupt), Live(_view(now, trials), console=console, auto_refresh=False) as screen:
         while now.complete + now.pruned < now.total and now.ended is None:
             time.sleep(LOOK_SECONDS)
             now = read()

@@ -104,6 +104,11 @@ def test_a_changed_file_is_refused(exported: Path, store: Store, tmp_path: Path)
     assert len(Registry(store).versions()) == before
     with pytest.raises(UserError, match="holds something already"):
         export_version(store, Registry(store).versions()[0], exported)
+    with pytest.raises(UserError, match="is a file"):
+        export_version(store, Registry(store).versions()[0], exported / "lineage.json")
+    (tmp_path / "SHA256SUMS").write_text("torn")
+    with pytest.raises(UserError, match="is damaged"):
+        import_version(store, tmp_path)
 
 
 def test_an_ensemble_is_registered_and_judged_like_one_model(

@@ -1,0 +1,28 @@
+"""Looking at a study."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+import tuning.status
+from tuning.status import Standing, show
+
+
+def test_ctrl_c_ends_the_looking_and_keeps_the_last_view(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuning.status, "LOOK_SECONDS", 0.0)
+    now = Standing("faces-1a2b3c4d", 4, 1, 0, 0, 1, 2, 0, "mean_auc", 0.75, None, None, [])
+    looks: list[int] = []
+
+    def look() -> Standing:
+        looks.append(len(looks))
+        if len(looks) == 3:
+            raise KeyboardInterrupt
+        return now
+
+    written = io.StringIO()
+    show(look, live=True, console=Console(file=written))
+    assert len(looks) == 3
+    assert "1 of 4 done" in written.getvalue()
