@@ -54,7 +54,7 @@ def _card(
         f"- Trained and calibrated on the manifest `{tags.get('training_manifest') or model.manifest_digest or '?'}` "
         f"(of `{tags.get('manifest', '?')}`), whose test rows stayed sealed",
         f"- Synthetic faces: {_synthetic(tags)}",
-        f"- Tested on {', '.join(domains) or 'nothing yet: run `counterforge evaluate`'}",
+        f"- Evaluated on {', '.join(domains) or 'nothing yet: run `counterforge evaluate`'}",
         "",
     ]
     if domains:

@@ -34,6 +34,9 @@ _DISK = {
 }
 
 
+_INTERRUPTED = 130
+
+
 def main() -> None:
     """Run a command; a mistake of the user's becomes one sentence and exit 2, Ctrl-C exit 130."""
     # OpenMP's threads otherwise spin while they wait: on two cores that other work shared, training was 28x slower.
@@ -42,9 +45,10 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         app()
-    except KeyboardInterrupt:
-        print("\nstopped; what is done is kept: the same command goes on from there", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == _INTERRUPTED:  # typer makes this of KeyboardInterrupt
+            print("\nstopped; what is done is kept: the same command goes on from there", file=sys.stderr)
+        raise
     except OSError as error:
         if error.errno not in _DISK:
             raise

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -93,3 +96,16 @@ def test_a_misspelt_rule_of_the_gate_is_named(fail: Callable[..., str], tmp_path
     sentence = fail("models", "promote", "1", "--gate", "gate.yaml")
     assert "min_worst_auc is not a key" in sentence
     assert "did you mean min_worst_auc_low?" in sentence
+
+
+def test_ctrl_c_ends_a_command_with_a_sentence_and_130(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipelines.cli", "demo"], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    assert "[1/8]" in process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "stopped; what is done is kept" in said
+    assert "Traceback" not in said
