@@ -6,6 +6,7 @@ Each worker of a machine is a process of its own, with its share of the cores or
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import subprocess
@@ -33,6 +34,7 @@ from tuning.storage import AWAY, PATIENCE_SECONDS, StorageAwayError, patiently, 
 _log = logging.getLogger(__name__)
 # How often a worker that finds every place taken looks whether one became free.
 IDLE_SECONDS = 1.0
+SAID_AFTER_SECONDS = 10.0  # of idling; workers that end together idle for less
 # Workers that are killed are started again, but not for ever.
 MAX_RESTARTS = 20
 
@@ -74,16 +76,24 @@ def work(
         check_failures(trials, study.study_name)
         return stop_reason(trials, config, places)
 
+    idle_since: float | None = None
     with quiet_optuna(), claims.living():
         while True:
             taken = claims.take(ended)
             if isinstance(taken, str):
                 return taken
             if taken is not None:
+                idle_since = None
                 _run(claims, taken, evaluate)
                 if after is not None:
                     patiently(lambda: after(study.get_trials(deepcopy=False)))
             elif wait:
+                now = time.monotonic()
+                if idle_since is None:
+                    idle_since = now
+                elif now - idle_since > SAID_AFTER_SECONDS:
+                    _log.warning("the last trials are with other workers: waiting, in case that one of them dies")
+                    idle_since = math.inf  # said once
                 time.sleep(IDLE_SECONDS)
             else:
                 return "others run the last trials"

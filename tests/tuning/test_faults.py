@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -15,9 +17,11 @@ import pytest
 from optuna.trial import TrialState
 
 import tuning
-from tests.tuning.nursery import STEPS, terms, worker
+from tests.tuning.nursery import SPACE, STEPS, terms, worker
 from tracking.store import Store
+from tuning import workers
 from tuning.claims import Claims, had_turn
+from tuning.config import StudyConfig
 from tuning.storage import Shelf
 
 ROOT = Path(tuning.__file__).parents[1]
@@ -168,3 +172,34 @@ def test_an_interrupted_trial_waits_without_losing_a_try(tmp_path: Path) -> None
         assert (again.number, again.suggest_float("x", 0, 1)) == (trial.number, x)
         first.give_back(trial)  # once more, as after a database that could not confirm it
         assert Claims(study, shelf, terms(1)).take() is None  # it is the second one's now
+
+
+def test_who_waits_for_the_trials_of_others_says_so_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(workers, "SAID_AFTER_SECONDS", 0.1)
+    monkeypatch.setattr(workers, "IDLE_SECONDS", 0.05)
+    shelf = Shelf(str(tmp_path / "wait.journal"))
+    study = optuna.create_study(study_name="wait", storage=shelf.storage(), direction="maximize")
+    one, other = (Claims(study, shelf, terms(1)) for _ in range(2))
+    ends: list[str] = []
+
+    def said() -> list[str]:
+        return [message for message in caplog.messages if "with other workers" in message]
+
+    with one.living():
+        trial = one.take()
+        assert isinstance(trial, optuna.Trial)
+        config = StudyConfig(trials=1, space=SPACE)
+        outcome = workers.Outcome([1.0])
+        waiting = threading.Thread(target=lambda: ends.append(workers.work(other, config, lambda *_: outcome)))
+        waiting.start()
+        deadline = time.monotonic() + 60
+        while not said() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(0.5)  # it could say so again
+        study.tell(trial, 0.5)
+        waiting.join(60)
+    assert len(said()) == 1
+    assert ends
+    assert study.best_value == 0.5
