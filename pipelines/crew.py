@@ -218,6 +218,11 @@ def _named(work: Callable[[Job], Result], job: Job, name: str) -> Result:
         return work(job)
     except UserError as error:
         raise UserError(f"{name}: {error}") from error
+    except KeyboardInterrupt:
+        launcher = multiprocessing.parent_process()
+        if launcher is not None and not launcher.is_alive():
+            os._exit(130)  # the pool would send the interruption to nobody, and go on to the next job
+        raise
 
 
 def _settle(place: Any, settings: Sequence[Mapping[str, str]], parent: int, root: Path) -> None:

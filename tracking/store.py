@@ -203,6 +203,11 @@ def _check_database(path: Path) -> None:
             if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'experiments'").fetchall():
                 raise sqlite3.DatabaseError("it holds no MLflow tables")
     except sqlite3.Error as error:
+        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
+            raise TrackingError(
+                f"{path} was locked by another process for {_LOCK_TIMEOUT_SECONDS} seconds: run the same command "
+                "again, and if that does not help, end the process that holds it"
+            ) from error
         raise TrackingError(
             f"{path} cannot be used as the tracking database ({first_line(error)}): move it away to start a new one, "
             "or restore it from a copy"

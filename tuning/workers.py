@@ -35,6 +35,7 @@ _log = logging.getLogger(__name__)
 # How often a worker that finds every place taken looks whether one became free.
 IDLE_SECONDS = 1.0
 SAID_AFTER_SECONDS = 10.0  # of idling; workers that end together idle for less
+SAVING_SECONDS = 60.0  # that an interrupted worker gets to save what it does
 # Workers that are killed are started again, but not for ever.
 MAX_RESTARTS = 20
 
@@ -219,7 +220,7 @@ def _last_words(log: Path, code: int) -> str:
 
 
 def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    for sign, seconds in ((signal.SIGINT, 60), (signal.SIGTERM, 10), (signal.SIGKILL, 5)):
+    for sign, seconds in ((signal.SIGINT, SAVING_SECONDS), (signal.SIGTERM, 10), (signal.SIGKILL, 5)):
         left = [process for process in processes if process.poll() is None]
         for process in left:
             with suppress(ProcessLookupError):
@@ -231,7 +232,7 @@ def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
 
 
 def end_with(parent: int | None) -> None:
-    """End this process as by Ctrl-C when its launcher is gone, however that died."""
+    """End this process as by Ctrl-C when its launcher is gone, however that died, and by force if that takes long."""
     if parent is None:
         return
 
@@ -239,5 +240,7 @@ def end_with(parent: int | None) -> None:
         while os.getppid() == parent:
             time.sleep(1)
         os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(SAVING_SECONDS)
+        os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 from scipy.special import expit
 
@@ -130,8 +131,11 @@ def test_killed_it_ends_in_the_same_table_and_doubles_no_run(
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.05)
+    workers = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGKILL)
     process.wait()
+    assert len(workers) >= 2
+    assert not psutil.wait_procs(workers, timeout=60)[1]  # none goes on, nor sleeps with the database locked
     resumed = compare(monkeypatch, capsys, str(ground))
     assert len(resumed["table"]) == 6  # two arms on two domains and their mean
     assert len(resumed["differences"]) == 3

@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 from collections import namedtuple
+from contextlib import closing
 from pathlib import Path
 
 import mlflow
@@ -232,6 +233,15 @@ def test_a_damaged_or_foreign_database(content: bytes | None, tmp_path: Path) ->
         path.write_bytes(content)
     with pytest.raises(TrackingError, match=r"cannot be used as the tracking database .*move it away"):
         open_store(tmp_path)
+
+
+def test_a_database_that_another_process_holds(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tracking.store._LOCK_TIMEOUT_SECONDS", 0.1)
+    with closing(sqlite3.connect(store.root / "mlflow.db", isolation_level=None)) as holder:
+        holder.execute("BEGIN IMMEDIATE")
+        with pytest.raises(TrackingError, match=r"was locked by another process .*run the same command"):
+            open_store(store.root)
+    open_store(store.root)
 
 
 def test_a_database_of_another_version_of_mlflow(store: Store, tmp_path: Path) -> None:
