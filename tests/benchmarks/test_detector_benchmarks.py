@@ -12,6 +12,8 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
+from faces.embedded import embedded
+
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
@@ -57,6 +59,33 @@ def test_selection_optimism_sees_the_bias(
     assert bias["picked_on_test"] > bias["picked_on_val"], "the best test AUC is at least that of any other checkpoint"
     assert record["ratio"] == pytest.approx(abs(bias["picked_on_val"]) / bias["picked_on_test"], rel=0.01)
     assert [len(each) for each in record["bias_by_seed"].values()] == [2, 2]
+
+
+def test_forensic_ablation_fills_its_table_and_goes_on_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    embedded(tmp_path / "faces")
+    manifest, plot = tmp_path / "faces" / "manifest.parquet", tmp_path / "ablation.png"
+    words = ["--kinds", "texture", "--seeds", "2", "--set", "image_size=32", "--set", "epochs=1", "--plot", str(plot)]
+    monkeypatch.setattr("sys.argv", ["forensic_ablation", str(manifest), *words, "--work", str(tmp_path / "work")])
+    script = importlib.import_module("forensic_ablation")
+    script.main()
+    record = json.loads(capsys.readouterr().out)
+    per_seed = {(row["arm"], row["domain"]): np.array(row["per_seed"]) for row in record["auc"]}
+    domains = {domain for _, domain in per_seed}
+    assert len(per_seed) == 2 * len(domains)
+    assert {difference["domain"] for difference in record["differences"]} == domains
+    for difference in record["differences"]:
+        gain = per_seed["texture", difference["domain"]] - per_seed["none", difference["domain"]]
+        assert difference["per_seed"] == pytest.approx(list(gain))
+    assert record["ratio"] == 1.0
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    monkeypatch.setattr(script, "refuse", pytest.fail)
+    trained = {path: path.stat().st_mtime_ns for path in tmp_path.glob("work/*-*/weights.safetensors")}
+    script.main()
+    assert json.loads(capsys.readouterr().out)["auc"] == record["auc"]
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("work/*-*/weights.safetensors")} == trained
+    assert len(trained) == 4
 
 
 def test_people_are_dealt_whole_and_aucs_are_scikit_learns() -> None:
