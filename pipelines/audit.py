@@ -15,6 +15,7 @@ from classifier.figures import COLOURS
 from faces.audit import Audit, AuditConfig, DataSetAudit, audit
 from faces.manifest import Manifest
 from tracking.models import score_model
+from tracking.names import PROBE_AUC
 from tracking.runs import Run
 
 # Share of a detector's lift over chance that a blind probe may reach before a user is told.
@@ -115,7 +116,7 @@ def log_audit(run: Run, audited: Mapping[str, Any], warnings: Sequence[str], mod
     for name, one in audited["probes"].items():
         if one["auc"] is not None:
             for model in models:
-                score_model(run.store, model, name, one["digest"], {"probe_auc": one["auc"]}, run)
+                score_model(run.store, model, name, one["digest"], {PROBE_AUC: one["auc"]}, run)
     run.tags({"audit_warning": "; ".join(warnings) or "none"})
     for path in audited["files"]:
         run.artifact(path, "audit")

@@ -16,10 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from classifier.evaluation import MEAN, Evaluation
 from classifier.intervals import Difference
 from pipelines.config import read_yaml, validate
-
-# What other commands log on the model, bare or as `<name>/<data set>`; the first name that is there counts.
-ROBUSTNESS = ("robust_auc_worst", "robust_worst_auc", "robustness_worst_auc")
-AUDIT = ("probe_auc", "audit_probe_auc")
+from tracking.names import PROBE_AUC, ROBUST_WORST_AUC
 
 
 class AgainstChampion(BaseModel):
@@ -130,14 +127,23 @@ def check(gate: Gate, evidence: Evidence) -> list[Check]:
         checks.append(Check("calibration", value <= gate.max_ece, wanted, f"{value:.3f} on {worst}"))
     if gate.min_robust_auc is not None:
         wanted = f"AUC at the worst step of the robustness ladder at least {gate.min_robust_auc:g}"
-        checks.append(_logged("robustness", evidence.metrics, ROBUSTNESS, wanted, low=gate.min_robust_auc))
+        checks.append(
+            _logged(
+                "robustness",
+                evidence.metrics,
+                ROBUST_WORST_AUC,
+                "evaluate --robustness",
+                wanted,
+                low=gate.min_robust_auc,
+            )
+        )
     if gate.max_ms_per_image is not None:
         value = evidence.costs.ms_per_image
         wanted = f"at most {gate.max_ms_per_image:g} ms an image"
         checks.append(Check("latency", value <= gate.max_ms_per_image, wanted, _figure(value, "ms an image")))
     if gate.max_probe_auc is not None:
         wanted = f"AUC of the shortcut audit's probe at most {gate.max_probe_auc:g}"
-        checks.append(_logged("audit", evidence.metrics, AUDIT, wanted, high=gate.max_probe_auc))
+        checks.append(_logged("audit", evidence.metrics, PROBE_AUC, "run", wanted, high=gate.max_probe_auc))
     if gate.licence:
         wanted = "a licence on the version"
         checks.append(Check("licence", bool(evidence.licence), wanted, evidence.licence or "none"))
@@ -173,17 +179,14 @@ def _against_champion(rule: AgainstChampion, evidence: Evidence) -> Check:
 
 
 def _logged(
-    rule: str, metrics: Mapping[str, float], names: tuple[str, ...], wanted: str, low: float = -1, high: float = 2
+    rule: str, metrics: Mapping[str, float], name: str, command: str, wanted: str, low: float = -1, high: float = 2
 ) -> Check:
     """The worst value over data sets of a figure that another command logged on the model."""
-    for name in names:
-        found = {key: value for key, value in metrics.items() if key == name or key.startswith(f"{name}/")}
-        if found:
-            worst = max(found, key=found.__getitem__) if low < 0 else min(found, key=found.__getitem__)
-            where = worst.partition("/")[2]
-            text = f"{found[worst]:.3f}" + (f" on {where}" if where else "")
-            return Check(rule, low <= found[worst] <= high, wanted, text)
-    return Check(rule, False, wanted, f"not measured: log {names[0]}/<data set> on the model first")
+    found = {key.removeprefix(f"{name}/"): value for key, value in metrics.items() if key.startswith(f"{name}/")}
+    if not found:
+        return Check(rule, False, wanted, f"not measured: `counterforge {command}` does")
+    worst = max(found, key=found.__getitem__) if low < 0 else min(found, key=found.__getitem__)
+    return Check(rule, low <= found[worst] <= high, wanted, f"{found[worst]:.3f} on {worst}")
 
 
 def _figure(value: float, unit: str) -> str:

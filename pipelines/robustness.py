@@ -14,6 +14,7 @@ from classifier.robustness import CLEAN, Ladder, robustness
 from classifier.robustness_figure import robustness_figure
 from faces.manifest import Manifest
 from tracking.models import fetch_model, score_model
+from tracking.names import ROBUST_WORST_AUC
 from tracking.registry import Version
 from tracking.runs import Run
 from tracking.store import Store
@@ -36,7 +37,7 @@ def log_ladder(run: Run, ladder: Ladder, rows: Manifest, model_id: str | None) -
                 known = {f"robust_{k}/{kind}/{name}": v for k, v in figures.items() if not math.isnan(v)}
                 run.metrics(known, rung.step)
         worst, alarms = ladder.worst(name), ladder.most_false_alarms(name)
-        figures = {"robust_worst_auc": worst.auc.value, "robust_highest_fpr": alarms.fpr.value}
+        figures = {ROBUST_WORST_AUC: worst.auc.value, "robust_highest_fpr": alarms.fpr.value}
         figures = {key: value for key, value in figures.items() if not math.isnan(value)}
         if model_id is not None:
             score_model(run.store, model_id, name, rows.select(dataset=name).digest, figures, run)

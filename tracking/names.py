@@ -15,6 +15,9 @@ MAX_PARAM = 6000
 MAX_TAG = 5000
 MAX_DATASET_NAME = 500
 MAX_DIGEST = 36
+# What one command logs on a model, as `<name>/<data set>`, and the gate of promotion reads.
+ROBUST_WORST_AUC = "robust_worst_auc"
+PROBE_AUC = "probe_auc"
 
 
 def metric_name(name: str) -> str:

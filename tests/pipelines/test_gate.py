@@ -14,7 +14,8 @@ from classifier.evaluation import evaluate
 from classifier.intervals import Difference
 from faces.errors import UserError
 from pipelines.config import validate
-from pipelines.gate import AUDIT, ROBUSTNESS, Check, Costs, Evidence, Gate, check, read_gate
+from pipelines.gate import Check, Costs, Evidence, Gate, check, read_gate
+from tracking.names import PROBE_AUC, ROBUST_WORST_AUC
 
 ROOT = Path(__file__).parents[2]
 
@@ -112,7 +113,12 @@ def test_what_was_not_measured_refuses(evidence: Evidence) -> None:
 
 
 def test_logged_figures_are_read_and_the_worst_data_set_counts(evidence: Evidence) -> None:
-    metrics = {f"{ROBUSTNESS[0]}/a": 0.8, f"{ROBUSTNESS[0]}/b": 0.6, f"{AUDIT[0]}/a": 0.55, f"{AUDIT[0]}/b": 0.72}
+    metrics = {
+        f"{ROBUST_WORST_AUC}/a": 0.8,
+        f"{ROBUST_WORST_AUC}/b": 0.6,
+        f"{PROBE_AUC}/a": 0.55,
+        f"{PROBE_AUC}/b": 0.72,
+    }
     known = replace(evidence, metrics=metrics, licence="CC0", costs=Costs(4.0))
     rules = {"min_robust_auc": 0.6, "max_probe_auc": 0.72, "max_ms_per_image": 4, "licence": True}
     assert all(each.passed for each in answers(known, **rules).values())
