@@ -51,7 +51,7 @@ def _coverage(record: dict[str, Any], axes: Axes) -> None:
     axes.plot(place, [each["by_frame"] for each in settings], "x", color="C3", label="over frames")
     axes.set(
         title="How often a 95 % interval of the AUC holds the truth",
-        xlabel="18 settings: one or both classes a person, AUC 0.7 to 0.97, 30 to 120 people",
+        xlabel="18 settings: one or both classes a person,\nAUC 0.7 to 0.97, 30 to 120 people",
         xticks=[],
         ylabel="coverage",
     )

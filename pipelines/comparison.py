@@ -34,7 +34,7 @@ from pipelines.ground import lay_faces, raise_generator
 from pipelines.settings import RunConfig
 from pipelines.steps import Steps
 from pipelines.stopwatch import stopwatch
-from pipelines.verdicts import notes, verdicts
+from pipelines.verdicts import NO_DIFFERENCE, notes, verdicts
 from tracking.runs import Run, test_openings
 from tracking.runs import run as tracked_run
 from tracking.store import open_store
@@ -267,7 +267,7 @@ def _record(result: Comparison, parent: Run, arms: Mapping[str, Run]) -> None:
     (folder / "comparison.json").write_text(json.dumps(result.to_json(), indent=1))
     for name in ("forest.png", "table.csv", "differences.csv", "verdicts.txt", "comparison.json"):
         parent.artifact(folder / name)
-    parent.tags({"verdict": " ".join(result.verdicts)})
+    parent.tags({"verdict": " ".join(result.verdicts), "mlflow.note.content": _note(result)})
     for arm, run in arms.items():
         own = result.table[result.table["arm"] == arm]
         metrics = {f"{n}/{r['domain']}": r[c] for r in own.to_dict("records") for n, c in _AUC.items()}
@@ -275,6 +275,25 @@ def _record(result: Comparison, parent: Run, arms: Mapping[str, Run]) -> None:
         metrics |= {f"{n}/{r['domain']}": r[c] for r in theirs.to_dict("records") for n, c in _DIFFERENCE.items()}
         metrics["synthetic_faces"] = float(own["synthetic"].iloc[0])
         run.metrics({name: value for name, value in metrics.items() if value == value})
+
+
+def _note(result: Comparison) -> str:
+    """What the parent run says of itself in the MLflow UI, markdown: what can be told, and every AUC."""
+    cells = {
+        (row["arm"], row["domain"]): f"{row['auc']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+        for row in result.table.to_dict("records")
+    }
+    arms, domains = (list(dict.fromkeys(result.table[name])) for name in ("arm", "domain"))
+    lines = [f"- {sentence}" for sentence in result.verdicts if NO_DIFFERENCE not in sentence]
+    lines += ["", "AUC by source, 95 % interval over groups and seeds:", ""]
+    lines += [f"| arm | {' | '.join(domains)} |", "|---" * (len(domains) + 1) + "|"]
+    lines += [f"| {arm} | {' | '.join(cells[arm, domain] for domain in domains)} |" for arm in arms]
+    lines += [
+        "",
+        f"{len(result.seeds)} seeds each, held against '{result.reference}'. The differences are drawn in `forest.png` "
+        "(Artifacts); below this run stands one for each arm, and below that one for each detector.",
+    ]
+    return "\n".join(lines)
 
 
 _AUC = {"auc": "auc", "auc_low": "low", "auc_high": "high"}

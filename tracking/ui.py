@@ -17,14 +17,16 @@ import requests
 
 from tracking import artifacts
 from tracking.errors import TrackingError
-from tracking.store import DATABASE, DEFAULT_ROOT, open_store
+from tracking.store import DATABASE, DEFAULT_ROOT, Store, open_store
 
 LOG = "ui.log"
 _START_SECONDS = 120
+_DOORS = 5  # how many experiments are named
+_FOR_MODELS = "workflowType=machine_learning"  # a parameter of MLflow's pages
 
 
 def ui(root: Path = DEFAULT_ROOT, port: int = 5000, host: str = "127.0.0.1") -> None:
-    """Serve the MLflow UI over `root`, print its address and stay until Ctrl-C or a termination signal.
+    """Serve the MLflow UI over `root`, print where to look and stay until Ctrl-C or a termination signal.
 
     Where `MLFLOW_TRACKING_URI` names a server, that server's address is printed instead: it has a UI of its own.
 
@@ -37,8 +39,18 @@ def ui(root: Path = DEFAULT_ROOT, port: int = 5000, host: str = "127.0.0.1") -> 
         return
     with _termination_as_interrupt(), suppress(KeyboardInterrupt), serve(store.root, port, host) as server:
         print(f"MLflow UI over {store.root}: {server.address} (Ctrl-C ends it)", flush=True)
+        print("\n".join(_doors(store, server.address)), flush=True)
         server.process.wait()
         raise TrackingError(f"the MLflow UI ended by itself: its last words are in {store.root / LOG}")
+
+
+def _doors(store: Store, address: str) -> list[str]:
+    """Pages to begin with: the UI's own first one is for builders of agents, and empty here."""
+    newest = store.client.search_experiments(max_results=_DOORS, order_by=["last_update_time DESC"])
+    lines = [f"  {each.name}: {address}/#/experiments/{each.experiment_id}/runs?{_FOR_MODELS}" for each in newest]
+    lines.append(f"  registered models: {address}/#/models?{_FOR_MODELS}")
+    lines.append("Choose 'Model training' at the top left of the page once, and the browser remembers it.")
+    return lines
 
 
 class Server:

@@ -75,7 +75,8 @@ def test_the_ui_shows_study_children_pictures_and_champion(
     result = study(base, materials)
     experiment = materials.store.experiment(materials.experiment)
     with serve(materials.store.root) as server:
-        page.goto(f"{server.address}/#/experiments/{experiment}/runs")
+        page.goto(f"{server.address}/#/experiments/{experiment}/runs?workflowType=machine_learning")  # as `ui` names it
+        page.get_by_role("link", name="Model registry").wait_for()
         page.get_by_text(result.name).first.wait_for()
         page.get_by_label("Close").first.click()  # the assistant's panel
         page.get_by_role("row").filter(has_text=result.name).locator("svg").first.click()  # the plus before its name

@@ -164,6 +164,9 @@ def test_killed_it_ends_in_the_same_table_and_doubles_no_run(
     models = store.client.search_logged_models([store.experiment("weave")])
     assert len(models) == 4
     assert all({"auc/near", "auc/far", "auc_low/far"} <= {m.key for m in model.metrics} for model in models)
+    note = store.client.get_run(top).data.tags["mlflow.note.content"]
+    assert resumed["verdicts"][0] in note
+    assert "| arm | far | near | mean |" in note
     folder = Path(resumed["folder"])
     assert (folder / "forest.png").read_bytes().startswith(b"\x89PNG")
     assert resumed["verdicts"] == (folder / "verdicts.txt").read_text().split("\n\n")[0].splitlines()

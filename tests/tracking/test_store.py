@@ -326,6 +326,9 @@ def test_ctrl_c_ends_the_ui_and_its_server(tmp_path: Path) -> None:
         assert process.stdout is not None
         line = process.stdout.readline()
         port = int(line.split("http://127.0.0.1:")[1].split()[0])
+        doors = [process.stdout.readline() for _ in range(3)]
+        assert f"Default: http://127.0.0.1:{port}/#/experiments/0/runs?" in doors[0]
+        assert f"http://127.0.0.1:{port}/#/models?" in doors[1]
         process.send_signal(signal.SIGINT)
         assert process.stdout.read() == "ended\n"
         assert process.wait(timeout=30) == 0
