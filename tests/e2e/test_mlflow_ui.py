@@ -22,6 +22,7 @@ from tuning.trial import Materials, TrialSpec
 __all__ = ["base", "manifest", "materials", "store"]
 pytestmark = pytest.mark.slow
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+MODELS = "workflowType=machine_learning"  # the view for models, as `counterforge ui` names its pages
 SHOTS = os.environ.get("COUNTERFORGE_SCREENSHOTS")  # a folder: where the pictures of the docs come from
 
 
@@ -75,7 +76,7 @@ def test_the_ui_shows_study_children_pictures_and_champion(
     result = study(base, materials)
     experiment = materials.store.experiment(materials.experiment)
     with serve(materials.store.root) as server:
-        page.goto(f"{server.address}/#/experiments/{experiment}/runs?workflowType=machine_learning")  # as `ui` names it
+        page.goto(f"{server.address}/#/experiments/{experiment}/runs?{MODELS}")
         page.get_by_role("link", name="Model registry").wait_for()
         page.get_by_text(result.name).first.wait_for()
         page.get_by_label("Close").first.click()  # the assistant's panel
@@ -83,13 +84,15 @@ def test_the_ui_shows_study_children_pictures_and_champion(
         for place in range(4):
             page.get_by_text(f"trial-{place:03d}").first.wait_for()
         shot(page, "mlflow-runs")
-        page.goto(f"{server.address}/#/experiments/{experiment}/runs/{result.run_id}")
+        page.goto(f"{server.address}/#/experiments/{experiment}/runs/{result.run_id}?{MODELS}")
         page.get_by_text("4 trials by random", exact=False).first.wait_for()  # the note
         shot(page, "mlflow-study")
-        page.goto(f"{server.address}/#/experiments/{experiment}/runs/{result.run_id}/artifacts/figures/history.png")
+        page.goto(
+            f"{server.address}/#/experiments/{experiment}/runs/{result.run_id}/artifacts/figures/history.png?{MODELS}"
+        )
         page.get_by_text("history.png").first.wait_for()
         page.locator("img[src*='history.png'], img[src^='blob:'], img[src^='data:image']").first.wait_for()
         shot(page, "mlflow-figures")
-        page.goto(f"{server.address}/#/models/counterforge-detector")
+        page.goto(f"{server.address}/#/models/counterforge-detector?{MODELS}")
         page.get_by_text("champion", exact=False).first.wait_for()
         shot(page, "mlflow-champion")
