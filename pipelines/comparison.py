@@ -267,7 +267,7 @@ def _record(result: Comparison, parent: Run, arms: Mapping[str, Run]) -> None:
     (folder / "comparison.json").write_text(json.dumps(result.to_json(), indent=1))
     for name in ("forest.png", "table.csv", "differences.csv", "verdicts.txt", "comparison.json"):
         parent.artifact(folder / name)
-    parent.tags({"verdict": " ".join(result.verdicts), "mlflow.note.content": _note(result)})
+    parent.tags({"verdict": " ".join(result.verdicts), "mlflow.note.content": described(result)})
     for arm, run in arms.items():
         own = result.table[result.table["arm"] == arm]
         metrics = {f"{n}/{r['domain']}": r[c] for r in own.to_dict("records") for n, c in _AUC.items()}
@@ -277,14 +277,15 @@ def _record(result: Comparison, parent: Run, arms: Mapping[str, Run]) -> None:
         run.metrics({name: value for name, value in metrics.items() if value == value})
 
 
-def _note(result: Comparison) -> str:
+def described(result: Comparison) -> str:
     """What the parent run says of itself in the MLflow UI, markdown: what can be told, and every AUC."""
     cells = {
         (row["arm"], row["domain"]): f"{row['auc']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
         for row in result.table.to_dict("records")
     }
     arms, domains = (list(dict.fromkeys(result.table[name])) for name in ("arm", "domain"))
-    lines = [f"- {sentence}" for sentence in result.verdicts if NO_DIFFERENCE not in sentence]
+    told = [sentence for sentence in result.verdicts if NO_DIFFERENCE not in sentence]
+    lines = [f"- {sentence}" for sentence in told or [f"{NO_DIFFERENCE} between any arm and '{result.reference}'"]]
     lines += ["", "AUC by source, 95 % interval over groups and seeds:", ""]
     lines += [f"| arm | {' | '.join(domains)} |", "|---" * (len(domains) + 1) + "|"]
     lines += [f"| {arm} | {' | '.join(cells[arm, domain] for domain in domains)} |" for arm in arms]

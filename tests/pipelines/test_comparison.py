@@ -19,7 +19,7 @@ import pytest
 from scipy.special import expit
 
 from pipelines.cli import main
-from pipelines.comparison import estimate
+from pipelines.comparison import Comparison, described, estimate
 from pipelines.config import read_yaml
 from pipelines.contenders import ARMS, ComparisonConfig, contender
 from pipelines.settings import RunConfig
@@ -91,6 +91,19 @@ def test_arms_differ_in_one_thing() -> None:
         assert changed == ({"balance"} if arm in ("class weights", "oversampling") else set())
         assert bool(spec.synthetic_share) == (arm in ComparisonConfig().forged)
     assert specs["gan"].balancing().seed != contender("gan", 2, config.detector, 0.5, 0.7).balancing().seed
+
+
+@pytest.mark.parametrize("difference", [-0.2, 0.0, 0.2])
+def test_the_run_says_what_can_be_told_and_otherwise_that_nothing_can(difference: float) -> None:
+    interval = {"arm": "gan", "domain": "far", "low": difference - 0.1, "high": difference + 0.1}
+    differences = pd.DataFrame([interval | {"value": difference, "p_holm": 0.01 if difference else 1.0}])
+    said = verdicts(differences, "none", ("gan",) if difference else (), 3)
+    row = {"domain": "far", "auc": 0.7, "low": 0.6, "high": 0.8}
+    table = pd.DataFrame([row | {"arm": "none"}, row | {"arm": "gan"}])
+    result = Comparison("none", (0, 1, 2), table, differences, said, (), {}, {}, Path(), "")
+    bullets = [line[2:] for line in described(result).splitlines() if line.startswith("- ")]
+    assert bullets == (list(said) if difference else ["no difference can be told between any arm and 'none'"])
+    assert "| gan | 0.700 [0.600, 0.800] |" in described(result)
 
 
 # --- by the command that users type
@@ -165,7 +178,8 @@ def test_killed_it_ends_in_the_same_table_and_doubles_no_run(
     assert len(models) == 4
     assert all({"auc/near", "auc/far", "auc_low/far"} <= {m.key for m in model.metrics} for model in models)
     note = store.client.get_run(top).data.tags["mlflow.note.content"]
-    assert resumed["verdicts"][0] in note
+    told = [verdict for verdict in resumed["verdicts"] if NO_DIFFERENCE not in verdict]
+    assert all(verdict in note for verdict in told or [NO_DIFFERENCE])
     assert "| arm | far | near | mean |" in note
     folder = Path(resumed["folder"])
     assert (folder / "forest.png").read_bytes().startswith(b"\x89PNG")
