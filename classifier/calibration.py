@@ -26,7 +26,7 @@ def fit_temperature(logits: ArrayLike, targets: ArrayLike) -> float:
     Returns:
         T in [0.02, 50]; 1.0 where only one class is there, which says nothing about it.
     """
-    scores, fake = _checked(logits, targets)
+    scores, fake = checked(logits, targets)
     n_fake = int(fake.sum())
     n_real = len(fake) - n_fake
     if n_fake == 0 or n_real == 0:
@@ -61,7 +61,7 @@ def fit_threshold(scores: ArrayLike, targets: ArrayLike) -> float:
     Returns:
         A threshold in (0, 1); 0.5 where only one class is there, or all scores are the same.
     """
-    probability, fake = _checked(scores, targets)
+    probability, fake = checked(scores, targets)
     values = np.unique(probability)
     if fake.all() or not fake.any() or len(values) == 1:
         return 0.5
@@ -74,7 +74,8 @@ def fit_threshold(scores: ArrayLike, targets: ArrayLike) -> float:
     return float((best[0] + best[-1]) / 2)
 
 
-def _checked(scores: ArrayLike, targets: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+def checked(scores: ArrayLike, targets: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """[N] scores, and [N] whether each is of a fake; raises ValueError where they are no two finite vectors."""
     values = np.asarray(scores, dtype=np.float64)
     fake = np.asarray(targets) == 1
     if values.shape != fake.shape or values.ndim != 1 or not np.isfinite(values).all():

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from classifier.abstention import Band, described_band
 from classifier.backbones import Built, Colour, create, head, state_digest
 from classifier.config import DetectorConfig
 from classifier.device import pick_device
@@ -33,6 +34,7 @@ class Detector(nn.Module):
         mean, std: [3, 1, 1] of RGB in [0, 1], on the detector's device.
         temperature: divides the logit before the sigmoid.
         threshold: P(fake) from which a face is called fake, fixed on val.
+        band: where it would rather give no verdict, fixed on val; None where it never was.
         manifest_digest: of the manifest that it was trained on; "" for none.
     """
 
@@ -47,6 +49,7 @@ class Detector(nn.Module):
         std: Colour,
         *,
         threshold: float = 0.5,
+        band: Band | None = None,
         temperature: float = 1.0,
         manifest_digest: str = "",
     ) -> None:
@@ -54,6 +57,7 @@ class Detector(nn.Module):
         self.module = module.to(memory_format=torch.channels_last)
         self.config = config
         self.threshold = threshold
+        self.band = band
         self.temperature = temperature
         self.manifest_digest = manifest_digest
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).reshape(3, 1, 1), persistent=False)
@@ -99,6 +103,7 @@ class Detector(nn.Module):
             cast("Colour", tuple(described["mean"])),
             cast("Colour", tuple(described["std"])),
             threshold=float(described["threshold"]),
+            band=described_band(described),
             temperature=float(described["temperature"]),
             manifest_digest=str(described["manifest_digest"]),
         )
@@ -125,6 +130,7 @@ class Detector(nn.Module):
             "mean": self.mean.flatten().tolist(),
             "std": self.std.flatten().tolist(),
             "threshold": self.threshold,
+            "band": self.band,
             "temperature": self.temperature,
             "manifest_digest": self.manifest_digest,
             "digest": self.digest,

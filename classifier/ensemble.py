@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from classifier.abstention import Band, described_band
 from classifier.backbones import state_digest
 from classifier.detector import CONFIG, WEIGHTS, Detector, read_description, write_json
 from classifier.device import pick_device
@@ -48,7 +49,7 @@ class Ensemble(nn.Module):
         members: the detectors, in order.
         weights: [M] of their calibrated logits; `bias`: what is added.
         config: `config.image_size` is S.
-        temperature, threshold: of the whole, fitted on val.
+        temperature, threshold, band: of the whole, fitted on val.
         manifest_digest: of the manifest that it was fitted on.
     """
 
@@ -60,6 +61,7 @@ class Ensemble(nn.Module):
         *,
         combination: Combination = "mean",
         threshold: float = 0.5,
+        band: Band | None = None,
         temperature: float = 1.0,
         manifest_digest: str = "",
     ) -> None:
@@ -70,6 +72,7 @@ class Ensemble(nn.Module):
         self.weights = tuple(float(weight) for weight in weights)
         self.bias = float(bias)
         self.threshold = threshold
+        self.band = band
         self.temperature = temperature
         self.manifest_digest = manifest_digest
         names = dict.fromkeys(member.config.backbone for member in members)
@@ -125,6 +128,7 @@ class Ensemble(nn.Module):
             "weights": list(self.weights),
             "bias": self.bias,
             "threshold": self.threshold,
+            "band": self.band,
             "temperature": self.temperature,
             "manifest_digest": self.manifest_digest,
             "digest": self.digest,
@@ -174,6 +178,7 @@ def load_model(folder: Path | str, device: str = "auto") -> FaceModel:
             float(described["bias"]),
             combination=described["combination"],
             threshold=float(described["threshold"]),
+            band=described_band(described),
             temperature=float(described["temperature"]),
             manifest_digest=str(described["manifest_digest"]),
         )

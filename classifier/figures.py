@@ -17,8 +17,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MultipleLocator, PercentFormatter
 from numpy.typing import ArrayLike
 
-from classifier.evaluation import Evaluation
-from classifier.metrics import ECE_BINS, ece, equal_mass_bins, validated
+from classifier.evaluation import Evaluation, per_source
+from classifier.intervals import pr_band
+from classifier.metrics import ECE_BINS, Ranked, ece, equal_mass_bins, validated
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("-", "--", "-.", ":")
@@ -60,6 +61,53 @@ def roc_curves(evaluation: Evaluation) -> Figure:
     else:
         _say(axes, "no data set holds both reals and fakes")
     return figure
+
+
+def precision_recall_curves(table: pd.DataFrame, threshold: float, level: float = 0.95) -> Figure:
+    """Precision by recall of every data set with its pointwise bootstrap band; one with one class only is left out.
+
+    A dotted line is the share of fakes in that data set, which is the precision of guessing; a dot is the threshold.
+
+    Args:
+        table: a score table, by frame or by source.
+    """
+    figure, axes = _square(6.0, 6.0)
+    grid = np.linspace(0.01, 1, 100)
+    for (name, of), colour, dash in zip(table.groupby("dataset", sort=True), cycle(COLOURS), _dashes(), strict=False):
+        targets, scores = validated((of["label"] == "fake").to_numpy(dtype=np.int64), of["score"])
+        if not 0 < targets.sum() < len(targets):
+            continue
+        ranked = Ranked.of(targets, scores, threshold=threshold)
+        low, high = pr_band(targets, scores, of["group"].to_numpy(dtype=np.str_), grid, level=level)
+        axes.fill_between(grid, low, high, color=colour, alpha=0.15, linewidth=0)
+        label = f"{_short(name)}  AP {ranked.ap()[0]:.3f}"
+        axes.plot(ranked.tpr[0, 1:], ranked.precision[0], color=colour, linestyle=dash, linewidth=2, label=label)
+        axes.axhline(targets.mean(), color=colour, linewidth=0.8, linestyle=":")
+        if ranked.called > 0:
+            place = ranked.recall()[0], ranked.precision[0, ranked.called - 1]
+            axes.plot(*place, marker="o", color=colour, markersize=7, markeredgecolor="white")
+    axes.set(xlim=(0, 1), ylim=(0, 1.005), xlabel="recall: fakes found", ylabel="precision: of what is called fake")
+    _percent(axes)
+    if axes.lines:
+        title = f"average precision; dot: threshold {threshold:.3f}; dotted: share of fakes"
+        figure.set_figheight(5.8 + 0.2 * (len(axes.get_legend_handles_labels()[0]) + 1))
+        figure.legend(loc="outside lower center", fontsize=10, title=title, title_fontsize=10, edgecolor="none")
+    else:
+        _say(axes, "no data set holds both reals and fakes")
+    return figure
+
+
+def evaluation_figures(evaluation: Evaluation, table: pd.DataFrame) -> dict[str, Figure]:
+    """All that shows one evaluation, by name; `table` holds the scores that it was made of, by frame."""
+    own = per_source(table) if evaluation.by == "source" else table
+    targets = (own["label"] == "fake").to_numpy(dtype=np.int64)
+    return {
+        "roc": roc_curves(evaluation),
+        "precision_recall": precision_recall_curves(own, evaluation.threshold),
+        "confusion": confusion_matrices(evaluation),
+        "reliability": reliability_diagram(targets, own["score"].to_numpy(dtype=np.float64)),
+        "histograms": score_histograms(own, evaluation.threshold),
+    }
 
 
 def confusion_matrices(evaluation: Evaluation) -> Figure:

@@ -135,6 +135,12 @@ class Ranked:
         """[B, K + 1] share of the reals called fake."""
         return _divide(self.fp, self.fp[:, -1:])
 
+    @property
+    def precision(self) -> Floats:
+        """[B, K] share of fakes among what is called fake, from the first score on; 0 where no fake is."""
+        tp = self.tp[:, 1:]
+        return np.divide(tp, tp + self.fp[:, 1:], out=np.zeros_like(tp), where=tp > 0)
+
     def auc(self) -> Floats:
         """[B] area under the ROC curve by the trapezoid rule = P(fake scores above real) + P(tie) / 2."""
         # sum of fp steps x (tp before + tp after) / 2, with both halves as one product each to save a pass over [B, K].
@@ -144,9 +150,7 @@ class Ranked:
 
     def ap(self) -> Floats:
         """[B] average precision: sum_k (R_k - R_{k-1}) P_k, without interpolation, as scikit-learn defines it."""
-        tp = self.tp[:, 1:]
-        precision = np.divide(tp, tp + self.fp[:, 1:], out=np.zeros_like(tp), where=tp > 0)
-        area = np.einsum("bk,bk->b", np.diff(self.tp, axis=1), precision)
+        area = np.einsum("bk,bk->b", np.diff(self.tp, axis=1), self.precision)
         return np.where(self.fp[:, -1] > 0, _divide(area, self.tp[:, -1]), nan)
 
     def eer(self) -> Floats:

@@ -19,6 +19,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold
 
+from classifier.abstention import fit_band
 from classifier.calibration import fit_temperature, fit_threshold, probabilities
 from classifier.detector import Detector
 from classifier.ensemble import Combination, Ensemble
@@ -67,13 +68,15 @@ def combine(
     weights, bias, left_out = fit(each, val.targets, parts, combination)
     temperature = fit_temperature(left_out, val.targets)
     scores = probabilities(left_out, temperature)
+    threshold = fit_threshold(scores, val.targets)
     ensemble = Ensemble(
         members,
         weights.tolist(),
         bias,
         combination=combination,
         temperature=temperature,
-        threshold=fit_threshold(scores, val.targets),
+        threshold=threshold,
+        band=fit_band(scores, val.targets, threshold),
         manifest_digest=manifest.digest,
     ).eval()
     return Combined(

@@ -24,6 +24,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 from torch import Tensor
 from tqdm import tqdm
 
+from classifier.abstention import fit_band
 from classifier.backbones import head, pooled
 from classifier.balance import class_weights, epoch_order, paired_parts, parents_of
 from classifier.calibration import fit_temperature, fit_threshold, probabilities
@@ -341,7 +342,9 @@ class _Job:
             outputs = logits(detector, self.crops, self.val_rows) if self.features is None else self._stored_logits()
             targets = self.targets[self.val_rows]
             detector.temperature = fit_temperature(outputs, targets)
-            detector.threshold = fit_threshold(probabilities(outputs, detector.temperature), targets)
+            scores = probabilities(outputs, detector.temperature)
+            detector.threshold = fit_threshold(scores, targets)
+            detector.band = fit_band(scores, targets, detector.threshold)
         detector.manifest_digest = self.digest
         write_json(self.out / HISTORY, {"epochs": self.progress.history, "best_epoch": best["epoch"]})
         detector.save(self.out)

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from classifier.abstention import ERROR, Band
 from classifier.ensemble import Ensemble, FaceModel, load_model
 from pipelines.lineage import licence_of, untraced
 from tracking.models import fetch_model
@@ -45,6 +46,7 @@ def _card(
         *(_members(model) if isinstance(model, Ensemble) else []),
         f"- **Threshold** fake where P(fake) >= {model.threshold:.4f}, fixed on val; "
         f"temperature {model.temperature:.3f}",
+        *_abstains(model.band),
         f"- **Made** {version.created:%Y-%m-%d}, commit {tags.get('git_commit', 'not recorded')}, "
         f"{tags.get('code', 'version not recorded')}",
         f"- **Licence** {licence_of(version) or 'not stated'}",
@@ -77,6 +79,15 @@ def _card(
             "",
         ]
     return "\n".join(lines)
+
+
+def _abstains(band: Band | None) -> list[str]:
+    if band is None or band.low == band.high:
+        return []
+    return [
+        f"- **No verdict** is wiser where {band.low:.4f} <= P(fake) < {band.high:.4f}: on val at most {ERROR:.0%} of "
+        "each class lay on the wrong side of that band"
+    ]
 
 
 def _members(model: Ensemble) -> list[str]:

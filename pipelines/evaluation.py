@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from classifier.abstention import Band, abstention
 from classifier.ensemble import load_model
-from classifier.evaluation import Evaluation, evaluate, score_table
+from classifier.evaluation import Evaluation, evaluate, per_source, score_table
 from classifier.scoring import score
 from faces.errors import UserError
 from faces.manifest import Manifest
@@ -17,11 +18,19 @@ from faces.manifest import Manifest
 
 @dataclass(frozen=True)
 class Scored:
-    """A detector's test scores, evaluated by frame and by source (video or photograph)."""
+    """A detector's test scores, evaluated by frame and by source (video or photograph).
+
+    `band` is where it abstains, None for a detector that has none.
+    """
 
     table: pd.DataFrame
     by_frame: Evaluation
     by_source: Evaluation
+    band: Band | None = None
+
+    def abstention(self) -> pd.DataFrame | None:
+        """What abstaining does by source, see `classifier.abstention.abstention`; None without a band."""
+        return None if self.band is None else abstention(per_source(self.table), self.band)
 
 
 def sealed_rows(manifest: Manifest, domains: Sequence[str] = ()) -> Manifest:
@@ -54,6 +63,7 @@ def evaluate_detector(folder: Path, rows: Manifest, cache: Path, device: str = "
         score_table(rows.rows, scores),
         evaluate(rows.rows, scores, detector.threshold, by="frame"),
         evaluate(rows.rows, scores, detector.threshold, by="source"),
+        detector.band,
     )
 
 

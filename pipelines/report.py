@@ -15,13 +15,7 @@ from jinja2 import Environment
 from matplotlib.figure import Figure
 
 from classifier.evaluation import Evaluation
-from classifier.figures import (
-    confusion_matrices,
-    generalisation_matrix,
-    reliability_diagram,
-    roc_curves,
-    score_histograms,
-)
+from classifier.figures import evaluation_figures, generalisation_matrix
 from pipelines.arms import WITH
 from tuning.report import history_figure, importance_figure
 
@@ -56,12 +50,7 @@ def write_report(
     """
     figures = {
         "matrix": _matrix(table),
-        "roc": roc_curves(evaluations[candidate]),
-        "confusion": confusion_matrices(evaluations[candidate]),
-        "histograms": score_histograms(tables[candidate], evaluations[candidate].threshold),
-        "reliability": reliability_diagram(
-            (tables[candidate]["label"] == "fake").to_numpy(dtype=int), tables[candidate]["score"].to_numpy()
-        ),
+        **evaluation_figures(evaluations[candidate], tables[candidate]),
     }
     if study is not None:
         figures["history"] = history_figure(pd.DataFrame(study["history"]))

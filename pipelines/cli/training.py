@@ -25,6 +25,9 @@ from pipelines.cli.options import (
 )
 
 if TYPE_CHECKING:
+    import pandas as pd
+
+    from classifier.abstention import Band
     from classifier.evaluation import Result
 
 
@@ -143,6 +146,21 @@ def _column(of: Result) -> dict[str, str]:
     return figures | {name: f"{of.metrics[name]:.3f}" for name in names} | {"tn fp / fn tp": f"{tn} {fp} / {fn} {tp}"}
 
 
+def _band_title(band: Band) -> str:
+    if band.low == band.high:
+        return "it never abstains: the threshold alone keeps both errors low on val"
+    return f"abstaining where {band.low:.3f} <= P(fake) < {band.high:.3f}, by source; fpr and recall of the rest"
+
+
+def _percentages(withheld: pd.DataFrame) -> pd.DataFrame:
+    shares = ["abstained", "fpr", "recall"]
+    return withheld.assign(**{name: [_percent(share) for share in withheld[name]] for name in shares})
+
+
+def _percent(share: float) -> str:
+    return "-" if share != share else f"{share:.1%}"
+
+
 def evaluate(
     model: Annotated[str, typer.Option("--model", help="Version, alias (champion), or a detector's folder.")],
     manifest: Annotated[Path | None, typer.Option("--manifest", help="By default that of the model's lineage.")] = None,
@@ -160,6 +178,7 @@ def evaluate(
     import pandas as pd
 
     from classifier.ensemble import load_model
+    from classifier.figures import evaluation_figures
     from classifier.remarks import remarks
     from faces.errors import UserError
     from faces.manifest import Manifest
@@ -195,6 +214,11 @@ def evaluate(
                 score_model(store, version.model_id, domain, rows.select(dataset=domain).digest, metrics, active)
         active.text("evaluation_by_source.json", scored.by_source.to_json())
         active.text("evaluation_by_frame.json", scored.by_frame.to_json())
+        for figure, picture in evaluation_figures(scored.by_source, scored.table).items():
+            active.figure(picture, figure)
+        withheld = scored.abstention()
+        if withheld is not None:
+            active.metrics({f"abstained/{row['dataset']}": row["abstained"] for row in withheld.to_dict("records")})
         # The same opening: one look at the rows, in whatever light.
         ladder = climb(store, version, folder, rows, cache) if robustness else None
         if ladder is not None:
@@ -202,7 +226,9 @@ def evaluate(
         openings = test_openings(store, project)
     if as_json:
         both = {"by_source": scored.by_source, "by_frame": scored.by_frame}
-        told = {"openings": openings, "remarks": remarks(scored.by_source)}
+        told = {"openings": openings, "remarks": remarks(scored.by_source), "abstention": None}
+        if withheld is not None and scored.band is not None:
+            told["abstention"] = scored.band._asdict() | {"datasets": json.loads(withheld.to_json(orient="records"))}
         if ladder is not None:
             told["robustness"] = json.loads(ladder.to_json())
         typer.echo(json.dumps({name: json.loads(of.to_json()) for name, of in both.items()} | told))
@@ -211,6 +237,8 @@ def evaluate(
         table = pd.DataFrame({name: _column(evaluation.results[name]) for name in evaluation.datasets})
         title = f"{model}, sealed test rows {title}, threshold {evaluation.threshold:.3f}"
         print_table(table.rename_axis("").reset_index(), title)
+    if withheld is not None and scored.band is not None:
+        print_table(_percentages(withheld), _band_title(scored.band))
     if ladder is not None:
         for domain in ladder.datasets:
             print_table(ladder_table(ladder, domain), f"{domain}: AUC/FPR by source on the robustness ladder")

@@ -12,11 +12,14 @@ from matplotlib import pyplot
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
+from sklearn.metrics import average_precision_score, precision_recall_curve
 
 from classifier.evaluation import Evaluation, evaluate, score_table
 from classifier.figures import (
     confusion_matrices,
+    evaluation_figures,
     generalisation_matrix,
+    precision_recall_curves,
     reliability_diagram,
     roc_curves,
     score_histograms,
@@ -87,6 +90,32 @@ def test_more_data_sets_than_colours_are_told_apart_by_dashes() -> None:
     figure = roc_curves(evaluated(datasets=9, people=3))
     looks = [(line.get_color(), line.get_linestyle()) for line in figure.axes[0].lines if len(line.get_xdata()) > 2]
     assert len(looks) == len(set(looks)) == 9
+
+
+def test_precision_recall_curves_are_scikit_learns_and_start_from_guessing() -> None:
+    rows, scores = make_rows()
+    table = score_table(rows, scores)
+    figure = precision_recall_curves(table, threshold=0.5)
+    (axes,) = figure.axes
+    for name, of in table.groupby("dataset"):
+        targets = (of["label"] == "fake").to_numpy(dtype=int)
+        ap = average_precision_score(targets, of["score"])
+        (line,) = (line for line in axes.lines if str(line.get_label()) == f"{name}  AP {ap:.3f}")
+        precision, recall, _ = precision_recall_curve(targets, of["score"])
+        drawn = dict(zip(np.round(line.get_xdata(), 12), line.get_ydata(), strict=True))
+        assert set(drawn) == set(np.round(recall[recall > 0], 12))
+        best = {r: precision[np.round(recall, 12) == r] for r in drawn}
+        assert all(any(np.isclose(best[r], p)) for r, p in drawn.items())
+        guessing = [line for line in axes.lines if list(line.get_ydata()) == [targets.mean()] * 2]
+        assert len(guessing) >= 1
+    pixels(figure)
+    assert "no data set holds both" in texts(precision_recall_curves(table[table["label"] == "fake"], 0.5))
+
+
+def test_every_figure_of_an_evaluation_is_there() -> None:
+    rows, scores = make_rows()
+    found = evaluation_figures(evaluate(rows, scores, 0.5, by="source"), score_table(rows, scores))
+    assert set(found) == {"roc", "precision_recall", "confusion", "reliability", "histograms"}
 
 
 @pytest.mark.parametrize("datasets", [1, 2, 4])

@@ -96,6 +96,12 @@ def test_evaluate_gives_the_figures_of_the_report(uninterrupted: tuple[Path, dic
             interval = again["by_source"]["results"][row["domain"]]["intervals"]["auc"]
             assert (interval["value"], interval["low"], interval["high"]) == (row["auc"], row["low"], row["high"])
     assert again["openings"]["orl-swap"] >= 2
+    band = again["abstention"]
+    assert 0 <= band["low"] <= band["high"]
+    assert {row["dataset"] for row in band["datasets"]} == {row["domain"] for row in result["table"]}
+    names = ("roc", "precision_recall", "confusion", "reliability", "histograms")
+    runs = [{path.parent for path in (folder / "mlruns").rglob(f"figures/{name}.png")} for name in names]
+    assert len(set.intersection(*runs)) == 1
 
 
 def test_the_champion_is_not_replaced_by_its_equal(uninterrupted: tuple[Path, dict[str, Any]]) -> None:
