@@ -101,3 +101,29 @@ def test_people_are_dealt_whole_and_aucs_are_scikit_learns() -> None:
     logits = random.integers(0, 9, (240, 5)).astype(float)  # with ties
     expected = [roc_auc_score(targets[here], logits[here, place]) for place, here in enumerate(parts["test"].T)]
     np.testing.assert_allclose(module.column_aucs(logits, targets, parts["test"]), expected, rtol=1e-12)
+
+
+def test_scoring_memory_measures_a_process_for_every_number_of_crops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "memory.json"
+    words = ["--counts", "4", "70", "--image-size", "32", "--out", str(out)]
+    monkeypatch.setattr("sys.argv", ["scoring_memory", *words])
+    importlib.import_module("scoring_memory").main()
+    record = json.loads(capsys.readouterr().out)
+    assert json.loads(out.read_text()) == record
+    few, many = record["runs"]
+    assert (few["crops"], many["crops"]) == (4, 70)
+    assert all(100 < run["before_mib"] <= run["peak_mib"] for run in (few, many))
+    assert record["ratio"] == pytest.approx(many["peak_mib"] / few["peak_mib"], abs=2e-3)
+    assert record["met"] == (record["ratio"] <= record["goal"])
+
+
+def test_scoring_memory_refuses_counts_that_do_not_rise(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["scoring_memory", "--counts", "70", "4"])
+    with pytest.raises(SystemExit) as end:
+        importlib.import_module("scoring_memory").main()
+    assert end.value.code == 2
+    assert "--counts" in capsys.readouterr().err
