@@ -48,21 +48,21 @@ def main() -> None:
         root = Path(folder)
         _pictures(root, options.counts[-1], options.image_size)
         runs = [_run(root, count, options) for count in options.counts]
-    ratio = runs[-1]["peak_mib"] / runs[0]["peak_mib"]
-    hand_over(
-        {
-            "benchmark": "scoring_memory",
-            "backbone": options.backbone,
-            "image_size": options.image_size,
-            "runs": runs,
-            "ratio": round(ratio, 3),
-            "goal": GOAL,
-            "met": ratio <= GOAL,
-            "hardware": hardware(options.device, torch.get_num_threads()),
-            "versions": versions("timm", "pandas", "pillow"),
-        },
-        options.out,
-    )
+        ratio = runs[-1]["peak_mib"] / runs[0]["peak_mib"]
+        hand_over(
+            {
+                "benchmark": "scoring_memory",
+                "backbone": options.backbone,
+                "image_size": options.image_size,
+                "runs": runs,
+                "ratio": round(ratio, 3),
+                "goal": GOAL,
+                "met": ratio <= GOAL,
+                "hardware": hardware(options.device, torch.get_num_threads()),
+                "versions": versions("timm", "pandas", "pillow"),
+            },
+            options.out,
+        )
 
 
 def _options() -> argparse.Namespace:
