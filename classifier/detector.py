@@ -11,7 +11,8 @@ from typing import Any, cast
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as encode
 from torch import Tensor, nn
 
 from classifier.abstention import Band, described_band
@@ -117,7 +118,7 @@ class Detector(nn.Module):
         (folder / CONFIG).unlink(missing_ok=True)
         state = {key: tensor.detach().cpu().contiguous() for key, tensor in self.module.state_dict().items()}
         temporary = folder / f".{WEIGHTS}.{os.getpid()}.tmp"
-        save_file(state, temporary)
+        temporary.write_bytes(encode(state))  # save_file makes a file that nobody else may read
         temporary.replace(folder / WEIGHTS)
         write_json(folder / CONFIG, self.describe())
         return folder

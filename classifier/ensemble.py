@@ -18,7 +18,8 @@ from typing import Literal, cast
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as encode
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -146,7 +147,7 @@ class Ensemble(nn.Module):
             for key, tensor in member.module.state_dict().items()
         }
         temporary = folder / f".{WEIGHTS}.{os.getpid()}.tmp"
-        save_file(state, temporary)
+        temporary.write_bytes(encode(state))  # save_file makes a file that nobody else may read
         temporary.replace(folder / WEIGHTS)
         write_json(folder / CONFIG, self.describe())
         return folder

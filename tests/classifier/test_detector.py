@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from torch import nn
 from classifier.config import DetectorConfig
 from classifier.detector import CONFIG, WEIGHTS, Detector
 from classifier.device import autocast, pick_device, pick_precision, pick_training_precision
+from classifier.ensemble import Ensemble
 from faces.errors import UserError
 
 Small = Callable[..., DetectorConfig]
@@ -89,6 +91,14 @@ def test_missing_and_mixed_folders_are_refused(detector: Detector, tmp_path: Pat
     (tmp_path / CONFIG).write_text("{")
     with pytest.raises(UserError, match="damaged"):
         Detector.load(tmp_path)
+
+
+def test_whoever_shares_the_folder_may_read_the_weights(detector: Detector, tmp_path: Path) -> None:
+    (tmp_path / "plain").touch()
+    detector.save(tmp_path / "one")
+    Ensemble([detector, deepcopy(detector)], [0.5, 0.5]).save(tmp_path / "two")
+    for folder in ("one", "two"):
+        assert (tmp_path / folder / WEIGHTS).stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
 def test_a_save_killed_half_way_is_no_detector(
