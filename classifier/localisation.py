@@ -71,7 +71,7 @@ def localisation(
                     "figure": figure,
                     "value": clustered_mean(own, names, level),
                     "box": clustered_mean(box, names, level),
-                    "difference": clustered_mean(own - box, names, level),
+                    "difference": clustered_mean(own - box, names, level, least=-1.0),
                     "n": len(masks),
                     "groups": len(np.unique(names)),
                 }
@@ -79,8 +79,10 @@ def localisation(
     return rows
 
 
-def clustered_mean(values: ArrayLike, groups: ArrayLike, level: float = 0.95) -> Interval:
-    """The mean of values [N] with a t interval over their groups [N]; without ends where there is one group only.
+def clustered_mean(values: ArrayLike, groups: ArrayLike, level: float = 0.95, *, least: float = 0.0) -> Interval:
+    """The mean of values [N] in [least, 1] with a t interval over their groups [N], cut at those ends.
+
+    It has no ends where there is one group only.
 
     The variance is that of a ratio of sums over G groups (Liang & Zeger 1986, with the factor G / (G - 1)):
     G / (G - 1) * sum_g (sum_{i in g} (v_i - mean))² / N², with G - 1 degrees of freedom.
@@ -96,4 +98,4 @@ def clustered_mean(values: ArrayLike, groups: ArrayLike, level: float = 0.95) ->
         return Interval(mean, nan, nan, level)
     error = sqrt(count / (count - 1) * float((sums**2).sum())) / len(v)
     half = float(stats.t.ppf((1 + level) / 2, count - 1)) * error
-    return Interval(mean, mean - half, mean + half, level)
+    return Interval(mean, max(mean - half, least), min(mean + half, 1.0), level)

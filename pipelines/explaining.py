@@ -75,14 +75,15 @@ def explain_faces(
     images = load_crops(chosen, model.config.image_size, cache).batch(np.arange(len(chosen)))
     _draw(images.permute(0, 2, 3, 1).numpy(), maps, masks, table).savefig(picture, dpi=110)
     table.to_csv(out / TABLE, index=False)
-    figures = pd.DataFrame()
+    figures, used = pd.DataFrame(), 0
     note = "no row names the mask of a forgery: nothing to score the maps against"
     if len(known):
         figures = _localisation(model, known, methods, cache)
         figures.to_csv(out / LOCALISATION, index=False)
         splits = ", ".join(sorted(set(known.rows["split"])))
-        note = f"scored against the masks of {len(known)} forged faces ({splits} rows)"
-    return Explained(picture, table, figures, len(known), note)
+        used = int(figures["faces"].iloc[0])
+        note = f"scored against the masks of {used} forged faces ({splits} rows)"
+    return Explained(picture, table, figures, used, note)
 
 
 def explain_model(store: Store, model: str, manifest: Manifest, out: Path, cache: Path, **options: Any) -> Explained:
@@ -187,7 +188,10 @@ def _localisation(model: FaceModel, known: Manifest, methods: Sequence[Method], 
 
 
 def _mask(manifest: Manifest, row: int, size: int) -> NDArray[np.bool_] | None:
-    """[S, S] where the face was forged, or None where that is not known."""
+    """[S, S] where the face was forged: where the mask is at least half of its highest; None where that is not known.
+
+    Self-blends are laid on at a quarter of their strength and more, and their masks say so.
+    """
     name = manifest.rows["mask"].iloc[row] if "mask" in manifest.rows.columns else None
     if name is None or pd.isna(name) or not name:
         return None
@@ -197,7 +201,8 @@ def _mask(manifest: Manifest, row: int, size: int) -> NDArray[np.bool_] | None:
             grey = image.convert("L").resize((size, size), Image.Resampling.BILINEAR)
     except OSError as error:
         raise UserError(f"the mask {file} cannot be read ({error}): compose the faces anew") from error
-    return np.asarray(grey) >= 128
+    strength = np.asarray(grey)
+    return strength >= max(1.0, strength.max() / 2)
 
 
 def _draw(

@@ -45,11 +45,15 @@ def test_a_map_that_knows_beats_the_box_and_one_that_does_not_is_the_box() -> No
 
 def test_the_interval_counts_groups_and_not_pictures() -> None:
     random = np.random.default_rng(1)
-    own = random.normal(size=40)
+    own = random.uniform(size=40)
     once = clustered_mean(own, np.arange(40))
     reference = own.std(ddof=1) / np.sqrt(40)
     assert once.high - once.value == pytest.approx(2.0227 * reference, rel=1e-3)
     copied = clustered_mean(np.repeat(own, 10), np.repeat(np.arange(40), 10))
     assert (copied.low, copied.high) == pytest.approx((once.low, once.high))
+    rare = clustered_mean([1.0] + [0.0] * 9, np.arange(10))
+    assert (rare.low, rare.value) == (0, 0.1)  # a share is never below nothing
+    assert clustered_mean([1.0] * 9 + [0.0], np.arange(10)).high == 1
+    assert clustered_mean([-1.0] * 9 + [0.0], np.arange(10), least=-1.0).low == -1
     assert np.isnan(clustered_mean([1.0, 0.0], ["a", "a"]).low)
     assert np.isnan(clustered_mean([], []).value)

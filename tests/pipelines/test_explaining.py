@@ -54,7 +54,7 @@ def test_maps_are_scored_against_known_masks(
         pixels = np.asarray(low.resize((32, 32), Image.Resampling.BICUBIC), dtype=np.int64)
         mask = np.zeros((32, 32), dtype=np.uint8)
         top, left = ((0, 0), (0, 20), (20, 0), (20, 20))[number % 4]
-        mask[top : top + 12, left : left + 12] = 255
+        mask[top : top + 12, left : left + 12] = 64 if number % 2 else 255  # laid on at a quarter, or wholly
         weave = 60 * (np.indices((32, 32)).sum(0) % 2)[..., None] * (mask[..., None] > 0)
         file = tmp_path / f"{number}.png"
         Image.fromarray((pixels + weave).clip(0, 255).astype(np.uint8)).save(file)
