@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 from classifier.evaluation import Evaluation
+
+_SOON = 3  # epochs after the first: fewer say nothing
 
 
 def remarks(evaluation: Evaluation) -> list[str]:
@@ -33,3 +37,15 @@ def remarks(evaluation: Evaluation) -> list[str]:
                 "and its figures may be chance"
             )
     return told
+
+
+def remark_on_training(history: Mapping[str, Any]) -> str | None:
+    """A sentence where all but the first of several epochs were thrown away, of a detector's `history.json`."""
+    aucs = [epoch.get("val_auc") for epoch in history["epochs"]]
+    if history.get("best_epoch") != 1 or len(aucs) <= _SOON or None in aucs:
+        return None
+    return (
+        f"the first of {len(aucs)} epochs was the best on val (AUC {aucs[0]:.3f}, the last {aucs[-1]:.3f}) and is what "
+        "was kept: what train teaches is not what val asks. Are their fakes of one kind, and is the learning rate low "
+        "enough?"
+    )

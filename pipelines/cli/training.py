@@ -104,7 +104,11 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Train a detector on a manifest's train rows, calibrate it on val, log it. The same command resumes."""
+    import json
+
     from classifier.config import DetectorConfig
+    from classifier.remarks import remark_on_training
+    from classifier.training import HISTORY
     from faces.manifest import Manifest
     from pipelines.audit import audit_step, log_audit, warnings_of
     from pipelines.promotion import register_candidate
@@ -130,11 +134,14 @@ def train(
         warnings = warnings_of(audited, trained.val)
         log_audit(attach(store, trained.run_id), audited, warnings, [trained.model_id])
         result["warnings"] = warnings
+    remark = remark_on_training(json.loads((Path(trained.folder) / HISTORY).read_text()))
+    result["remarks"] = [] if remark is None else [remark]
     answer(
         result,
         as_json,
         f"detector in {trained.folder}, val AUC {trained.objective:.3f}, registered as version {version}\n"
-        f"next: counterforge evaluate --model {version}; counterforge models promote {version}",
+        + (f"note: {remark}\n" if remark else "")
+        + f"next: counterforge evaluate --model {version}; counterforge models promote {version}",
     )
 
 

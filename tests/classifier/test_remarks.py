@@ -14,7 +14,7 @@ from PIL import Image
 from classifier.config import DetectorConfig
 from classifier.detector import Detector
 from classifier.evaluation import Evaluation, evaluate
-from classifier.remarks import remarks
+from classifier.remarks import remark_on_training, remarks
 from classifier.scoring import score
 from faces.errors import UserError
 from faces.manifest import Manifest
@@ -119,3 +119,15 @@ def test_pictures_of_other_sizes_are_scored(
     scores = score(detector, Manifest.build(frame, manifest.root), tmp_path / "cache")
     assert scores.shape == (6,)
     assert np.isfinite(scores).all()
+
+
+def test_training_that_only_ever_got_worse_on_val_is_said() -> None:
+    def history(best: int, *aucs: float) -> dict[str, object]:
+        return {"epochs": [{"epoch": n, "val_auc": auc} for n, auc in enumerate(aucs, 1)], "best_epoch": best}
+
+    said = remark_on_training(history(1, 0.6, 0.4, 0.3, 0.35))
+    assert said is not None
+    assert "the first of 4 epochs was the best on val (AUC 0.600, the last 0.350)" in said
+    assert remark_on_training(history(2, 0.6, 0.7, 0.3, 0.35)) is None
+    assert remark_on_training(history(1, 0.6, 0.4)) is None
+    assert remark_on_training({"epochs": [{"epoch": n} for n in range(1, 9)], "best_epoch": 1}) is None

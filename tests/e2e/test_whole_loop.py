@@ -113,6 +113,7 @@ def test_the_champion_is_not_replaced_by_its_equal(uninterrupted: tuple[Path, di
     manifest = folder / "runs" / "demo" / "faces" / "manifest.parquet"
     settings = ["--set", "image_size=32", "--set", "frozen_epochs=1", "--epochs", "1", "--seed", "5"]
     made = json.loads(call(folder, "train", str(manifest), "--out", "again", *settings, "--json"))
+    assert made["remarks"] == []
     refused = json.loads(call(folder, "models", "promote", str(made["version"]), "--json", check=1))
     assert refused["difference"]["low"] <= 0
     assert "must lie above zero" in refused["reason"]
