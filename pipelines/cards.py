@@ -85,8 +85,8 @@ def _abstains(band: Band | None) -> list[str]:
     if band is None or band.low == band.high:
         return []
     return [
-        f"- **No verdict** is wiser where {band.low:.4f} <= P(fake) < {band.high:.4f}: on val at most {ERROR:.0%} of "
-        "each class lay on the wrong side of that band"
+        f"- **Abstain** where {band.low:.4f} <= P(fake) < {band.high:.4f}: beside that band at most {ERROR:.0%} of "
+        "each class were called wrong on val"
     ]
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from classifier.abstention import Band
 from classifier.detector import Detector
 from classifier.ensemble import Ensemble, load_model
 from classifier.scoring import score
@@ -28,7 +29,9 @@ pytest.importorskip("onnxruntime")
 
 @pytest.fixture(scope="module")
 def version(register: Callable[..., int], make_detector: Callable[..., Detector], store: Store) -> int:
-    number = register(make_detector(seed=1), "traveller")
+    detector = make_detector(seed=1)
+    detector.band = Band(0.2, 0.8)
+    number = register(detector, "traveller")
     model_id = Registry(store).resolve(number).model_id
     with run(store, "gates", "figures", key="figures") as active:
         figures = {"auc": 0.91, "auc_low": 0.84, "auc_high": 0.96, "ap": 0.9, "fpr": 0.3, "recall": 0.8, "ece": 0.2}
@@ -54,6 +57,7 @@ def test_the_card_tells_data_figures_threshold_and_limits(version: int, store: S
         "On far its AUC lies below 0.5 beyond doubt",
         "On near it calls 30% of the real faces fake",
         "fake where P(fake) >= ",
+        "**Abstain** where 0.2000 <= P(fake) < 0.8000: ",
         "**Licence** CC0",
         "Synthetic faces: none",
     ):
