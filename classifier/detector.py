@@ -117,9 +117,7 @@ class Detector(nn.Module):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / CONFIG).unlink(missing_ok=True)
         state = {key: tensor.detach().cpu().contiguous() for key, tensor in self.module.state_dict().items()}
-        temporary = folder / f".{WEIGHTS}.{os.getpid()}.tmp"
-        temporary.write_bytes(encode(state))  # save_file makes a file that nobody else may read
-        temporary.replace(folder / WEIGHTS)
+        write_weights(folder / WEIGHTS, state)
         write_json(folder / CONFIG, self.describe())
         return folder
 
@@ -183,6 +181,13 @@ def read_description(folder: Path) -> dict[str, Any] | None:
         return cast("dict[str, Any]", json.loads(file.read_text(encoding="utf-8")))
     except ValueError as error:
         raise UserError(f"{file} is damaged ({error}): delete it and train again") from error
+
+
+def write_weights(file: Path, state: dict[str, Tensor]) -> None:
+    """Write as safetensors in one atomic step; their own `save_file` makes a file that nobody else may read."""
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    temporary.write_bytes(encode(state))
+    temporary.replace(file)
 
 
 def write_json(file: Path, content: Mapping[str, object]) -> None:

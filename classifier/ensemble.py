@@ -10,7 +10,6 @@ and a `config.json`, which has `members`. Whatever keeps, fetches and serves a d
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, cast
@@ -19,13 +18,12 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from safetensors.torch import save as encode
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from classifier.abstention import Band, described_band
 from classifier.backbones import state_digest
-from classifier.detector import CONFIG, WEIGHTS, Detector, read_description, write_json
+from classifier.detector import CONFIG, WEIGHTS, Detector, read_description, write_json, write_weights
 from classifier.device import pick_device
 from faces.errors import UserError
 
@@ -146,9 +144,7 @@ class Ensemble(nn.Module):
             for number, member in enumerate(self.detectors)
             for key, tensor in member.module.state_dict().items()
         }
-        temporary = folder / f".{WEIGHTS}.{os.getpid()}.tmp"
-        temporary.write_bytes(encode(state))  # save_file makes a file that nobody else may read
-        temporary.replace(folder / WEIGHTS)
+        write_weights(folder / WEIGHTS, state)
         write_json(folder / CONFIG, self.describe())
         return folder
 
