@@ -54,12 +54,11 @@ def roc_curves(evaluation: Evaluation) -> Figure:
         axes.plot(fp / (fp + tn), tp / (fn + tp), marker="o", color=colour, markersize=7, markeredgecolor="white")
     axes.set(xlim=(0, 1), ylim=(0, 1.005), xlabel="reals called fake", ylabel="fakes found")
     _percent(axes)
-    if len(axes.lines) > 1:
-        title = f"AUC by {evaluation.by} [{evaluation.level:.0%} interval]; dot: threshold {evaluation.threshold:.3f}"
-        figure.set_figheight(5.8 + 0.2 * (len(axes.get_legend_handles_labels()[0]) + 1))
-        figure.legend(loc="outside lower center", fontsize=10, title=title, title_fontsize=10, edgecolor="none")
-    else:
-        _say(axes, "no data set holds both reals and fakes")
+    _legend_below(
+        figure,
+        axes,
+        f"AUC by {evaluation.by} [{evaluation.level:.0%} interval]; dot: threshold {evaluation.threshold:.3f}",
+    )
     return figure
 
 
@@ -88,12 +87,7 @@ def precision_recall_curves(table: pd.DataFrame, threshold: float, level: float 
             axes.plot(*place, marker="o", color=colour, markersize=7, markeredgecolor="white")
     axes.set(xlim=(0, 1), ylim=(0, 1.005), xlabel="recall: fakes found", ylabel="precision: of what is called fake")
     _percent(axes)
-    if axes.lines:
-        title = f"average precision; dot: threshold {threshold:.3f}; dotted: share of fakes"
-        figure.set_figheight(5.8 + 0.2 * (len(axes.get_legend_handles_labels()[0]) + 1))
-        figure.legend(loc="outside lower center", fontsize=10, title=title, title_fontsize=10, edgecolor="none")
-    else:
-        _say(axes, "no data set holds both reals and fakes")
+    _legend_below(figure, axes, f"average precision; dot: threshold {threshold:.3f}; dotted: share of fakes")
     return figure
 
 
@@ -276,6 +270,16 @@ def _plain(axes: Axes) -> None:
     axes.spines[["right", "top"]].set_visible(False)
     axes.grid(color="#e6e6e6", linewidth=0.6)
     axes.set_axisbelow(True)
+
+
+def _legend_below(figure: Figure, axes: Axes, title: str) -> None:
+    """Name the curves of the data sets below them, or say that there is none."""
+    names = axes.get_legend_handles_labels()[1]
+    if names:
+        figure.set_figheight(5.8 + 0.2 * (len(names) + 1))
+        figure.legend(loc="outside lower center", fontsize=10, title=title, title_fontsize=10, edgecolor="none")
+    else:
+        _say(axes, "no data set holds both reals and fakes")
 
 
 def _percent(axes: Axes) -> None:
