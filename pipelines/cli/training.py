@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -104,8 +105,6 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Train a detector on a manifest's train rows, calibrate it on val, log it. The same command resumes."""
-    import json
-
     from classifier.config import DetectorConfig
     from classifier.remarks import remark_on_training
     from classifier.training import HISTORY
@@ -180,8 +179,6 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Score a model on the sealed test rows, by frame and by source. The opening is counted in MLflow."""
-    import json
-
     import pandas as pd
 
     from classifier.ensemble import load_model
