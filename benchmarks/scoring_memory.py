@@ -35,6 +35,7 @@ from faces.manifest import Manifest
 
 GOAL = 1.2
 _SAMPLE_SECONDS = 0.02
+_STATUS = Path("/proc/self/status")
 
 
 def main() -> None:
@@ -44,6 +45,8 @@ def main() -> None:
         return
     if len(options.counts) < 2 or sorted(set(options.counts)) != options.counts or options.counts[0] < 1:
         refuse("--counts: at least two numbers of crops, rising")
+    if not _STATUS.exists():
+        refuse(f"there is no {_STATUS} to read memory from: run this on Linux")
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         _pictures(root, options.counts[-1], options.image_size)
@@ -151,8 +154,7 @@ def _scored(path: Path, options: argparse.Namespace) -> dict[str, Any]:
 
 def _own_mib() -> float:
     """Anonymous memory of this process that is resident, MiB."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.partition("RssAnon:")[2].split()[0]) / 1024
+    return int(_STATUS.read_text().partition("RssAnon:")[2].split()[0]) / 1024
 
 
 if __name__ == "__main__":
