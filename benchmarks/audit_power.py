@@ -25,9 +25,9 @@ from PIL import Image
 from record import hand_over, hardware, say, versions
 from scipy.stats import norm
 
-from faces.audit import AuditConfig, audit
-from faces.embedded import embedded
-from faces.manifest import Manifest
+from core.manifest import Manifest
+from faces.audit.audit import AuditConfig, audit
+from faces.orl import embedded
 
 FAMILY = {
     "format": "format",

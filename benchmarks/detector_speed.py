@@ -38,15 +38,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
-from classifier.backbones import create
 from classifier.config import DetectorConfig
-from classifier.detector import Detector
-from classifier.device import autocast, pick_device, pick_training_precision
-from classifier.finetuning import prepare
+from classifier.models.backbones import create
+from classifier.models.detector import Detector
 from classifier.scoring import score
-from classifier.training import _Job, ignore, train
-from faces.embedded import embedded
-from faces.manifest import Manifest
+from classifier.training.optim import prepare
+from classifier.training.training import _Job, ignore, train
+from core.device import autocast, pick_device, pick_precision
+from core.manifest import Manifest
+from faces.orl import embedded
 
 GOALS = {"training": 2.5, "scoring": 3.0, "auc_difference": 0.0, "share_of_bare_model": 0.95, "frozen": 50.0}
 
@@ -153,7 +153,7 @@ def _score(
 
 def _frozen(rows: Manifest, config: DetectorConfig, work: Path, epochs: int) -> dict[str, float]:
     """Images/s of training a head, whole calls of `train`, and by how much the scores of the two ways differ."""
-    settings = {"finetune": "head", "augmentation": 0.0, "precision": "32", "epochs": epochs}
+    settings = {"finetune": "head", "augmentation": 0.0, "precision": "float32", "epochs": epochs}
     head = DetectorConfig.model_validate(config.model_dump() | settings)
     count = len(rows.select(split="train")) * epochs
     cache = work / "cache"
@@ -163,7 +163,7 @@ def _frozen(rows: Manifest, config: DetectorConfig, work: Path, epochs: int) -> 
     began = time.perf_counter()
     stored = train(rows, head, work / "stored", cache)
     with_store = time.perf_counter() - began
-    with mock.patch("classifier.training._stored", return_value=False):
+    with mock.patch("classifier.training.training._stored", return_value=False):
         began = time.perf_counter()
         again = train(rows, head, work / "again", cache)
         without = time.perf_counter() - began
@@ -268,7 +268,7 @@ class _Bare:
     def __init__(self, config: DetectorConfig) -> None:
         self.device = pick_device(config.device)
         self.network = Detector.create(config).module.to(self.device).train()
-        self.precision = pick_training_precision(config.precision, self.device, self.network)
+        self.precision = pick_precision(config.precision, self.device, self.network)
         self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=1e-6)
         shape = (config.batch_size, 3, config.image_size, config.image_size)
         images = torch.randn(shape, generator=torch.Generator().manual_seed(0))

@@ -21,17 +21,17 @@ import pandas as pd
 from record import hand_over, hardware, refuse, say, versions
 
 from classifier.config import DetectorConfig
-from classifier.detector import Detector
 from classifier.evaluation import score_table
-from classifier.forensics import NONE, kinds_of
-from classifier.forest import forest_plot
+from classifier.figures import forest_plot
+from classifier.models.detector import Detector
+from classifier.models.forensics import NONE, kinds_of
 from classifier.scoring import score
-from classifier.seeds import Repeated, holm, two_sided
-from classifier.training import HISTORY, train
-from faces.errors import UserError
-from faces.manifest import Manifest
-from pipelines.comparison import estimate
-from pipelines.config import override, validate
+from classifier.training.training import HISTORY, train
+from core.config import override, validate
+from core.errors import UserError
+from core.manifest import Manifest
+from metrics.repeated import Repeated, holm, two_sided
+from pipelines.experiments.comparison import estimate
 
 GOAL = 1.0
 

@@ -22,8 +22,8 @@ from record import hand_over, hardware, say, versions
 from scipy.special import expit
 from scipy.stats import norm
 
-from classifier.intervals import bootstrap, paired_difference
-from classifier.metrics import weighted_auc
+from metrics.binary import weighted_auc
+from metrics.intervals import bootstrap, paired_difference
 
 GROUPS, AUCS = (30, 60, 120), (0.7, 0.9, 0.97)
 FRAMES, WITHIN = 5.0, 0.5  # frames a person on average; share of the variance that is between people

@@ -24,14 +24,14 @@ from PIL import Image
 from record import say
 from torch import Tensor
 
+from core.manifest import Manifest
 from faces.loading import Crops, load_crops
-from faces.manifest import Manifest
 from gan.config import GanConfig
-from gan.distances import frechet_distance, kernel_distance
-from gan.feeding import picture_indices
 from gan.quality import of_pictures
 from gan.sampling import render
 from gan.trainer import Trainer
+from gan.training import picture_indices
+from metrics.distributions import frechet_distance, kernel_distance
 
 Pictures = NDArray[np.uint8]  # [N, S, S, 3]
 

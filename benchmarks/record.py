@@ -90,6 +90,6 @@ def _processor() -> str:
 def _fast_bfloat16(device: str) -> bool:
     import torch
 
-    from gan.device import has_fast_bfloat16
+    from core.device import has_fast_bfloat16
 
     return has_fast_bfloat16(torch.device(device))

@@ -29,9 +29,9 @@ from PIL import Image
 from record import hand_over, hardware, refuse, say, versions
 
 from classifier.config import DetectorConfig
-from classifier.detector import Detector
+from classifier.models.detector import Detector
 from classifier.scoring import score
-from faces.manifest import Manifest
+from core.manifest import Manifest
 
 GOAL = 1.2
 _SAMPLE_SECONDS = 0.02

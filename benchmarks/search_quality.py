@@ -26,12 +26,12 @@ from record import hand_over, hardware, versions
 from sklearn.metrics import roc_auc_score
 
 from classifier.config import DetectorConfig
-from classifier.detector import Detector
-from classifier.features import frozen_features
-from faces.embedded import embedded
+from classifier.models.detector import Detector
+from classifier.training.features import frozen_features
+from core.manifest import Manifest
 from faces.extraction import IngestConfig
 from faces.ingest import ingest
-from faces.manifest import Manifest
+from faces.orl import embedded
 from tuning.config import StudyConfig
 from tuning.samplers import PrunerName, SamplerName, plan, pruner, sampler
 from tuning.space import Choice, Range, Space, Value, suggest

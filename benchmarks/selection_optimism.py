@@ -21,10 +21,10 @@ from scipy.special import expit
 from scipy.stats import rankdata
 
 from classifier.config import DetectorConfig
-from classifier.detector import Detector
-from classifier.features import frozen_features
-from faces.embedded import embedded
-from faces.manifest import Manifest
+from classifier.models.detector import Detector
+from classifier.training.features import frozen_features
+from core.manifest import Manifest
+from faces.orl import embedded
 
 GOAL = 0.25
 PARTS = ("train", "val", "test", "fresh")

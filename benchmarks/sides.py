@@ -15,11 +15,11 @@ from unittest import mock
 import torch
 from torch import Tensor
 
+from core.device import has_fast_bfloat16
 from gan import trainer as gan_trainer
 from gan.config import PRESETS, GanConfig
-from gan.device import has_fast_bfloat16
-from gan.discriminator import Discriminator
-from gan.generator import Generator
+from gan.networks.discriminator import Discriminator
+from gan.networks.generator import Generator
 from gan.trainer import Trainer
 
 PICTURES = 256

@@ -27,10 +27,10 @@ from record import hand_over, hardware, versions
 
 from tracking.runs import run
 from tracking.store import Store, open_store
-from tuning.claims import Claims, Terms
 from tuning.config import StudyConfig
+from tuning.queue import Claims, Terms
 from tuning.space import Range, Space, Value, distributions
-from tuning.storage import Shelf, quiet_optuna
+from tuning.storage import StudyStorage, quiet_optuna
 from tuning.workers import Outcome, work
 
 GOAL = 1.15
@@ -68,7 +68,7 @@ WRITES = ["create_new_trial", "set_trial_param", "set_trial_state_values", "set_
 
 def ours(store: Store, folder: Path, name: str, total: int, sampler: str) -> None:
     """Trials by the workbench, up to a total of `total`."""
-    shelf = Shelf(str(folder / f"{name}.journal"))
+    shelf = StudyStorage(str(folder / f"{name}.journal"))
     with quiet_optuna():
         study = optuna.create_study(study_name=name, storage=shelf.storage(), direction="maximize", load_if_exists=True)
     with run(store, "ours", name, key=name) as parent:

@@ -36,10 +36,10 @@ import optuna
 from optuna.trial import TrialState
 from record import hand_over, hardware, versions
 
-from tuning.claims import PLACE, Claims, Terms
 from tuning.config import StudyConfig
+from tuning.queue import PLACE, Claims, Terms
 from tuning.space import Range, Space, Value
-from tuning.storage import Shelf, quiet_optuna
+from tuning.storage import StudyStorage, quiet_optuna
 from tuning.workers import Outcome, work
 
 GOAL = 0.9
@@ -48,7 +48,7 @@ SPACE: Space = {name: Range(low=0.0, high=1.0) for name in ("a", "b", "c", "d")}
 
 def worker(address: str, name: str, total: int, sleep: float, ready: Any, memory: Any) -> None:
     """One worker whose trials sleep; all begin together, each after a trial of a study of its own, to warm up."""
-    shelf = Shelf(address)
+    shelf = StudyStorage(address)
     with quiet_optuna():
         study = optuna.load_study(study_name=name, storage=shelf.storage())
         rehearsal = optuna.create_study(study_name=f"{name}-{os.getpid()}", storage=shelf.storage())
@@ -79,7 +79,7 @@ def measure(address: str, workers: int, rounds: int, sleep: float) -> dict[str, 
     name, total = f"scaling-{workers}-{uuid.uuid4().hex[:6]}", workers * rounds
     if "://" not in address:
         address = str(Path(address) / f"{name}.journal")
-    shelf = Shelf(address)
+    shelf = StudyStorage(address)
     with quiet_optuna():
         optuna.create_study(study_name=name, storage=shelf.storage(), direction="maximize")
     if shelf.engine is not None:
@@ -97,7 +97,7 @@ def measure(address: str, workers: int, rounds: int, sleep: float) -> dict[str, 
     for process in processes:
         process.join()
     seconds = time.perf_counter() - began
-    trials = optuna.load_study(study_name=name, storage=Shelf(address).storage()).get_trials()
+    trials = optuna.load_study(study_name=name, storage=StudyStorage(address).storage()).get_trials()
     done = Counter(t.user_attrs[PLACE] for t in trials if t.state == TrialState.COMPLETE)
     return {
         "workers": workers,

@@ -29,10 +29,10 @@ from optuna.trial import TrialState
 from record import hand_over, hardware, versions
 
 from tracking.store import open_store
-from tuning.claims import PLACE, WORKER
 from tuning.config import DEFAULT_SPACE, StudyConfig
+from tuning.queue import PLACE, WORKER
 from tuning.space import distributions
-from tuning.storage import Shelf, quiet_optuna, shelf_for
+from tuning.storage import StudyStorage, quiet_optuna, shelf_for
 
 GOAL_STATUS, GOAL_UI = 10.0, 10.0
 
@@ -40,7 +40,7 @@ GOAL_STATUS, GOAL_UI = 10.0, 10.0
 def fill_study(root: Path, name: str, count: int) -> float:
     """A journal of `count` finished trials; returns the megabytes that it takes."""
     random = optuna.samplers.RandomSampler(seed=0)
-    shelf: Shelf = shelf_for(root, name)
+    shelf: StudyStorage = shelf_for(root, name)
     with quiet_optuna():
         study = optuna.create_study(study_name=name, storage=shelf.storage(), direction="maximize", sampler=random)
         config = StudyConfig(name="views", trials=count)

@@ -18,11 +18,11 @@ from typing import Any
 
 from record import hand_over, hardware, peak_memory_mib, refuse, say, versions
 
-from faces.errors import UserError
-from pipelines.comparison import Comparison, execute
-from pipelines.config import override, read_yaml, validate
-from pipelines.settings import RunConfig
-from tracking.errors import TrackingError
+from core.config import override, read_yaml, validate
+from core.errors import UserError
+from pipelines.configuration import RunConfig
+from pipelines.experiments.comparison import Comparison, execute
+from tracking.store import TrackingError
 
 GOAL = 1.0
 

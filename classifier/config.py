@@ -6,8 +6,9 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from classifier.backbones import OFFLINE_BACKBONE, check_size, spec
-from classifier.forensics import NONE, kinds_of
+from classifier.models.backbones import OFFLINE_BACKBONE, check_size, spec
+from classifier.models.forensics import NONE, kinds_of
+from core.device import Precision
 
 
 class DetectorConfig(BaseModel):
@@ -18,7 +19,7 @@ class DetectorConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    backbone: str = Field(default=OFFLINE_BACKBONE, description="a key of classifier.backbones.BACKBONES")
+    backbone: str = Field(default=OFFLINE_BACKBONE, description="a key of classifier.models.backbones.BACKBONES")
     weights: str = Field(default="imagenet", min_length=1, description="imagenet, none, or a file of weights")
     image_size: int = Field(default=192, ge=16, le=1024, description="side of the square that the network sees, pixels")
     forensics: str = Field(default=NONE, description="none, or some of srm, spectrum, texture, joined by +")
@@ -26,7 +27,7 @@ class DetectorConfig(BaseModel):
     epochs: int = Field(default=5, ge=1, le=1000)
     frozen_epochs: int = Field(default=1, ge=0, description="of `epochs`, how many train the head alone, first")
     finetune: Literal["full", "gradual", "norms", "head"] = Field(
-        default="full", description="what learns after them, see classifier.finetuning"
+        default="full", description="what learns after them, see classifier.training.optim"
     )
     learning_rate: float = Field(default=1e-3, gt=0, le=10, description="of the head, at its peak")
     backbone_learning_rate_factor: float = Field(default=0.5, gt=0, le=10, description="times learning_rate")
@@ -42,9 +43,15 @@ class DetectorConfig(BaseModel):
     early_stopping_epochs: int = Field(default=4, ge=0, description="stop after so many without a better AUC; 0 never")
     ema_decay: float = Field(default=0.0, ge=0, lt=1, description="average of the weights; 0 is off")
     seed: int = Field(default=0, ge=0, lt=2**31)
-    device: str = Field(default="auto", description="auto, cpu, cuda, mps")
-    precision: Literal["auto", "32", "bf16"] = "auto"
+    device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1")
+    precision: Precision = "auto"
     checkpoint_every_seconds: float = Field(default=60, ge=0)
+
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _earlier_name(cls, name: object) -> object:
+        """Detectors that were saved before version 0.2 call the precisions 32 and bf16."""
+        return {"32": "float32", "bf16": "bfloat16"}.get(str(name), name)
 
     @field_validator("backbone")
     @classmethod

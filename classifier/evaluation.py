@@ -17,9 +17,9 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from classifier.intervals import Difference, Interval, Paired, bootstrap_all, paired_difference_of_means, roc_band
-from classifier.metrics import Floats, Ints, compute, confusion
-from faces.errors import UserError
+from core.errors import UserError
+from metrics.binary import Floats, Ints, compute, confusion
+from metrics.intervals import Difference, Interval, Paired, bootstrap_all, paired_difference_of_means, roc_band
 
 By = Literal["frame", "source"]
 ALL = "all"  # every row of every data set, pooled
@@ -51,7 +51,7 @@ class Result:
     real: int
     fake: int
     groups: int  # identities, or else sources: what the intervals rest on
-    metrics: dict[str, float]  # names of classifier.metrics.NAMES; nan where undefined
+    metrics: dict[str, float]  # names of metrics.binary.NAMES; nan where undefined
     intervals: dict[str, Interval]  # names of WITH_INTERVALS
     confusion: tuple[tuple[int, int], tuple[int, int]]  # ((tn, fp), (fn, tp)) at the fixed threshold
     roc: Roc
@@ -326,3 +326,46 @@ def _result(values: dict[str, Any]) -> Result:
     roc = Roc(**{name: tuple(points) for name, points in values.pop("roc").items()})
     (tn, fp), (fn, tp) = values.pop("confusion")
     return Result(**values, intervals=intervals, roc=roc, confusion=((tn, fp), (fn, tp)))
+
+
+_SOON = 3  # epochs after the first: fewer say nothing
+
+
+def remarks(evaluation: Evaluation) -> list[str]:
+    """Sentences about data sets whose figures are undefined, without an interval, or below chance; often empty.
+
+    An AUC whose whole interval lies below 0.5 says that the model ranks the classes the wrong way round: labels were
+    swapped in the data or in training, or the data set's fakes look more real to it than its reals.
+    """
+    told = []
+    for name in evaluation.datasets:
+        result = evaluation.results[name]
+        auc = result.intervals["auc"]
+        if not result.real or not result.fake:
+            missing, only = ("real", "fakes") if not result.real else ("fake", "reals")
+            told.append(f"{name} has {only} only: AUC, AP and EER need a {missing} face too, and are left undefined")
+        elif result.metrics["auc"] == 0.5 and len(result.roc.fpr) == 2:
+            told.append(f"on {name} all scores are equal: the model tells nothing apart there (AUC 0.5)")
+        elif auc.high < 0.5:
+            told.append(
+                f"on {name} AUC {auc} lies below 0.5 beyond doubt: real and fake may be swapped in its labels or in "
+                "the training data, or its fakes look more real to the model than its reals"
+            )
+        elif math.isnan(auc.low):
+            told.append(
+                f"{name} has {result.groups} identities or sources, under two of a class: no interval can be given, "
+                "and its figures may be chance"
+            )
+    return told
+
+
+def remark_on_training(history: Mapping[str, Any]) -> str | None:
+    """A sentence where all but the first of several epochs were thrown away, of a detector's `history.json`."""
+    aucs = [epoch.get("val_auc") for epoch in history["epochs"]]
+    if history.get("best_epoch") != 1 or len(aucs) <= _SOON or None in aucs:
+        return None
+    return (
+        f"the first of {len(aucs)} epochs was the best on val (AUC {aucs[0]:.3f}, the last {aucs[-1]:.3f}) and is what "
+        "was kept: what train teaches is not what val asks. Are their fakes of one kind, and is the learning rate low "
+        "enough?"
+    )

@@ -21,9 +21,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from classifier.ensemble import Ensemble, FaceModel
+from classifier.models.ensemble import Ensemble, FaceModel
 from classifier.scoring import logits
-from faces.errors import UserError
+from core.errors import UserError
 from faces.loading import Crops
 
 FLOAT, INT8 = "model.onnx", "model.int8.onnx"

@@ -14,12 +14,13 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import MultipleLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator, MultipleLocator, PercentFormatter
 from numpy.typing import ArrayLike
 
 from classifier.evaluation import Evaluation, per_source
-from classifier.intervals import pr_band
-from classifier.metrics import ECE_BINS, Ranked, ece, equal_mass_bins, validated
+from classifier.robustness import CLEAN, LABELS, Ladder
+from metrics.binary import ECE_BINS, Ranked, ece, equal_mass_bins, validated
+from metrics.intervals import pr_band
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("-", "--", "-.", ":")
@@ -304,3 +305,108 @@ def _short(name: object, most: int = 24) -> str:
 
 def _say(axes: Axes, text: str) -> None:
     axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes, color=_GREY)
+
+
+_BETTER, _WORSE, _OPEN = COLOURS[0], COLOURS[1], "#666666"
+_FOREST_DPI = 100
+
+
+def forest_plot(differences: pd.DataFrame, reference: str, seeds: int, *, metric: str = "AUC") -> Figure:
+    """Differences with 95 % intervals; small dots are single seeds.
+
+    Filled and coloured where Holm's p-value is under 0.05, hollow and grey where it is not.
+
+    Args:
+        differences: columns arm, domain, value, low, high, per_seed (list of floats), p_holm; rows in reading order.
+        reference: the arm that stands at zero.
+        seeds: how many seeds each value is the mean of.
+    """
+    arms, domains = (list(dict.fromkeys(differences[name])) for name in ("arm", "domain"))
+    width = 1.5 + 0.085 * max(map(len, arms)) + 3.1 * len(domains)
+    figure = Figure(figsize=(width, 1.9 + 0.42 * len(arms)), dpi=_FOREST_DPI, layout="constrained")
+    panels = figure.subplots(1, len(domains), sharey=True, sharex=False, squeeze=False)[0]
+    for axes, domain in zip(panels, domains, strict=True):
+        here = differences[differences["domain"] == domain]
+        axes.axvline(0, color="black", linewidth=0.8)
+        reach = 0.01
+        for row in here.to_dict("records"):
+            y = arms.index(row["arm"])
+            sure = row["p_holm"] < 0.05
+            colour = (_BETTER if row["value"] > 0 else _WORSE) if sure else _OPEN
+            known = not math.isnan(row["low"])
+            if known:
+                axes.plot([row["low"], row["high"]], [y, y], color=colour, linewidth=2, solid_capstyle="butt")
+            if len(row["per_seed"]) > 1:
+                axes.plot(row["per_seed"], np.full(len(row["per_seed"]), y + 0.24), ".", color=colour, markersize=4)
+            axes.plot(
+                row["value"], y, marker="o", markersize=7, color=colour, markerfacecolor=colour if sure else "white"
+            )
+            text = f"{row['value']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]" if known else f"{row['value']:+.3f}"
+            axes.text(
+                0.5,
+                y - 0.3,
+                text,
+                fontsize=8,
+                color=colour,
+                ha="center",
+                va="center",
+                transform=axes.get_yaxis_transform(),
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8},
+            )
+            reach = max(reach, *(abs(v) for v in (row["low"], row["high"], *row["per_seed"]) if v == v))
+        axes.set_xlim(-1.08 * reach, 1.08 * reach)
+        axes.set_title("mean over the domains" if domain == "mean" else str(domain), fontsize=11)
+        axes.xaxis.set_major_locator(MaxNLocator(5, symmetric=True))
+        axes.grid(axis="x", color="#e6e6e6", linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.spines[["right", "top", "left"]].set_visible(False)
+        axes.tick_params(axis="y", length=0)
+        axes.tick_params(axis="x", labelsize=8)
+    panels[0].set_yticks(range(len(arms)), arms)
+    panels[0].set_ylim(len(arms) - 0.4, -0.6)
+    figure.suptitle(f"{metric} minus that of {reference!r}, 95 % intervals", fontsize=12)
+    kinds = "filled: Holm's p < 0.05   hollow: not told apart" + (
+        f"   small dots: each of {seeds} seeds" if seeds > 1 else ""
+    )
+    figure.supxlabel(f"← worse      better →\n{kinds}", fontsize=9)
+    return figure
+
+
+def robustness_figure(ladder: Ladder) -> Figure:
+    """Bands are intervals over identities or sources; a solid line below is the FPR, a dashed one the recall."""
+    kinds = list(dict.fromkeys(rung.kind for rung in ladder.rungs if rung.kind != CLEAN))
+    figure = Figure(figsize=(1.2 + 2.1 * max(len(kinds), 2), 5.6), dpi=100, layout="constrained")
+    panels = figure.subplots(2, max(len(kinds), 1), sharey="row", squeeze=False)
+    for column, kind in enumerate(kinds):
+        top, bottom = panels[0][column], panels[1][column]
+        for name, colour in zip(ladder.datasets, cycle(COLOURS), strict=False):
+            rungs = ladder.along(name, kind)
+            x = [rung.step for rung in rungs]
+            top.fill_between(x, [r.auc.low for r in rungs], [r.auc.high for r in rungs], color=colour, alpha=0.15, lw=0)
+            top.plot(x, [r.auc.value for r in rungs], color=colour, marker="o", markersize=3.5, label=name)
+            bottom.fill_between(
+                x, [r.fpr.low for r in rungs], [r.fpr.high for r in rungs], color=colour, alpha=0.15, lw=0
+            )
+            bottom.plot(x, [r.fpr.value for r in rungs], color=colour, marker="o", markersize=3.5)
+            bottom.plot(x, [r.recall.value for r in rungs], color=colour, linestyle="--", linewidth=1)
+        top.axhline(0.5, color=_GREY, linewidth=0.8, linestyle=":")
+        top.set_title(LABELS.get(kind, kind), fontsize=9.5)
+        levels = ["as is", *(f"{r.level:g}" for r in ladder.along(ladder.datasets[0], kind) if r.kind == kind)]
+        for axes in (top, bottom):
+            axes.set_xticks(range(len(levels)), levels, fontsize=8, rotation=45)
+            axes.spines[["top", "right"]].set_visible(False)
+        bottom.set(ylim=(-0.02, 1.02))
+        bottom.yaxis.set_major_formatter(PercentFormatter(1.0))
+    panels[0][0].set_ylabel("AUC")
+    panels[1][0].set_ylabel("FPR (solid), recall (dashed)")
+    figure.suptitle(f"threshold {ladder.threshold:.3f}, fixed on val", fontsize=10, x=0.01, ha="left")
+    if kinds:
+        handles, names = panels[0][0].get_legend_handles_labels()
+        shown = [f"{name}, worst {_worst(ladder, name)}" for name in names]
+        figure.legend(handles, shown, loc="outside lower center", fontsize=9, edgecolor="none")
+    return figure
+
+
+def _worst(ladder: Ladder, name: str) -> str:
+    rung = ladder.worst(name)
+    return f"AUC {rung.auc}" + (f" at {LABELS.get(rung.kind, rung.kind)} {rung.level:g}" if rung.kind != CLEAN else "")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,17 +13,16 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from classifier.calibration import probabilities
-from classifier.device import autocast, pick_precision
-from classifier.ensemble import FaceModel
-from faces.allocation import keep_freed_memory
+from classifier.models.ensemble import FaceModel
+from core.device import autocast, keep_freed_memory, pick_precision
+from core.manifest import Manifest
 from faces.loading import Crops, load_crops
-from faces.manifest import Manifest
 
 BATCH_SIZE = 64
 
 
 def score(
-    detector: FaceModel, manifest: Manifest, cache: Path, batch_size: int = BATCH_SIZE, precision: str = "32"
+    detector: FaceModel, manifest: Manifest, cache: Path, batch_size: int = BATCH_SIZE, precision: str = "float32"
 ) -> NDArray[np.float32]:
     """[N] calibrated P(fake) of the manifest's rows, in their order.
 
@@ -34,7 +34,7 @@ def score(
         manifest: any splits.
         cache: folder of the crop cache.
         batch_size: crops in memory at once; changes scores by rounding only.
-        precision: "32", or "bf16"/"auto", which is up to three times faster and moves a score in its third decimal.
+        precision: "float32", or "bfloat16"/"auto", up to three times faster; moves a score in its third decimal.
     """
     crops = load_crops(manifest, detector.config.image_size, cache)
     order = np.argsort(manifest.rows["sha256"].to_numpy(dtype=np.str_), kind="stable")
@@ -45,7 +45,7 @@ def score(
 
 @torch.inference_mode()
 def logits(
-    detector: FaceModel, crops: Crops, rows: NDArray[np.int64], batch_size: int = BATCH_SIZE, precision: str = "32"
+    detector: FaceModel, crops: Crops, rows: NDArray[np.int64], batch_size: int = BATCH_SIZE, precision: str = "float32"
 ) -> NDArray[np.float32]:
     """[len(rows)] uncalibrated logits of "fake" for those rows of the crops, in eval mode."""
     keep_freed_memory()
@@ -71,3 +71,29 @@ def batches(total: int, size: int, name: str) -> Iterator[slice]:
             part = slice(start, min(start + size, total))
             yield part
             bar.update(part.stop - part.start)
+
+
+_WARM_UP = 3
+
+
+@torch.inference_mode()
+def milliseconds_per_image(detectors: Sequence[FaceModel], repeats: int = 30, batch_size: int = 1) -> list[float]:
+    """The median wall time of a forward pass of each detector, in ms an image, on the device that it lies on.
+
+    From uint8 pictures of its own size in memory to probabilities; decoding and face detection are not in it.
+    """
+    random = torch.Generator().manual_seed(0)
+    batches = [
+        torch.randint(
+            0, 256, (batch_size, 3, detector.config.image_size, detector.config.image_size), generator=random
+        ).to(detector.mean.device, torch.uint8)
+        for detector in detectors
+    ]
+    times: list[list[float]] = [[] for _ in detectors]
+    for turn in range(_WARM_UP + repeats):
+        for own, detector, images in zip(times, detectors, batches, strict=True):
+            started = time.perf_counter()
+            detector.probability(images).cpu()  # the copy waits for the device
+            if turn >= _WARM_UP:
+                own.append((time.perf_counter() - started) * 1000 / batch_size)
+    return [float(np.median(own)) for own in times]

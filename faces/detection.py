@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from faces.errors import UserError
+from core.errors import UserError
 
 Pixels = NDArray[np.uint8]
 # Frames that go through MTCNN at once: on a CPU more gain nothing and cost memory, a GPU wants more.

@@ -18,11 +18,10 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from faces import splits
-from faces.errors import UserError
-from faces.extraction import IngestConfig, extract
-from faces.journal import Journal, Record
-from faces.manifest import LABELS, Manifest
+from core import splits
+from core.errors import UserError
+from core.manifest import LABELS, Manifest
+from faces.extraction import IngestConfig, Journal, Record, extract
 from faces.media import MediaFile, find_media
 
 __all__ = ["IngestConfig", "ingest", "summary"]

@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from core.errors import UserError
+from core.manifest import Manifest
 from faces.detection import Face, FaceDetector, MtcnnDetector, Pixels
-from faces.errors import UserError
-from faces.manifest import Manifest
 from faces.media import UnreadableError, decode_image
 
 MIN_CONFIDENCE = 0.9

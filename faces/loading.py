@@ -26,8 +26,8 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from tqdm import tqdm
 
-from faces.errors import UserError
-from faces.manifest import Manifest
+from core.errors import UserError
+from core.manifest import Manifest
 
 _CHUNK = 256  # pictures decoded between two writes: what a killed process loses
 _DEEP = ("I", "F")  # first letter of Pillow's modes of more than 8 bits, whose conversion to RGB clips

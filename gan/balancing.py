@@ -11,9 +11,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from faces.errors import UserError
-from faces.manifest import Manifest, concatenate
-from gan.forging.forge import METHODS, WITHOUT_GENERATOR, Materials, forge
+from core.errors import UserError
+from core.manifest import Manifest, concatenate
+from gan.forging.forge import METHODS, WITHOUT_GENERATOR, ForgeInputs, forge
 
 
 class BalanceConfig(BaseModel):
@@ -116,7 +116,7 @@ def balance(manifest: Manifest, generator: Path | None, config: BalanceConfig, p
             why += "; reals are the minority, and real faces are never synthesised: "
             why += "the detector weights or oversamples them (balance: weights | oversample)"
         return Balanced(manifest, 0, why)
-    materials = Materials(
+    materials = ForgeInputs(
         manifest=manifest, generator=generator, pool=pool, psi=config.psi, seed=config.seed, screen=config.screen
     )
     numbers = {method: count for method, count in dealt(missing, mixture(config.method)).items() if count}

@@ -22,8 +22,8 @@ from safetensors.torch import load_file
 from safetensors.torch import save as encode
 from torch import Tensor
 
-from faces.errors import UserError
-from gan.generator import Generator
+from core.errors import UserError
+from gan.networks.generator import Generator
 
 WEIGHTS, CONFIG = "weights.safetensors", "config.json"
 

@@ -8,7 +8,8 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from faces.errors import UserError
+from core.device import Precision
+from core.errors import UserError
 
 
 class Preset(NamedTuple):
@@ -93,7 +94,7 @@ class GanConfig(BaseModel):
 
     seed: int = Field(0, ge=0)
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    precision: Precision = "auto"
     compiled: bool | None = Field(None, description="torch.compile for the main passes; by default on CUDA only")
     checkpoint_every_seconds: float = Field(60.0, gt=0)
     samples_every_kimg: float = Field(5.0, gt=0, description="between two grids of samples in out/samples")

@@ -17,10 +17,10 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from faces.errors import UserError
-from faces.manifest import Manifest
+from core.errors import UserError
+from core.manifest import Manifest
 from gan.checkpoint import generator_digest, load_generator
-from gan.generator import Generator
+from gan.networks.generator import Generator
 
 
 def latents(generator: Generator, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:

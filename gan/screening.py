@@ -21,10 +21,10 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from faces.errors import UserError
+from core.errors import UserError
+from core.manifest import Manifest
+from core.splits import MAX_DISTANCE
 from faces.landmarks import crop_detector, faces_in_crops
-from faces.manifest import Manifest
-from faces.splits import MAX_DISTANCE
 from gan.checkpoint import generator_digest, read_card
 from gan.sampling import (
     Psi,

@@ -1,29 +1,29 @@
 """One step of the game between generator and discriminator, and everything that must survive a restart.
 
-A state needs no random states (see `gan.material`): a resumed job continues exactly as if it had never stopped.
+A state needs no random states (see `gan.trainer`): a resumed job continues exactly as if it had never stopped.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from faces.allocation import keep_freed_memory
-from faces.errors import UserError
+from core.device import autocast, keep_freed_memory
+from core.errors import UserError
+from core.seeding import FLIPS, FORGED, LATENTS, PAIRED, SHOWN, derived_seed, seeded
 from gan import augmentation
+from gan.augmentation import Rows
 from gan.config import GanConfig
-from gan.device import autocast
-from gan.discriminator import GROUP_SIZE, Discriminator
-from gan.generator import Generator
+from gan.distributed import ProcessGroup
 from gan.losses import LOSSES, gradient_penalty, share_on_real_side
-from gan.material import Material, Part
-from gan.parallel import Team
-from gan.seeding import FORGED, PAIRED, SHOWN, seeded
+from gan.networks.discriminator import GROUP_SIZE, Discriminator
+from gan.networks.generator import Generator, mix_styles
 
 # Steps between two adjustments of ADA's probability (Karras et al. 2020, section 3).
 ADA_EVERY = 4
@@ -47,14 +47,16 @@ class Trainer:
         UserError: the batch cannot be shared among so many.
     """
 
-    def __init__(self, config: GanConfig, device: torch.device | Team, label_shares: Tensor | None = None) -> None:
+    def __init__(
+        self, config: GanConfig, device: torch.device | ProcessGroup, label_shares: Tensor | None = None
+    ) -> None:
         assert config.batch_size is not None
         assert config.learning_rate is not None
         assert config.z_width is not None
         assert config.w_width is not None
         assert config.gamma is not None
         assert config.noise_inputs is not None
-        team = device if isinstance(device, Team) else Team(device)
+        team = device if isinstance(device, ProcessGroup) else ProcessGroup(device)
         self.config, self.team, self.device = config, team, team.device
         if self.device.type == "cpu":
             keep_freed_memory()
@@ -115,11 +117,11 @@ class Trainer:
             Losses and mean logits of the whole batch, detached scalars on the device.
         """
         self._weigh_labels()
-        material = Material(self.config, self.device, self.rows, self.part_size, self.steps, self.probability)
-        parts = list(material.parts(pictures, labels))
-        fakes = [self._forge(material, part, learns=len(parts) == 1) for part in parts]
-        judged = self._train_discriminator(material, parts, fakes)
-        rivals = self._train_generator(material, parts, fakes if len(parts) == 1 else None)
+        inputs = StepInputs(self.config, self.device, self.rows, self.part_size, self.steps, self.probability)
+        parts = list(inputs.parts(pictures, labels))
+        fakes = [self._forge(inputs, part, learns=len(parts) == 1) for part in parts]
+        judged = self._train_discriminator(inputs, parts, fakes)
+        rivals = self._train_generator(inputs, parts, fakes if len(parts) == 1 else None)
         metrics = self._metrics(self.team.gather(torch.cat([judged, rivals])))
         self.steps += 1
         self._average()
@@ -138,7 +140,7 @@ class Trainer:
     def _penalises(self) -> bool:
         return bool(self.gamma) and self.steps % self.config.penalty_every == 0
 
-    def _train_discriminator(self, material: Material, parts: list[Part], fakes: list[Tensor]) -> Tensor:
+    def _train_discriminator(self, inputs: StepInputs, parts: list[Part], fakes: list[Tensor]) -> Tensor:
         """Update the discriminator; its logits at reals and fakes, and their penalties where due: [2 or 3, b]."""
         loss_of, _, penalise_fakes = LOSSES[self.config.loss]
         shown: list[Tensor] = []
@@ -148,7 +150,7 @@ class Trainer:
             # One pass over both: minibatch deviation groups neighbours, so reals and fakes never share a group.
             both = torch.cat([part.real, fake.detach()])
             with torch.no_grad():
-                shown.append(material.augment(both, SHOWN, part.start, part.start + self.batch_size))
+                shown.append(inputs.augment(both, SHOWN, part.start, part.start + self.batch_size))
             with autocast(self.device, self.config.precision):
                 judged = self._discriminate(shown[-1], _twice(part.labels)).view(2, -1)
             _backward(loss_of(judged[0], judged[1]) / len(parts))
@@ -178,20 +180,20 @@ class Trainer:
     def _judge(self, labels: Tensor | None) -> Callable[[Tensor], Tensor]:
         return lambda pictures: self.discriminator(pictures, labels)
 
-    def _train_generator(self, material: Material, parts: list[Part], fakes: list[Tensor] | None) -> Tensor:
+    def _train_generator(self, inputs: StepInputs, parts: list[Part], fakes: list[Tensor] | None) -> Tensor:
         """Update the generator, on fakes forged anew if none are given; its logits at reals and fakes: [2, b]."""
         _, loss_of, relativistic = LOSSES[self.config.loss]
         self.discriminator.requires_grad_(False)
         logits: list[Tensor] = []
         self.generator_optimiser.zero_grad(set_to_none=True)
         for index, part in enumerate(parts):
-            fake = fakes[index] if fakes else self._forge(material, part, learns=True)
+            fake = fakes[index] if fakes else self._forge(inputs, part, learns=True)
             with autocast(self.device, self.config.precision):
-                of_fake = self._discriminate(material.augment(fake, FORGED, part.start), part.labels)
+                of_fake = self._discriminate(inputs.augment(fake, FORGED, part.start), part.labels)
                 of_real = of_fake.detach()
                 if relativistic:
                     with torch.no_grad():
-                        of_real = self._discriminate(material.augment(part.real, PAIRED, part.start), part.labels)
+                        of_real = self._discriminate(inputs.augment(part.real, PAIRED, part.start), part.labels)
             _backward(loss_of(of_real, of_fake) / len(parts))
             logits.append(torch.stack([of_real, of_fake.detach()]))
         self._update(self.generator_optimiser, self.generator)
@@ -215,10 +217,10 @@ class Trainer:
             metrics["penalty"] = penalties[0].mean()
         return metrics
 
-    def _forge(self, material: Material, part: Part, *, learns: bool) -> Tensor:
+    def _forge(self, inputs: StepInputs, part: Part, *, learns: bool) -> Tensor:
         """A part's fakes. Both players train on the same ones, which saves a pass where the graph can be kept."""
         with nullcontext() if learns else torch.no_grad(), autocast(self.device, self.config.precision):
-            fake: Tensor = self._synthesise(*material.latents(self.generator, part))
+            fake: Tensor = self._synthesise(*inputs.latents(self.generator, part))
             return fake
 
     def _weigh_labels(self) -> None:
@@ -282,3 +284,97 @@ def _adam(network: nn.Module, learning_rate: float, lazy: float) -> torch.optim.
 
 def _placed(network: Any, device: torch.device) -> Any:
     return network.to(device).to(memory_format=torch.channels_last)
+
+
+class Part(NamedTuple):
+    """A micro-batch: rows `start` ... `start + len(real) - 1` of the step's batch."""
+
+    start: int
+    real: Tensor
+    labels: Tensor | None
+
+
+@dataclass(frozen=True)
+class StepInputs:
+    """Of one step.
+
+    Attributes:
+        config: resolved.
+        device: where it is needed.
+        rows: which rows of the step's batch this process takes.
+        part_size: rows of a micro-batch.
+        step: its number.
+        probability: ADA's p.
+    """
+
+    config: GanConfig
+    device: torch.device
+    rows: slice
+    part_size: int
+    step: int
+    probability: float
+
+    @property
+    def batch_size(self) -> int:
+        """Of the whole step, all processes together."""
+        assert self.config.batch_size is not None
+        return self.config.batch_size
+
+    def parts(self, pictures: Tensor, labels: Tensor | None) -> Iterator[Part]:
+        """Micro-batches of float32 pictures in [-1, 1] on the device, half of them mirrored.
+
+        Args:
+            pictures: uint8 [b, 3, S, S], this process's `rows`.
+            labels: int64 [b] or None.
+        """
+        real = pictures.to(self.device, non_blocking=True).float() / 127.5 - 1.0
+        if self.config.flip:
+            random = self._random(FLIPS)
+            mirror = (torch.rand(self.batch_size, generator=random, device=self.device) < 0.5)[self.rows]
+            real = torch.where(mirror[:, None, None, None], real.flip(3), real)
+        if labels is not None:
+            labels = labels.to(self.device)
+        for start in range(0, len(real), self.part_size):
+            own = slice(start, start + self.part_size)
+            yield Part(self.rows.start + start, real[own], None if labels is None else labels[own])
+
+    def latents(self, network: Generator, part: Part) -> tuple[Tensor, Tensor | None]:
+        """A w a layer, with style mixing, and the noise: what `Generator.synthesise` takes."""
+        count = self.batch_size
+        random, rows = self._random(LATENTS), slice(part.start, part.start + self.part_size)
+
+        def normal(width: int) -> Tensor:
+            return torch.randn(count, width, generator=random, device=self.device)[rows]
+
+        layers = network.layer_count
+        w = network.labelled(network.mapping(normal(network.z_width)), part.labels)
+        if self.config.style_mixing:
+            other = network.labelled(network.mapping(normal(network.z_width)), part.labels)
+            mixed = torch.rand(count, generator=random, device=self.device) < self.config.style_mixing
+            crossover = torch.randint(1, layers, (count,), generator=random, device=self.device)
+            ws = mix_styles(w, other, torch.where(mixed, crossover, layers)[rows], layers)
+        else:
+            ws = w[:, None].expand(-1, layers, -1)
+        return ws, normal(network.noise_count) if network.noise_inputs else None
+
+    def augment(self, pictures: Tensor, purpose: int, *starts: int) -> Tensor:
+        """Augment runs of the step's batch that begin at `starts`, each `part_size` long.
+
+        Args:
+            pictures: [len(starts) * part_size, 3, S, S] in [-1, 1].
+            purpose: the stream of random numbers, see `core.seeding`.
+        """
+        if self.config.augment == "none":
+            return pictures
+        random, rows = self._random(purpose), None
+        total = len(starts) * self.batch_size
+        if len(pictures) < total:
+            picked = [torch.arange(start, start + self.part_size, device=self.device) for start in starts]
+            rows = Rows(torch.cat(picked), total)
+        with torch.autocast(self.device.type, enabled=False):
+            if self.config.augment == "ada":
+                return augmentation.adaptive(pictures, self.probability, random, rows)
+            return augmentation.diffaugment(pictures, random, rows)
+
+    def _random(self, purpose: int) -> torch.Generator:
+        return torch.Generator(self.device).manual_seed(derived_seed(self.config.seed, self.step, purpose))

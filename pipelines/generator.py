@@ -6,10 +6,10 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from faces.manifest import Manifest
+from core.manifest import Manifest
 from gan.checkpoint import generator_digest
 from gan.config import GanConfig
-from gan.parallel import Team
+from gan.distributed import ProcessGroup
 from gan.quality import Quality, score_generator
 from gan.training import faces_to_learn, train
 from tracking.runs import run
@@ -24,7 +24,7 @@ def train_and_log_generator(
     store: Store,
     project: str,
     parent: str | None = None,
-    team: Team | None = None,
+    team: ProcessGroup | None = None,
 ) -> dict[str, str]:
     """Train on the train reals of a manifest, with losses, ADA's strength and the last grid in an MLflow run.
 

@@ -12,22 +12,22 @@ from typing import Any
 import pandas as pd
 
 from classifier.evaluation import Evaluation, compare
-from faces.manifest import Manifest
-from pipelines.arms import ALL_FAKES, WITHOUT, base_trial, plan_arms, train_arms
-from pipelines.audit import audit_step, log_audit, warnings_of
-from pipelines.evaluation import Scored, evaluate_detector, model_metrics, sealed_rows
-from pipelines.ground import lay_faces, raise_generator, tracking_place
-from pipelines.promotion import consider, register_candidate
-from pipelines.report import write_report
-from pipelines.settings import RunConfig
+from core.manifest import Manifest
+from pipelines.configuration import RunConfig
+from pipelines.evaluation.audit import audit_step, log_audit, warnings_of
+from pipelines.evaluation.sealed import Scored, evaluate_detector, model_metrics, sealed_rows
+from pipelines.experiments.arms import ALL_FAKES, WITHOUT, base_trial, plan_arms, train_arms
+from pipelines.inputs import prepare_dataset, tracking_place, train_or_load_generator
+from pipelines.release.promotion import evaluate_gate, register_candidate
+from pipelines.reports.run_report import write_report
 from pipelines.steps import Steps
 from tracking.models import score_model
 from tracking.runs import run as tracked_run
 from tracking.runs import test_openings
 from tracking.store import Store, open_store
-from tuning.definition import check_study, needs_generator
+from tuning.identity import check_study, needs_generator
 from tuning.study import StudyResult, launch
-from tuning.trial import Materials, Trained, TrialSpec
+from tuning.trial import Trained, TrialContext, TrialSpec
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Outcome:
 class _Ground:
     """What studies and detectors stand on: faces and generator."""
 
-    materials: Materials
+    materials: TrialContext
     manifest: Path  # with all fakes; that of the materials may hold fewer
     sheet: Path
     tracking: str  # tells one tracking database from another that took its place
@@ -164,13 +164,13 @@ def study_base(config: RunConfig) -> TrialSpec:
 
 
 def _ground(config: RunConfig, store: Store, steps: Steps, parent: str | None, *, generator: bool = True) -> _Ground:
-    faces = lay_faces(config, steps)
+    faces = prepare_dataset(config, steps)
     reduced = Manifest.read(faces.reduced)
-    materials = Materials(
+    materials = TrialContext(
         reduced,
         config.domains.train,
         config.domains.validation,
-        raise_generator(config, reduced, store, steps, parent) if generator else None,
+        train_or_load_generator(config, reduced, store, steps, parent) if generator else None,
         config.out,
         config.out / "cache",
         store,
@@ -184,7 +184,7 @@ def _key(kind: str, *parts: str) -> str:
     return f"{kind}/{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:24]}"
 
 
-def _study(config: RunConfig, materials: Materials, parent: str) -> dict[str, Any]:
+def _study(config: RunConfig, materials: TrialContext, parent: str) -> dict[str, Any]:
     assert config.study is not None
     if not needs_generator(config.study, study_base(config)):  # the same study as that of `search`
         materials = replace(materials, generator=None)
@@ -277,7 +277,7 @@ def _promotion(config: RunConfig, arm: Mapping[str, Any], name: str, full: Path,
     if not config.promotion.enabled:
         return {"version": version, "promoted": False, "reason": "promotion.enabled is false", "champion": None}
     promotion, cache = config.promotion, config.out / "cache"
-    return asdict(consider(store, version, gate=promotion.gate, domains=promotion.domains, cache=cache))
+    return asdict(evaluate_gate(store, version, gate=promotion.gate, domains=promotion.domains, cache=cache))
 
 
 def _report(

@@ -10,6 +10,8 @@ import hashlib
 import re
 import tempfile
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +22,9 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-from tracking.code import code_version
-from tracking.errors import TrackingError, explained
-from tracking.names import MAX_PARAM, MAX_TAG, flattened, metric_name, shortened
 from tracking.registry import Registry
-from tracking.runs import Run, git_commit
-from tracking.store import Store
+from tracking.runs import MAX_PARAM, MAX_TAG, Run, flattened, git_commit, metric_name, shortened
+from tracking.store import Store, TrackingError, explained
 
 WEIGHTS, CONFIG, SUMS = "weights.safetensors", "config.json", "SHA256SUMS"
 DIGEST_TAG = "counterforge.digest"
@@ -250,3 +249,25 @@ def _row(model: Any) -> dict[str, Any]:
     row |= {metric.key: float(metric.value) for metric in newest}
     row |= {f"param.{key}": value for key, value in model.params.items()}
     return row | {f"tag.{key}": value for key, value in model.tags.items() if not key.startswith("mlflow.")}
+
+
+_PACKAGES = ("core", "metrics", "faces", "gan", "classifier", "tracking", "tuning", "pipelines", "serving")
+
+
+@lru_cache(maxsize=1)
+def code_version() -> str:
+    """Such as `counterforge 0.1.0 3f9c01d2a7b4`: a commit says nothing of uncommitted changes, and a wheel has none.
+
+    The digits are of the names and contents of all Python files of the packages, so that a checkout can be held
+    against them.
+    """
+    house = Path(__file__).parents[1]
+    total = hashlib.sha256()
+    for package in _PACKAGES:
+        for file in sorted((house / package).rglob("*.py")):
+            total.update(f"{file.relative_to(house).as_posix()}\0".encode() + file.read_bytes() + b"\0")
+    try:
+        version = metadata.version("counterforge")
+    except metadata.PackageNotFoundError:
+        version = "unknown"
+    return f"counterforge {version} {total.hexdigest()[:12]}"

@@ -11,12 +11,13 @@ import json
 import logging
 import math
 import posixpath
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -24,12 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
-from mlflow.exceptions import MlflowException
+from mlflow.exceptions import MlflowException, RestException
 
-from tracking.errors import TrackingError, explained
-from tracking.names import MAX_DATASET_NAME, MAX_DIGEST, MAX_NAME, MAX_PARAM, MAX_TAG, flattened, metric_name, shortened
-from tracking.outbox import Outbox
-from tracking.store import Store
+from tracking.store import Store, TrackingError, explained, quick_requests
 
 KEY_TAG = "counterforge.key"
 ATTEMPTS_TAG = "counterforge.attempts"
@@ -346,3 +344,86 @@ def _reopen(store: Store, run_id: str, name: str, tags: dict[str, Any]) -> Run:
     handle = Run(store, run_id, str(before.info.experiment_id), name, reopened=True, _logged=logged)
     handle.tags(tags | {ATTEMPTS_TAG: int(before.data.tags.get(ATTEMPTS_TAG, 1)) + 1})
     return handle
+
+
+_METRICS_PER_CALL = 1000  # MLflow's limit of one request
+# How long after a failure the server is left in peace: each try may cost seconds where it hangs.
+PAUSE_SECONDS = 5.0
+
+
+@dataclass
+class Outbox:
+    """The metrics of one run, sent in the order they came. They carry the time at which they were put in."""
+
+    store: Store
+    run_id: str
+    waiting: list[Metric] = field(default_factory=list)
+    _silent_until: float = 0.0
+
+    def put(self, metrics: Sequence[Metric]) -> None:
+        """Send them now or, from a server that is away, later: with the next ones, or by `flush`."""
+        self.waiting += metrics
+        if not self.store.is_server:
+            self.flush()
+        elif time.monotonic() >= self._silent_until:
+            try:
+                with quick_requests():
+                    self.flush()
+            except MlflowException as error:
+                if isinstance(error, RestException):  # it answered, and it refused
+                    raise
+                if not self._silent_until:
+                    _log.warning("%s does not answer; metrics are kept until it does", self.store.tracking_uri)
+                self._silent_until = time.monotonic() + PAUSE_SECONDS
+
+    def flush(self) -> None:
+        """Send everything, with MLflow's own patience (about two minutes); what fails stays here.
+
+        Sending the same twice does no harm: MLflow keeps one of equal points.
+        """
+        while self.waiting:
+            batch = self.waiting[:_METRICS_PER_CALL]
+            self.store.client.log_batch(self.run_id, metrics=batch)
+            del self.waiting[: len(batch)]
+        self._silent_until = 0.0
+
+
+# Limits of MLflow's database columns.
+MAX_NAME = 250
+MAX_PARAM = 6000
+MAX_TAG = 5000
+MAX_DATASET_NAME = 500
+MAX_DIGEST = 36
+# What one command logs on a model, as `<name>/<data set>`, and the gate of promotion reads.
+ROBUST_WORST_AUC = "robust_worst_auc"
+PROBE_AUC = "probe_auc"
+
+
+def metric_name(name: str) -> str:
+    """`name` as MLflow accepts it: other signs than letters, digits, `_ - . /` and space become `_`.
+
+    Raises:
+        TrackingError: nothing is left of it, or it is longer than 250 characters.
+    """
+    clean = posixpath.normpath(re.sub(r"[^/\w.\- ]", "_", name).strip("/ ") or ".")
+    if clean.startswith(".") or len(clean) > MAX_NAME:
+        raise TrackingError(f"{name[:80]!r} cannot name a metric or parameter: use letters, digits, _, -, . and /")
+    return clean
+
+
+def shortened(value: object, limit: int) -> str:
+    """`str(value)`, cut to `limit` characters with a note of the original length."""
+    text = str(value)
+    note = f"... ({len(text)} characters)"
+    return text if len(text) <= limit else text[: limit - len(note)] + note
+
+
+def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one: `{"train": {"epochs": 3}}` becomes `{"train.epochs": 3}`."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flattened(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat

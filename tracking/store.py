@@ -6,6 +6,7 @@ Everything here passes the tracking URI explicitly. MLflow's own default depends
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
@@ -19,20 +20,21 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urlparse, urlsplit
+
+import mlflow
+from mlflow.exceptions import MlflowException
+from mlflow.store.artifact import artifact_repository_registry as registry
+from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
+from mlflow.store.artifact.mlflow_artifacts_repo import MlflowArtifactsRepository
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
 
 # Before MLflow is imported: it decides at import whether it reports its use.
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # jobs draw bars of their own
 
-import mlflow
-from mlflow.exceptions import MlflowException
-from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-from sqlalchemy import event
-from sqlalchemy.engine import Engine
-
-from tracking import artifacts
-from tracking.errors import TrackingError, explained, first_line
 
 DEFAULT_ROOT = Path("mlruns")
 DATABASE = "mlflow.db"
@@ -89,7 +91,7 @@ class Store:
             if found is None:
                 # A server decides by itself; a fresh folder keeps a deleted and a new experiment of one name apart.
                 folder = f"{re.sub(r'[^A-Za-z0-9_-]+', '-', name).strip('-')[:60]}-{uuid.uuid4().hex[:6]}"
-                location = None if self.is_server else f"{artifacts.SCHEME}:/{folder}"
+                location = None if self.is_server else f"{SCHEME}:/{folder}"
                 try:
                     return str(self.client.create_experiment(name, artifact_location=location))
                 except MlflowException as error:
@@ -114,20 +116,20 @@ def open_store(root: Path = DEFAULT_ROOT) -> Store:
         TrackingError: the server does not answer, the folder cannot be written, less than 100 MB are free, the
             database is damaged or of another version of MLflow, or the variable asks for what is not offered.
     """
-    artifacts.register()
+    register()
     root = Path(root).absolute()
     wanted = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
     ours = f"sqlite:///{root / DATABASE}?timeout={_LOCK_TIMEOUT_SECONDS}"
     if urlsplit(wanted).scheme in ("http", "https"):
         store = Store(wanted.rstrip("/"), root, f"kept by {wanted.rstrip('/')}")
         _check_server(store)
-    elif wanted and artifacts.database_path(wanted) != root / DATABASE:
+    elif wanted and database_path(wanted) != root / DATABASE:
         raise TrackingError(
             f"MLFLOW_TRACKING_URI is {wanted!r}, and only the http(s) address of an MLflow server is understood: start "
             f"one over it with `mlflow server --backend-store-uri`, or unset the variable to use {root}"
         )
     else:
-        store = Store(ours, root, str(root / artifacts.FOLDER))
+        store = Store(ours, root, str(root / FOLDER))
         _check_folder(root)
         _check_database(root / DATABASE)
         with explained("read the tracking database", str(root / DATABASE)):
@@ -229,8 +231,8 @@ def _create_database(path: Path) -> None:
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # its news are no news to the user
     try:
         with explained("make the tracking database", str(path)):
-            # This root makes the default experiment portable too; see tracking.artifacts.
-            made = SqlAlchemyStore(f"sqlite:///{draft}", f"{artifacts.SCHEME}:/")
+            # This root makes the default experiment portable too; see tracking.store.
+            made = SqlAlchemyStore(f"sqlite:///{draft}", f"{SCHEME}:/")
             made.engine.dispose()
             with draft.open("rb") as written:
                 os.fsync(written.fileno())
@@ -250,3 +252,92 @@ def _publish(draft: Path, path: Path) -> None:
     except OSError:  # a file system without hard links
         if not path.exists():
             draft.replace(path)
+
+
+class TrackingError(ValueError):
+    """A mistake in the tracking environment or in what was asked of it, which the user can mend.
+
+    Its message is one sentence: what is wrong, where, and what to do. The command line prints it and exits 2.
+    """
+
+
+# What the libraries below say, and what the user can do about it. The first match counts.
+_REMEDIES = (
+    ("disk is full", "free some disk space and run the same command again"),
+    ("no space left", "free some disk space and run the same command again"),
+    ("readonly database", "make the folder writable for this user"),
+    ("read-only file system", "choose a folder on a disk that can be written"),
+    ("permission denied", "make the folder writable for this user"),
+    (
+        "database is locked",
+        "another job holds it: wait for that job, or share one MLflow server (see mlruns/README.md)",
+    ),
+    ("malformed", "the database is damaged: restore it from a copy"),
+    ("schema", "bring it up to date with `mlflow db upgrade` after making a copy"),
+    ("max retries exceeded", "start the MLflow server again and run the same command again"),
+    ("failed with exception", "start the MLflow server again and run the same command again"),
+    ("does not exist", "check the name or id"),
+    ("not found", "check the name or id"),
+)
+
+
+def remedy_for(reason: str) -> str:
+    """What the user can do about a failure whose library message is `reason`."""
+    lowered = reason.lower()
+    return next((remedy for sign, remedy in _REMEDIES if sign in lowered), "see the message and run the command again")
+
+
+def first_line(error: BaseException) -> str:
+    """The part of a library's message that a person can read: one line, at most 300 characters."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return f"{errno.errorcode.get(error.errno, error.errno)}: {error.strerror}"
+    lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return lines[0].strip()[:300]
+
+
+@contextmanager
+def explained(doing: str, where: str) -> Iterator[None]:
+    """Turn what MLflow, SQLAlchemy, SQLite and the file system raise inside into one `TrackingError`.
+
+    `doing` completes "cannot ..."; `where` names the tracking URI or the path.
+    """
+    import sqlite3
+
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except TrackingError:
+        raise
+    except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
+        reason = first_line(error)
+        raise TrackingError(f"cannot {doing} ({where}): {reason.rstrip('.')}; {remedy_for(str(error))}") from error
+
+
+SCHEME = "mlflow-artifacts"
+FOLDER = "artifacts"
+_SQLITE = "sqlite:///"
+
+
+def database_path(tracking_uri: str) -> Path:
+    """The database file of a `sqlite:///...` URI."""
+    return Path(tracking_uri.removeprefix(_SQLITE).split("?")[0])
+
+
+def portable_repository(artifact_uri: str, tracking_uri: str | None = None, registry_uri: str | None = None) -> Any:
+    """Where `mlflow-artifacts:/...` leads: a folder beside a SQLite database, or else a server, as MLflow does."""
+    uri = tracking_uri or mlflow.get_tracking_uri()
+    if not uri.startswith(_SQLITE):
+        return MlflowArtifactsRepository(artifact_uri, tracking_uri=uri, registry_uri=registry_uri)
+    base = (database_path(uri).parent / FOLDER).resolve()
+    folder = (base / urlparse(artifact_uri).path.lstrip("/")).resolve()
+    if not folder.is_relative_to(base):
+        raise ValueError(f"artifact location {artifact_uri} leads out of {base}")
+    # A plain path, not a file: URI, so that a space or a percent sign in it needs no quoting.
+    return LocalArtifactRepository(str(folder), tracking_uri=uri, registry_uri=registry_uri)
+
+
+def register() -> None:
+    """Let MLflow's client in this process resolve portable locations. Harmless when called again."""
+    registry._artifact_repository_registry.register(SCHEME, portable_repository)

@@ -15,9 +15,7 @@ from types import FrameType
 
 import requests
 
-from tracking import artifacts
-from tracking.errors import TrackingError
-from tracking.store import DATABASE, DEFAULT_ROOT, Store, open_store
+from tracking.store import DATABASE, DEFAULT_ROOT, FOLDER, Store, TrackingError, open_store
 
 LOG = "ui.log"
 _START_SECONDS = 120
@@ -77,7 +75,7 @@ def serve(root: Path, port: int = 0, host: str = "127.0.0.1") -> Iterator[Server
     environment |= {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", host, "--port", str(port)]
     command += ["--backend-store-uri", f"sqlite:///{root / DATABASE}?timeout=60"]
-    command += ["--artifacts-destination", str(root / artifacts.FOLDER)]
+    command += ["--artifacts-destination", str(root / FOLDER)]
     with (root / LOG).open("wb") as log:
         process = subprocess.Popen(
             command,

@@ -6,8 +6,8 @@ import argparse
 import signal
 import sys
 
-from faces.errors import UserError
-from tracking.errors import TrackingError
+from core.errors import UserError
+from tracking.store import TrackingError
 from tuning.study import join
 from tuning.workers import end_with
 

@@ -12,8 +12,8 @@ from typing import Any
 import optuna
 from tqdm import tqdm
 
-from faces.errors import UserError
-from tuning.claims import finished
+from core.errors import UserError
+from tuning.queue import finished
 from tuning.storage import patiently
 
 

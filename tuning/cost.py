@@ -11,11 +11,10 @@ import torch
 import torch.nn.functional as F
 from pydantic import ValidationError
 
-from classifier.backbones import head, pooled
 from classifier.config import DetectorConfig
-from classifier.detector import Detector
-from classifier.device import autocast, pick_device, pick_training_precision
-from faces.allocation import keep_freed_memory
+from classifier.models.backbones import head, pooled
+from classifier.models.detector import Detector
+from core.device import autocast, keep_freed_memory, pick_device, pick_precision
 from tuning.config import StudyConfig
 from tuning.space import Choice, Range
 from tuning.trial import TrialSpec
@@ -66,7 +65,7 @@ def step_seconds(config: DetectorConfig, *, frozen: bool) -> float:
     keep_freed_memory()
     device = pick_device(config.device)
     detector = Detector.create(config).to(device)
-    module, precision = detector.module, pick_training_precision(config.precision, device, detector.module)
+    module, precision = detector.module, pick_precision(config.precision, device, detector.module)
     module.requires_grad_(not frozen)
     head(module).requires_grad_(True)
     module.train(not frozen)

@@ -14,8 +14,8 @@ from matplotlib.ticker import MaxNLocator
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from tuning.claims import PLACE
 from tuning.config import MAXIMISED, StudyConfig
+from tuning.queue import PLACE
 from tuning.ranking import feasible, front, ranked
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#999999"

@@ -16,7 +16,7 @@ import optuna
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 
-from faces.errors import UserError
+from core.errors import UserError
 from tuning.space import Choice, Range, Value, combinations, conditional
 
 SamplerName = Literal["gp", "tpe", "cmaes", "nsga2", "random", "grid", "bruteforce"]

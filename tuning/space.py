@@ -18,7 +18,7 @@ from optuna.distributions import (
 from optuna.trial import Trial
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from faces.errors import UserError
+from core.errors import UserError
 
 Value = bool | int | float | str
 # More combinations than this are nobody's plan, and listing them would only fill the memory.

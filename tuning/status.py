@@ -20,8 +20,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from tuning.claims import ENDED, ERROR, PLACE, finished, had_turn
 from tuning.config import StudyConfig
+from tuning.queue import ENDED, ERROR, PLACE, finished, had_turn
 from tuning.ranking import feasible, ranked
 from tuning.storage import load, names
 

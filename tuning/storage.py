@@ -33,7 +33,7 @@ from optuna.storages.journal import JournalFileBackend
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
 
-from faces.errors import UserError
+from core.errors import UserError
 
 # A worker over a database counts as dead after so long a silence; it says six times as often that it lives.
 SILENCE_SECONDS = int(os.environ.get("COUNTERFORGE_SILENCE_SECONDS", "90"))
@@ -89,7 +89,7 @@ def _cut_torn_line(journal: Path) -> None:
         return
 
 
-class Shelf:
+class StudyStorage:
     """One place that holds studies: the tracking folder, one journal, or a database.
 
     Attributes:
@@ -163,7 +163,7 @@ class Shelf:
                         engine_kwargs={"pool_pre_ping": True, "connect_args": {"connect_timeout": 5}},
                         heartbeat_interval=self._beat,
                         grace_period=self._silence,
-                        # Whether a lost trial is tried again, and how often, tuning.claims decides under its lock.
+                        # Whether a lost trial is tried again, and how often, tuning.queue decides under its lock.
                         heartbeat_stale_trial_callback=None,
                     )
                 # The cache that a study would put around it: finished trials are read once.
@@ -243,9 +243,9 @@ def patiently(call: Callable[[], _Result], seconds: float = PATIENCE_SECONDS) ->
             pause = min(pause * 2, 5.0)
 
 
-def shelf_for(root: Path, name: str, storage: str | None = None) -> Shelf:
+def shelf_for(root: Path, name: str, storage: str | None = None) -> StudyStorage:
     """Where the study `name` lives, or will live."""
-    return Shelf(storage or str(root / "studies" / f"{name}{_SUFFIX}"))
+    return StudyStorage(storage or str(root / "studies" / f"{name}{_SUFFIX}"))
 
 
 def names(root: Path, storage: str | None = None) -> list[str]:
@@ -255,7 +255,7 @@ def names(root: Path, storage: str | None = None) -> list[str]:
         UserError: the database cannot be reached.
     """
     if storage is not None and "://" in storage:
-        shelf = Shelf(storage)
+        shelf = StudyStorage(storage)
         with quiet_optuna():
             return sorted(patiently(lambda: optuna.get_all_study_names(shelf.storage()), 0))
     return sorted(path.stem for path in (root / "studies").glob(f"*{_SUFFIX}") if path.stat().st_size)
@@ -269,7 +269,7 @@ def load(root: Path, name: str, storage: str | None = None) -> optuna.Study:
     """
     known = names(root, storage)
     found = [name] if name in known else [each for each in known if each.startswith(name)]
-    where = Shelf(storage).shown if storage else str(root)
+    where = StudyStorage(storage).shown if storage else str(root)
     if len(found) != 1:
         problem = "several studies begin with" if found else "no study is called"
         raise UserError(f"{problem} {name!r} in {where}: there is {', '.join(found or known) or 'none yet'}")

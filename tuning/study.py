@@ -20,12 +20,11 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from pydantic import ValidationError
 from tqdm import tqdm
 
-from faces.errors import UserError
+from core.errors import UserError
 from tracking.runs import fail_left_running, run
-from tuning.claims import ENDED, ERROR, LOST, PLACE, WARM, Claims, finished, had_turn
 from tuning.cluster import run_on_cluster
 from tuning.config import DEFAULT_SPACE, MAXIMISED, StudyConfig
-from tuning.definition import (
+from tuning.identity import (
     DEFINITION,
     check_space,
     definition,
@@ -36,14 +35,13 @@ from tuning.definition import (
     study_name,
     terms,
 )
-from tuning.keeping import FOLDER, MODEL, RUN, clean
-from tuning.ranking import feasible, ranked
+from tuning.queue import ENDED, ERROR, LOST, PLACE, WARM, Claims, finished, had_turn
+from tuning.ranking import FOLDER, MODEL, NOISE, RUN, clean, feasible, ranked
 from tuning.report import figures, importance
 from tuning.samplers import pruner
 from tuning.space import Value, in_order
-from tuning.stopping import NOISE
-from tuning.storage import PATIENCE_SECONDS, Shelf, load, names, patiently, quiet_optuna, shelf_for
-from tuning.trial import Materials, TrialSpec, train_and_log
+from tuning.storage import PATIENCE_SECONDS, StudyStorage, load, names, patiently, quiet_optuna, shelf_for
+from tuning.trial import TrialContext, TrialSpec, train_and_log
 from tuning.workers import Evaluate, Outcome, supervise, work
 
 __all__ = [
@@ -77,7 +75,7 @@ class StudyResult:
 def launch(
     config: StudyConfig,
     base: TrialSpec,
-    materials: Materials,
+    materials: TrialContext,
     parent: str | None = None,
     *,
     workers: int = 1,
@@ -133,10 +131,10 @@ def launch(
 
 def _run(
     study: optuna.Study,
-    shelf: Shelf,
+    shelf: StudyStorage,
     config: StudyConfig,
     base: TrialSpec,
-    materials: Materials,
+    materials: TrialContext,
     run_id: str,
     workers: int,
     cluster: str | None,
@@ -177,7 +175,7 @@ def join(address: str, name: str) -> str:
     Raises:
         UserError: there is no such study, or its data are not on this machine.
     """
-    shelf = Shelf(address)
+    shelf = StudyStorage(address)
     with quiet_optuna():
         try:
             storage = shelf.storage(PATIENCE_SECONDS)
@@ -195,7 +193,7 @@ def join(address: str, name: str) -> str:
 
 
 def _open(
-    name: str, config: StudyConfig, shelf: Shelf, wanted: Mapping[str, Any], materials: Materials
+    name: str, config: StudyConfig, shelf: StudyStorage, wanted: Mapping[str, Any], materials: TrialContext
 ) -> optuna.Study:
     storage = shelf.storage()
     with shelf.lock(name):
@@ -210,7 +208,7 @@ def _open(
         return study
 
 
-def _warm_start(study: optuna.Study, config: StudyConfig, wanted: Mapping[str, Any], materials: Materials) -> None:
+def _warm_start(study: optuna.Study, config: StudyConfig, wanted: Mapping[str, Any], materials: TrialContext) -> None:
     """Learn from an earlier study: by its trials where they measured the same, or else by starting at its best.
 
     Raises:
@@ -238,7 +236,9 @@ def _warm_start(study: optuna.Study, config: StudyConfig, wanted: Mapping[str, A
     study.set_user_attr(WARM, earlier.study_name)
 
 
-def evaluator(study: optuna.Study, config: StudyConfig, base: TrialSpec, materials: Materials, run_id: str) -> Evaluate:
+def evaluator(
+    study: optuna.Study, config: StudyConfig, base: TrialSpec, materials: TrialContext, run_id: str
+) -> Evaluate:
     """What runs one trial: train, validate, log, and report to the pruner."""
     epochs = config.space.get("epochs")
     most = int(epochs.high) if epochs is not None and hasattr(epochs, "high") else base.detector.epochs
@@ -357,7 +357,7 @@ def history(study: optuna.Study) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _description(config: StudyConfig, materials: Materials) -> str:
+def _description(config: StudyConfig, materials: TrialContext) -> str:
     aims = ", ".join(f"{'highest' if MAXIMISED[name] else 'lowest'} {name}" for name in config.objectives)
     bounds = "".join(f", {name} at most {bound:g}" for name, bound in config.constraints.items())
     folds = f", over {config.folds} folds by group" if config.folds > 1 else ""

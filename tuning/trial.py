@@ -23,16 +23,16 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from classifier.config import DetectorConfig
-from classifier.detector import WEIGHTS, Detector
-from classifier.intervals import bootstrap
-from classifier.metrics import compute
+from classifier.models.detector import WEIGHTS, Detector
 from classifier.scoring import score
-from classifier.training import train
-from faces.errors import UserError
-from faces.manifest import Manifest
-from faces.splits import folds as fold_of_rows
+from classifier.training.training import train
+from core.errors import UserError
+from core.manifest import Manifest
+from core.splits import folds as fold_of_rows
 from gan.balancing import BalanceConfig, balance
 from gan.checkpoint import generator_digest
+from metrics.binary import compute
+from metrics.intervals import bootstrap
 from tracking.models import log_detector
 from tracking.runs import run
 from tracking.store import Store
@@ -98,7 +98,7 @@ class TrialSpec(BaseModel):
 
 
 @dataclass(frozen=True)
-class Materials:
+class TrialContext:
     """What the trials of one study, or the arms of one comparison, have in common.
 
     Only train and val rows of the train domains shape a detector; the val rows of the validation domains choose
@@ -159,7 +159,7 @@ class Trained:
         return Path(self.folder)
 
 
-def training_set(spec: TrialSpec, materials: Materials, fold: int = 0, folds: int = 1) -> tuple[Manifest, int, str]:
+def training_set(spec: TrialSpec, materials: TrialContext, fold: int = 0, folds: int = 1) -> tuple[Manifest, int, str]:
     """The rows that a detector is trained and early-stopped on, how many are synthetic, and what balancing did.
 
     With several folds, the train and val rows of the train domains are dealt anew by group: fold `fold` is val.
@@ -190,7 +190,7 @@ class Validation:
     error: float
 
 
-def validate(detector: Detector, rows: Manifest, domains: Sequence[str], materials: Materials) -> Validation:
+def validate(detector: Detector, rows: Manifest, domains: Sequence[str], materials: TrialContext) -> Validation:
     """Score `rows` (val of every domain), and sum up over `domains`.
 
     The lower bound of the mean adds the domains' margins in squares (MOVER, Zou & Donner 2008); that of the worst
@@ -235,7 +235,7 @@ def latency_ms(detector: Detector, repeats: int = 7) -> float:
 
 def train_and_log(
     spec: TrialSpec,
-    materials: Materials,
+    materials: TrialContext,
     *,
     name: str,
     parent: str | None = None,
@@ -351,7 +351,7 @@ def train_and_log(
     return trained
 
 
-def _judged(rows: Manifest, materials: Materials, folds: int) -> tuple[Manifest, tuple[str, ...]]:
+def _judged(rows: Manifest, materials: TrialContext, folds: int) -> tuple[Manifest, tuple[str, ...]]:
     """The rows that are scored, and the domains that count."""
     domains = materials.judging_domains
     if folds == 1:

@@ -23,12 +23,12 @@ import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 from tqdm import tqdm
 
-from faces.errors import UserError
-from tracking.errors import TrackingError
-from tuning.claims import ERROR, PLACE, Claims, finished
+from core.errors import UserError
+from tracking.store import TrackingError
 from tuning.config import StudyConfig
+from tuning.queue import ERROR, PLACE, Claims, finished
+from tuning.ranking import check_failures, stop_reason
 from tuning.space import Value, suggest
-from tuning.stopping import check_failures, stop_reason
 from tuning.storage import AWAY, PATIENCE_SECONDS, StorageAwayError, patiently, quiet_optuna
 
 _log = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, JpegImagePlugin
 
-from faces.errors import UserError
+from core.errors import UserError
 
 Pixels = NDArray[np.uint8]
 

@@ -15,15 +15,15 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
-from faces.errors import UserError
-from faces.manifest import Manifest
+from core.errors import UserError
+from core.manifest import Manifest
 from gan.checkpoint import generator_digest, read_card
 from gan.forging.encoding import Pixels
-from gan.forging.photographs import Photographs
 from gan.forging.recipes import (
     MEASURED_SAMPLES,
     GanComposite,
     GanMatched,
+    Photographs,
     Plan,
     Recipe,
     SelfBlend,
@@ -38,7 +38,7 @@ _CHUNK = 64
 
 
 @dataclass(frozen=True, kw_only=True)
-class Materials:
+class ForgeInputs:
     """What fakes are forged from.
 
     `manifest`: its train reals lend photographs and traces; rows of other splits are never looked at. `generator`:
@@ -59,7 +59,7 @@ class Materials:
         return self.manifest.select(split="train", label="real")
 
 
-def forge(method: str, count: int, materials: Materials) -> Manifest:
+def forge(method: str, count: int, materials: ForgeInputs) -> Manifest:
     """`count` fakes of a method: fake, of train, each with generator, seed, parent and mask as far as it has them.
 
     Item by item they follow from the materials, so that a killed call, repeated, gives the same bytes, and a larger
@@ -106,7 +106,7 @@ def _short(digest: str) -> str:
     return digest[:8]
 
 
-def _samples(materials: Materials, generator: Path, count: int, screen: bool | None = None) -> Screened:
+def _samples(materials: ForgeInputs, generator: Path, count: int, screen: bool | None = None) -> Screened:
     """The first faces of the pool that all methods with this generator, psi and seed draw on."""
     screen = materials.screen if screen is None else screen
     key = f"{generator_digest(generator)}-psi{materials.psi:g}-seed{materials.seed}{'' if screen else '-all'}"

@@ -13,18 +13,20 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from faces.errors import UserError
-from faces.manifest import Manifest
-from gan.forging import blending, retouching
+from core.errors import UserError
+from core.manifest import Manifest
+from faces.detection import Face
+from faces.landmarks import crop_faces
+from gan.forging import blending
 from gan.forging.degradation import Matcher, measure, traces_of
 from gan.forging.encoding import Pixels, read_picture, suffix_of
-from gan.forging.photographs import Photographs, content_order
 from gan.screening import Screened
 
 Floats = NDArray[np.float32]
@@ -94,7 +96,7 @@ class SelfBlend:
         random = _stream(plan.row["seed"], plan.row["parent"])
         shape = (picture.shape[0], picture.shape[1])
         scale = blending.eye_distance(landmarks)
-        changed = retouching.changed(picture, random, scale, grey=encoding.grey)
+        changed = blending.changed(picture, random, scale, grey=encoding.grey)
         centre = landmarks.mean(axis=0)
         shift = random.uniform(-1, 1, 2) * np.array([0.03, 0.015]) * shape[::-1]
         zoom = random.uniform(0.95, 1 / 0.95)
@@ -184,7 +186,7 @@ class GanComposite:
         face = blending.recoloured(face, target, mask)
         if random.random() < 0.5:
             face = blending.cloned(face, target, mask)
-        face = retouching.grained(face, target, mask, random)
+        face = blending.grained(face, target, mask, random)
         mask = blending.feathered(mask, scale * random.uniform(0.1, 0.4))
         return Forgery(encoding.encode(blending.composite(picture, face, mask)), mask)
 
@@ -251,3 +253,53 @@ def _bytes(manifest: Manifest, row: int) -> bytes:
 def _stream(seed: int, text: str) -> np.random.Generator:
     """Random numbers that follow from what the ledger says about a forgery."""
     return np.random.default_rng([seed, int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")])
+
+
+class Photographs:
+    """Train reals whose face was found, in an order that no other real changes: by a hash of each one's content.
+
+    Raises:
+        UserError: no face was found in any of them.
+    """
+
+    def __init__(self, reals: Manifest, cache: Path) -> None:
+        faces = crop_faces(reals, cache)
+        self.manifest = reals
+        self.order = [row for row in content_order(reals) if faces[row] is not None]
+        self._faces = faces
+        if not self.order:
+            raise UserError(
+                f"no face was found in any of the {len(reals)} train reals in {reals.root}, and blends need one: "
+                "look at them with `counterforge faces show`, or take the method gan"
+            )
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def row(self, number: int) -> int:
+        """Row of the photograph that stands at `number`, over and over again."""
+        return self.order[number % len(self.order)]
+
+    def face(self, row: int) -> Face:
+        """The face in a photograph."""
+        face = self._faces[row]
+        assert face is not None
+        return face
+
+    def landmarks(self, row: int) -> Floats:
+        """[5, 2] in pixels of the photograph."""
+        points = self.face(row).landmarks
+        assert points is not None
+        return points
+
+    def descent(self, row: int) -> dict[str, Any]:
+        """What a forgery inherits from the photograph that it was composed from."""
+        inherited = ("dataset", "identity", "source", "frame", "time_s", "width", "height", "codec")
+        fields = {name: self.manifest.rows[name][row] for name in inherited}
+        return fields | {"parent": self.manifest.rows["sha256"][row]}
+
+
+def content_order(manifest: Manifest) -> list[int]:
+    """Rows in an order that a hash of their content gives: no other row changes it, and neighbours are strangers."""
+    hashes = manifest.rows["sha256"].tolist()
+    return sorted(range(len(hashes)), key=lambda row: hashlib.sha256(f"order/{hashes[row]}".encode()).digest())

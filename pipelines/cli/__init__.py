@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from pipelines.cli import comparing, faces, gan, models, studies, training, understanding, whole
+from pipelines.cli import detector, experiments, faces, gan, models, study
 
 app = typer.Typer(
     name="counterforge",
@@ -18,13 +18,11 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-whole.add_to(app)
+experiments.add_to(app)
 app.add_typer(faces.app, name="faces")
 app.add_typer(gan.app, name="gan")
-training.add_to(app)
-understanding.add_to(app)
-comparing.add_to(app)
-app.add_typer(studies.app, name="study")
+detector.add_to(app)
+app.add_typer(study.app, name="study")
 app.add_typer(models.app, name="models")
 
 _DISK = {
@@ -62,7 +60,7 @@ def main() -> None:
 
 
 def _is_users(error: ValueError) -> bool:
-    from faces.errors import UserError
-    from tracking.errors import TrackingError
+    from core.errors import UserError
+    from tracking.store import TrackingError
 
     return isinstance(error, UserError | TrackingError)

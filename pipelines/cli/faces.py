@@ -21,7 +21,7 @@ from pipelines.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from faces.audit import Audit
+    from faces.audit.audit import Audit
 
 app = typer.Typer(help="Face data: crops and a manifest from photographs and videos.", no_args_is_help=True)
 
@@ -43,10 +43,10 @@ def ingest(
     as_json: AsJson = False,
 ) -> None:
     """Find the faces in images and videos, crop them, and write a manifest with leak-free splits."""
-    from faces.contact_sheet import contact_sheet
     from faces.extraction import IngestConfig
     from faces.ingest import ingest as run
     from faces.ingest import summary
+    from faces.sheets import contact_sheet
 
     named = {"dataset": dataset, "every_seconds": every_seconds, "name_pattern": name_pattern, "seed": seed}
     named["already_cropped"] = True if already_cropped else None
@@ -79,10 +79,9 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Count the faces of a manifest and draw a contact sheet; and one of blended forgeries with their masks."""
-    from faces.contact_sheet import contact_sheet
-    from faces.forgery_sheet import forgery_sheet
+    from core.manifest import Manifest
     from faces.ingest import summary
-    from faces.manifest import Manifest
+    from faces.sheets import contact_sheet, forgery_sheet
 
     rows = Manifest.read(manifest)
     counts = summary(rows)
@@ -115,14 +114,14 @@ def audit(
     """Find what gives the label away without a look at the faces, and pictures that stand twice."""
     import json
 
-    from faces.audit import AuditConfig
-    from faces.audit import audit as run
-    from faces.equalise import EqualiseConfig, resolved
-    from faces.equalise import equalise as write_copy
-    from faces.errors import UserError
-    from faces.manifest import Manifest
-    from faces.traces import traces
-    from pipelines.audit import write_audit
+    from core.errors import UserError
+    from core.manifest import Manifest
+    from faces.audit.audit import AuditConfig
+    from faces.audit.audit import audit as run
+    from faces.audit.cues import traces
+    from faces.audit.normalise import EqualiseConfig, resolved
+    from faces.audit.normalise import equalise as write_copy
+    from pipelines.evaluation.audit import write_audit
 
     decision = configuration(AuditConfig, config, settings, {"seed": seed})
     coding = configuration(EqualiseConfig, None, None, {"size": size, "quality": quality})
@@ -158,7 +157,7 @@ def audit(
 
 
 def _show_audit(found: Audit, text: str) -> None:
-    from pipelines.audit import summary_table
+    from pipelines.evaluation.audit import summary_table
 
     for one in found.datasets.values():
         if one.whole is not None:

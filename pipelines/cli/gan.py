@@ -53,9 +53,9 @@ def train(
 
     Several processes share each batch with --devices N, or when torchrun has started them.
     """
-    from faces.manifest import Manifest
+    from core.manifest import Manifest
     from gan.config import GanConfig
-    from gan.parallel import assemble
+    from gan.distributed import assemble
     from gan.training import train as train_beside
     from pipelines.generator import train_and_log_generator
     from tracking.store import open_store
@@ -129,8 +129,8 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Look at a generator: a grid, an interpolation, style mixing, truncation, and spectra against photographs."""
-    from faces.manifest import Manifest
-    from gan.showing.views import show as run
+    from core.manifest import Manifest
+    from gan.visualise import show as run
 
     reals = Manifest.read(manifest) if manifest else None
     made = run(generator, out, reals, cache=cache, psi=psi, seed=seed or 0, frames_between=frames, device=device)
@@ -159,7 +159,7 @@ def score(
     as_json: AsJson = False,
 ) -> None:
     """Measure samples against the reals of train and val: distances with their floor, variety, memorisation, faces."""
-    from faces.manifest import Manifest
+    from core.manifest import Manifest
     from pipelines.generator import score_and_log_generator
     from tracking.store import open_store
 

@@ -49,13 +49,13 @@ def promote(
     """Make a candidate champion if it passes the gate on sealed groups; else say why not, exit 1."""
     import pandas as pd
 
-    from pipelines.gate import read_gate
-    from pipelines.promotion import consider
+    from pipelines.release.gate import read_gate
+    from pipelines.release.promotion import evaluate_gate
     from tracking.store import open_store
 
     rules = read_gate(gate)
     store = open_store(mlruns)
-    verdict = consider(
+    verdict = evaluate_gate(
         store, candidate, gate=rules, manifest=manifest, domains=dataset or (), cache=cache, dry_run=dry_run
     )
     outcome = "not promoted" if not verdict.promoted else "would be promoted" if dry_run else "promoted"
@@ -118,7 +118,7 @@ def compare(
     """Two models on the same sealed groups: each one's figure, and the difference with its interval, by domain."""
     import pandas as pd
 
-    from pipelines.comparing import compare_versions
+    from pipelines.release.compare import compare_versions
     from tracking.store import open_store
 
     result = compare_versions(
@@ -138,8 +138,8 @@ def card(
     mlruns: Mlruns = DEFAULT_MLRUNS,
 ) -> None:
     """The model card, markdown: data, figures with intervals, threshold, lineage, limits."""
-    from pipelines.cards import version_card
-    from pipelines.lineage import find_version
+    from pipelines.release.lineage import find_version
+    from pipelines.release.model_card import version_card
     from tracking.store import open_store
 
     store = open_store(mlruns)
@@ -159,7 +159,7 @@ def tag(
     mlruns: Mlruns = DEFAULT_MLRUNS,
 ) -> None:
     """Set tags of a version, such as the licence that a gate may ask for."""
-    from faces.errors import UserError
+    from core.errors import UserError
     from tracking.registry import Registry
     from tracking.store import open_store
 
@@ -186,8 +186,8 @@ def export_model(
     as_json: AsJson = False,
 ) -> None:
     """A folder that needs nothing beside it: weights, ONNX with its parity measured, card, lineage, checksums."""
-    from pipelines.exchange import export_version
-    from pipelines.lineage import find_version
+    from pipelines.release.bundle import export_version
+    from pipelines.release.lineage import find_version
     from tracking.store import open_store
 
     store = open_store(mlruns)
@@ -205,7 +205,7 @@ def import_model(
     as_json: AsJson = False,
 ) -> None:
     """Take an exported model into this registry, after its checksums were verified."""
-    from pipelines.exchange import import_version
+    from pipelines.release.bundle import import_version
     from tracking.store import open_store
 
     version = import_version(open_store(mlruns), folder)

@@ -34,7 +34,7 @@ def configuration(
     model: type[Model], file: Path | None, settings: Sequence[str] | None, named: Mapping[str, Any] | None = None
 ) -> Model:
     """Settings of a YAML file, over them `--set`, over them named options that were given."""
-    from pipelines.config import override, read_yaml, validate
+    from core.config import override, read_yaml, validate
 
     content = override(read_yaml(file) if file else {}, settings or ())
     content |= {name: value for name, value in (named or {}).items() if value is not None}

@@ -16,8 +16,8 @@ import pytest
 import torch
 
 from gan.config import GanConfig
-from gan.discriminator import Discriminator
-from gan.generator import Generator
+from gan.networks.discriminator import Discriminator
+from gan.networks.generator import Generator
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from faces.embedded import embedded
+from faces.orl import embedded
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.pipelines.weave import configuration, pictures
+from tests.pipelines.synthetic_faces import configuration, pictures
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -64,9 +64,8 @@ def test_what_cannot_be_compared_is_one_sentence(
 
 
 def test_the_kept_configuration_asks_for_every_arm() -> None:
-    from pipelines.config import read_yaml, validate
-    from pipelines.contenders import ARMS
-    from pipelines.settings import RunConfig
+    from core.config import read_yaml, validate
+    from pipelines.configuration import ARMS, RunConfig
 
     path = BENCHMARKS.parent / "configs" / "synthetic_lift.yaml"
     plan = validate(RunConfig, read_yaml(path), str(path)).comparison

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from classifier.config import DetectorConfig
-from faces.manifest import Manifest
+from core.manifest import Manifest
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def small() -> Callable[..., DetectorConfig]:
             "dropout": 0.3,
             "augmentation": 0.3,
             "device": "cpu",
-            "precision": "32",
+            "precision": "float32",
         }
         return DetectorConfig.model_validate(settings | changes)
 

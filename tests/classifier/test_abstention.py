@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from classifier.abstention import Band, abstention, described_band, fit_band
-from classifier.calibration import fit_threshold
+from classifier.calibration import Band, abstention, described_band, fit_band, fit_threshold
 
 
 def errors(scores: np.ndarray, targets: np.ndarray, band: Band) -> tuple[float, float]:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from classifier.degradations import LADDERS, degrade
+from classifier.robustness import LADDERS, degrade
 
 KINDS = list(LADDERS)
 

@@ -22,10 +22,10 @@ from classifier.evaluation import (
     per_source,
     score_table,
 )
-from classifier.intervals import bootstrap, paired_difference
-from classifier.metrics import NAMES, compute
-from faces.errors import UserError
-from faces.manifest import Manifest
+from core.errors import UserError
+from core.manifest import Manifest
+from metrics.binary import NAMES, compute
+from metrics.intervals import bootstrap, paired_difference
 
 
 def make_manifest(seed: int = 0, people: int = 24) -> tuple[Manifest, np.ndarray]:

@@ -7,13 +7,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from classifier.backbones import head, pooled
 from classifier.config import DetectorConfig
-from classifier.detector import Detector
-from classifier.ensemble import Ensemble
-from classifier.explanation import METHODS, Method, explain
-from classifier.localisation import iou, pointing
-from faces.errors import UserError
+from classifier.explanation import METHODS, Method, explain, iou, pointing
+from classifier.models.backbones import head, pooled
+from classifier.models.detector import Detector
+from classifier.models.ensemble import Ensemble
+from core.errors import UserError
 
 SIDE = 64
 PLACE = (slice(48, 64), slice(0, 16))  # below left, far from the middle, and one square of a transformer

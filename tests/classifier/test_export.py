@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from classifier.config import DetectorConfig
-from classifier.detector import Detector
-from classifier.ensemble import Ensemble
 from classifier.export import FLOAT, INT8, TOLERANCE, Parity, export_onnx, onnx_scores, parity, quantise
-from faces.errors import UserError
+from classifier.models.detector import Detector
+from classifier.models.ensemble import Ensemble
+from core.errors import UserError
 from faces.loading import Crops
 
 pytest.importorskip("onnxruntime")

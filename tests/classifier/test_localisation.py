@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from classifier.localisation import centred_box, clustered_mean, iou, localisation, pointing
+from classifier.explanation import centred_box, clustered_mean, iou, localisation, pointing
 
 
 def square(top: int, left: int, side: int, size: int = 32) -> np.ndarray:

@@ -12,12 +12,11 @@ import pytest
 from PIL import Image
 
 from classifier.config import DetectorConfig
-from classifier.detector import Detector
-from classifier.evaluation import Evaluation, evaluate
-from classifier.remarks import remark_on_training, remarks
+from classifier.evaluation import Evaluation, evaluate, remark_on_training, remarks
+from classifier.models.detector import Detector
 from classifier.scoring import score
-from faces.errors import UserError
-from faces.manifest import Manifest
+from core.errors import UserError
+from core.manifest import Manifest
 
 
 def rows(reals: int = 20, fakes: int = 20, name: str = "set", sources: int | None = None) -> pd.DataFrame:

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from classifier.config import DetectorConfig
-from classifier.detector import Detector
-from classifier.ensemble import Ensemble
+from classifier.figures import robustness_figure
+from classifier.models.detector import Detector
+from classifier.models.ensemble import Ensemble
 from classifier.robustness import CLEAN, Ladder, robustness
-from classifier.robustness_figure import robustness_figure
 from classifier.scoring import score
-from faces.errors import UserError
-from faces.manifest import Manifest
+from core.errors import UserError
+from core.manifest import Manifest
 
 FEW = {"jpeg": (80, 10), "blur": (0.5, 6.0), "noise": (1, 40)}
 

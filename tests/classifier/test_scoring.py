@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from classifier.config import DetectorConfig
-from classifier.detector import Detector
+from classifier.models.detector import Detector
 from classifier.scoring import score
-from faces.manifest import Manifest
+from core.manifest import Manifest
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_shuffled_rows_get_the_same_scores_to_the_bit(detector: Detector, rows: 
 
 def test_bf16_scores_are_near(detector: Detector, rows: Manifest, tmp_path: Path) -> None:
     exact = score(detector, rows, tmp_path)
-    np.testing.assert_allclose(score(detector, rows, tmp_path, precision="bf16"), exact, atol=0.02)
+    np.testing.assert_allclose(score(detector, rows, tmp_path, precision="bfloat16"), exact, atol=0.02)
 
 
 def test_no_rows_no_scores(detector: Detector, rows: Manifest, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from tracking.ui import serve
 from tuning.config import StudyConfig
 from tuning.space import Range
 from tuning.study import StudyResult, launch
-from tuning.trial import Materials, TrialSpec
+from tuning.trial import TrialContext, TrialSpec
 
 __all__ = ["base", "manifest", "materials", "store"]
 pytestmark = pytest.mark.slow
@@ -45,7 +45,7 @@ def shot(page: Any, name: str) -> None:
         page.screenshot(path=str(Path(SHOTS) / f"{name}.png"))
 
 
-def study(base: TrialSpec, materials: Materials) -> StudyResult:
+def study(base: TrialSpec, materials: TrialContext) -> StudyResult:
     """Four trials, and the best one registered as the champion."""
     config = StudyConfig(
         name="faces",
@@ -69,7 +69,7 @@ def study(base: TrialSpec, materials: Materials) -> StudyResult:
 
 
 def test_the_ui_shows_study_children_pictures_and_champion(
-    page: Any, base: TrialSpec, materials: Materials, monkeypatch: pytest.MonkeyPatch
+    page: Any, base: TrialSpec, materials: TrialContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tracking.ui._START_SECONDS", 400)  # this is no test of speed
     materials = replace(materials, experiment="faces")

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pipelines.config import read_yaml
+from core.config import read_yaml
 
 ROOT = Path(__file__).parents[2]
 SMALL: dict[str, Any] = {

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from core.errors import UserError
 from faces import detection
 from faces.detection import DETECTORS, Face, MtcnnDetector, OpenCvDetector, crop, detector
-from faces.errors import UserError
 
 
 @pytest.fixture(scope="module")

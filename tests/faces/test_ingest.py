@@ -13,12 +13,12 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
+from core.errors import UserError
+from core.manifest import Manifest
 from faces import extraction
-from faces.contact_sheet import contact_sheet
 from faces.detection import DETECTORS, Face
-from faces.errors import UserError
 from faces.ingest import IngestConfig, ingest, summary
-from faces.manifest import Manifest
+from faces.sheets import contact_sheet
 
 CROPS = IngestConfig(already_cropped=True)
 REPOSITORY = Path(__file__).parents[2]
@@ -151,7 +151,7 @@ def test_a_job_that_was_killed_goes_on(portraits, tmp_path):
         import os, signal
         from pathlib import Path
         from faces.ingest import IngestConfig, ingest
-        from faces.journal import Journal
+        from faces.extraction import Journal
 
         add, count = Journal.add, 0
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from faces._photographs import _read
-from faces.errors import UserError
+from core.errors import UserError
+from core.manifest import Manifest
 from faces.landmarks import crop_detector, crop_faces, faces_in_crops, share_with_face
-from faces.manifest import Manifest
+from faces.orl import _read
 
 CROPS = [np.asarray(Image.fromarray(pixels[10:102]).convert("RGB")) for pixels in _read()[::80]]
 

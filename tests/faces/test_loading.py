@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 
 import faces.loading
-from faces.errors import UserError
+from core.errors import UserError
+from core.manifest import Manifest
 from faces.loading import decode, load_crops
-from faces.manifest import Manifest
 
 SIZE = 16
 
@@ -150,7 +150,7 @@ def test_processes_share_a_store(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     parts = [write_crops(tmp_path / "a", 120), write_crops(tmp_path / "b", 120, first=60)]
     program = (
-        "import sys, hashlib; from pathlib import Path; import faces.loading as l; from faces.manifest import Manifest;"
+        "import sys, hashlib; from pathlib import Path; import faces.loading as l; from core.manifest import Manifest;"
         f"l._CHUNK = 7; m = Manifest.read(sys.argv[1]); c = l.load_crops(m, {SIZE}, Path(sys.argv[2]));"
         "print(hashlib.sha256(c.batch(range(len(c))).contiguous().numpy().tobytes()).hexdigest())"
     )

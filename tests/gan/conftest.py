@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from faces.manifest import Manifest
+from core.manifest import Manifest
 from gan.config import PRESETS, GanConfig
 
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
 
-from faces._photographs import _read
-from faces.errors import UserError
-from faces.manifest import Manifest
+from core.errors import UserError
+from core.manifest import Manifest
+from faces.orl import _read
 from gan.balancing import BalanceConfig, balance, dealt, mixture, wanted_fakes
 from gan.config import GanConfig
 from gan.training import train

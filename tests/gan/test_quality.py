@@ -11,14 +11,13 @@ import pytest
 import torch
 from PIL import Image
 
-from faces._photographs import _read
-from faces.errors import UserError
+from core.errors import UserError
+from core.manifest import Manifest
 from faces.loading import load_crops
-from faces.manifest import Manifest
+from faces.orl import _read
 from gan import quality
 from gan.checkpoint import GeneratorCard, save_generator
-from gan.quality import of_pictures, sampled_distance, score_generator
-from gan.reference_metrics import inception_distances, lpips_diversity
+from gan.quality import inception_distances, lpips_diversity, of_pictures, sampled_distance, score_generator
 
 CPU = torch.device("cpu")
 

@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from faces.errors import UserError
-from faces.manifest import Manifest
+from core.errors import UserError
+from core.manifest import Manifest
 from gan.checkpoint import load_generator, load_state, read_card, save_generator, save_state
 from gan.config import GanConfig
 from gan.training import train

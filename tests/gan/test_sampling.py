@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from faces.errors import UserError
-from faces.manifest import Manifest
+from core.errors import UserError
+from core.manifest import Manifest
 from gan.checkpoint import generator_digest, load_generator
 from gan.sampling import render, sample, sample_grid
 

@@ -15,11 +15,11 @@ import pytest
 import torch
 from PIL import Image
 
-from faces._photographs import _read
-from faces.errors import UserError
+from core.errors import UserError
+from faces.orl import _read
 from gan import sampling, screening
 from gan.checkpoint import GeneratorCard, generator_digest, load_generator, save_generator
-from gan.generator import Generator
+from gan.networks.generator import Generator
 from gan.sampling import psi_of, render, sample
 from gan.screening import sample_screened
 

@@ -15,15 +15,14 @@ import pytest
 import torch
 from PIL import Image
 
-from faces.errors import UserError
-from faces.manifest import Manifest
+from core.errors import UserError
+from core.manifest import Manifest
 from gan.checkpoint import load_generator, load_state, read_card
 from gan.config import GanConfig
-from gan.feeding import picture_indices
-from gan.generator import Generator
+from gan.networks.generator import Generator
 from gan.sampling import render
 from gan.trainer import Trainer
-from gan.training import train
+from gan.training import picture_indices, train
 
 
 def weights(folder: Path) -> bytes:

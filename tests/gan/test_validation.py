@@ -11,14 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-import gan.validation
-from faces.manifest import Manifest
+import gan.training
+from core.manifest import Manifest
 from gan.checkpoint import load_generator, load_state, read_card
 from gan.config import GanConfig
-from gan.distances import Estimate
-from gan.generator import Generator
-from gan.training import train
-from gan.validation import Validation, validation_of
+from gan.networks.generator import Generator
+from gan.training import Validation, train, validation_of
+from metrics.distributions import Estimate
 
 
 @pytest.fixture(scope="module")
@@ -153,8 +152,8 @@ def test_faces_of_other_data_sets_do_not_choose(
 
 
 def test_many_faces_are_a_fixed_choice(with_val: Manifest, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gan.validation, "MOST_FACES", 20)
-    monkeypatch.setattr(gan.validation, "FEWEST_FACES", 20)
+    monkeypatch.setattr(gan.training, "MOST_VALIDATION_FACES", 20)
+    monkeypatch.setattr(gan.training, "FEWEST_VALIDATION_FACES", 20)
     chosen = [validation_of(with_val, 16, cache, torch.device("cpu")) for _ in range(2)]
     assert chosen[0] is not None
     assert chosen[1] is not None

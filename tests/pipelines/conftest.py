@@ -12,13 +12,13 @@ import torch
 from PIL import Image
 from sklearn.linear_model import LogisticRegression
 
-from classifier.backbones import head, pooled
 from classifier.config import DetectorConfig
-from classifier.detector import Detector
+from classifier.models.backbones import head, pooled
+from classifier.models.detector import Detector
 from classifier.scoring import score
+from core.manifest import Manifest
 from faces.loading import load_crops
-from faces.manifest import Manifest
-from pipelines.promotion import register_candidate
+from pipelines.release.promotion import register_candidate
 from tracking.models import log_detector
 from tracking.runs import run
 from tracking.store import Store, open_store
@@ -80,7 +80,7 @@ def make_detector(faces: Path, cache: Path) -> Callable[..., Detector]:
 
     def make(*, skilled: bool = True, seed: int = 0, backbone: str = "resnet18", size: int = SIDE) -> Detector:
         config = DetectorConfig(
-            backbone=backbone, weights="none", image_size=size, seed=seed, device="cpu", precision="32"
+            backbone=backbone, weights="none", image_size=size, seed=seed, device="cpu", precision="float32"
         )
         detector = Detector.create(config).eval()
         rows = Manifest.read(faces)

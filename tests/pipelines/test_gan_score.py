@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from faces.embedded import embedded
+from faces.orl import embedded
 from gan.checkpoint import GeneratorCard, save_generator
 from pipelines.cli import main
 from tracking.store import open_store

@@ -11,12 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from tracking.aliases import Overtaken, event, move_aliases
-from tracking.errors import TrackingError
 from tracking.models import log_detector
-from tracking.registry import Registry
+from tracking.registry import ConcurrentPromotionError, Registry, event, move_aliases
 from tracking.runs import run
-from tracking.store import Store, open_store
+from tracking.store import Store, TrackingError, open_store
 
 
 @pytest.fixture
@@ -46,7 +44,9 @@ def test_history_keeps_every_change(registry: Registry) -> None:
 def test_a_decision_against_a_champion_of_before_is_refused(registry: Registry) -> None:
     registry.promote(2, {}, against=1)
     before = registry.history()
-    with pytest.raises(Overtaken, match=r"version 3 .* when version 1 was the champion, but version 2 is it now"):
+    with pytest.raises(
+        ConcurrentPromotionError, match=r"version 3 .* when version 1 was the champion, but version 2 is it now"
+    ):
         registry.promote(3, {}, against=1)
     assert aliases(registry) == {"champion": 2, "previous": 1}
     assert registry.history() == before
@@ -58,7 +58,7 @@ def test_a_decision_against_a_champion_of_before_is_refused(registry: Registry) 
 PROMOTE = """
 import sys, time
 from pathlib import Path
-from tracking.aliases import Overtaken, event, move_aliases
+from tracking.registry import ConcurrentPromotionError, event, move_aliases
 from tracking.registry import Registry
 from tracking.store import open_store
 
@@ -71,7 +71,7 @@ while not Path(start).exists():
 try:
     registry.promote(version, {}, against=champion.number)
     print("won")
-except Overtaken as error:
+except ConcurrentPromotionError as error:
     print(error)
 """
 
@@ -103,7 +103,7 @@ def test_two_processes_at_once_leave_one_winner(registry: Registry, tmp_path: Pa
 def test_killed_in_the_middle_nothing_has_moved(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     """The record is written last in the transaction: a failure there takes the aliases back."""
     with monkeypatch.context() as patch:
-        patch.setattr("tracking.aliases.shortened", lambda *_: object())  # SQLite refuses to store it
+        patch.setattr("tracking.registry.shortened", lambda *_: object())  # SQLite refuses to store it
         with pytest.raises(Exception, match=r"binding|type"):
             registry.promote(2, {})
     assert aliases(registry) == {"champion": 1}
@@ -118,7 +118,7 @@ def test_through_a_server(registry: Registry, server: str, monkeypatch: pytest.M
     remote.promote(2, {}, why="by the server")
     assert aliases(registry) == {"champion": 2, "previous": 1}
     assert registry.history()[0].why == "by the server"
-    with pytest.raises(Overtaken, match="version 2 is it now"):
+    with pytest.raises(ConcurrentPromotionError, match="version 2 is it now"):
         remote.promote(3, {}, against=1)
     client = type(remote.store.client)
     real = client.set_registered_model_alias
@@ -130,7 +130,7 @@ def test_through_a_server(registry: Registry, server: str, monkeypatch: pytest.M
 
     with monkeypatch.context() as patch:
         patch.setattr(client, "set_registered_model_alias", somebody_else_follows)
-        with pytest.raises(Overtaken, match=r"same moment as version 1, and version 1 is the champion"):
+        with pytest.raises(ConcurrentPromotionError, match=r"same moment as version 1, and version 1 is the champion"):
             remote.promote(3, {})
 
     def killed_before_the_champion(self: object, name: str, alias: str, version: str) -> None:

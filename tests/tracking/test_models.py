@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tracking.errors import TrackingError
 from tracking.models import fetch_model, leaderboard, log_detector, score_model
 from tracking.registry import Registry
 from tracking.runs import run
-from tracking.store import Store, open_store
+from tracking.store import Store, TrackingError, open_store
 
 Make = Callable[[int], Path]
 FILES = ["SHA256SUMS", "config.json", "history.json", "weights.safetensors"]

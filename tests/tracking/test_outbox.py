@@ -8,10 +8,8 @@ import time
 
 import pytest
 
-from tracking.errors import TrackingError
-from tracking.outbox import Outbox
-from tracking.runs import run
-from tracking.store import Store, open_store
+from tracking.runs import Outbox, run
+from tracking.store import Store, TrackingError, open_store
 from tracking.ui import serve
 
 
@@ -22,7 +20,7 @@ def losses(store: Store, run_id: str) -> list[tuple[int, float]]:
 def test_metrics_wait_for_a_server_that_was_killed(
     store: Store, experiment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tracking.outbox.PAUSE_SECONDS", 0.2)
+    monkeypatch.setattr("tracking.runs.PAUSE_SECONDS", 0.2)
     with serve(store.root) as first:
         port = int(first.address.rsplit(":", 1)[1])
         monkeypatch.setenv("MLFLOW_TRACKING_URI", first.address)

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tracking.errors import TrackingError
 from tracking.models import fetch_model, log_detector
 from tracking.registry import Registry
 from tracking.runs import run
-from tracking.store import Store
+from tracking.store import Store, TrackingError
 
 
 @pytest.fixture

@@ -20,11 +20,20 @@ from mlflow.utils.validation import _validate_metric_name
 from PIL import Image
 
 import tracking
-from tracking.errors import TrackingError
-from tracking.names import MAX_PARAM, flattened, metric_name, shortened
-from tracking.runs import Run, attach, fail_left_running, find_run, git_commit, run
+from tracking.runs import (
+    MAX_PARAM,
+    Run,
+    attach,
+    fail_left_running,
+    find_run,
+    flattened,
+    git_commit,
+    metric_name,
+    run,
+    shortened,
+)
 from tracking.runs import test_openings as openings_of_test  # under its own name pytest would run it
-from tracking.store import Store
+from tracking.store import Store, TrackingError
 
 PROJECT = Path(tracking.__file__).parents[1]
 

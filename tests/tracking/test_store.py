@@ -16,8 +16,7 @@ import mlflow
 import pytest
 
 import tracking
-from tracking.errors import TrackingError, explained
-from tracking.store import Store, open_store
+from tracking.store import Store, TrackingError, explained, open_store
 from tracking.ui import serve, ui
 
 PROJECT = Path(tracking.__file__).parents[1]
@@ -282,7 +281,7 @@ def test_processes_that_start_together_share_one_database(tmp_path: Path) -> Non
 
 
 def test_a_location_cannot_lead_out_of_the_folder(store: Store) -> None:
-    from tracking.artifacts import portable_repository
+    from tracking.store import portable_repository
 
     with pytest.raises(ValueError, match="leads out of"):
         portable_repository("mlflow-artifacts:/../../etc", store.tracking_uri)

@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from classifier.config import DetectorConfig
-from faces.manifest import Manifest
+from core.manifest import Manifest
 from tracking.store import Store, open_store
-from tuning.trial import Materials, TrialSpec
+from tuning.trial import TrialContext, TrialSpec
 
 
 @pytest.fixture(scope="session")
@@ -72,16 +72,16 @@ def base() -> TrialSpec:
             frozen_epochs=1,
             augmentation=0.0,
             device="cpu",
-            precision="32",
+            precision="float32",
         )
     )
 
 
 @pytest.fixture
-def materials(request: pytest.FixtureRequest, tmp_path: Path, manifest: Manifest, store: Store) -> Materials:
+def materials(request: pytest.FixtureRequest, tmp_path: Path, manifest: Manifest, store: Store) -> TrialContext:
     """Of an experiment of the test's own; the cache is shared."""
     cache = Path(manifest.root) / "cache"
-    return Materials(manifest, ("a",), ("b",), None, tmp_path / "work", cache, store, request.node.name[:60])
+    return TrialContext(manifest, ("a",), ("b",), None, tmp_path / "work", cache, store, request.node.name[:60])
 
 
 @pytest.fixture

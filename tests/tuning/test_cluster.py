@@ -11,15 +11,15 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from faces.errors import UserError
+from core.errors import UserError
 from tests.tuning import postgres
 from tests.tuning.test_faults import ROOT
 from tests.tuning.test_study import config
-from tuning.claims import finished
 from tuning.cluster import run_on_cluster
-from tuning.storage import Shelf, quiet_optuna
+from tuning.queue import finished
+from tuning.storage import StudyStorage, quiet_optuna
 from tuning.study import launch
-from tuning.trial import Materials, TrialSpec
+from tuning.trial import TrialContext, TrialSpec
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def server() -> Iterator[postgres.Postgres]:
 
 @pytest.mark.slow
 def test_a_node_is_killed_half_way(
-    server: postgres.Postgres, base: TrialSpec, materials: Materials, monkeypatch: pytest.MonkeyPatch
+    server: postgres.Postgres, base: TrialSpec, materials: TrialContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("ray", reason="no Ray on this machine: pip install 'counterforge[cluster]'")
     import ray
@@ -46,9 +46,9 @@ def test_a_node_is_killed_half_way(
     def trouble() -> None:
         while True:
             with quiet_optuna():
-                names = optuna.get_all_study_names(Shelf(server.url).storage())
+                names = optuna.get_all_study_names(StudyStorage(server.url).storage())
                 if names:
-                    study = optuna.load_study(study_name=names[0], storage=Shelf(server.url).storage())
+                    study = optuna.load_study(study_name=names[0], storage=StudyStorage(server.url).storage())
                     if len(finished(study.get_trials())) >= 2:
                         break
             time.sleep(0.5)
@@ -63,7 +63,7 @@ def test_a_node_is_killed_half_way(
         ray.shutdown()
         cluster.shutdown()
     assert result.history["trial"].tolist() == list(range(total))
-    study = optuna.load_study(study_name=result.name, storage=Shelf(server.url).storage())
+    study = optuna.load_study(study_name=result.name, storage=StudyStorage(server.url).storage())
     assert {t.state for t in study.get_trials()} <= {TrialState.COMPLETE, TrialState.FAIL}
     runs = materials.store.client.search_runs([materials.store.experiment(materials.experiment)])
     assert sorted(r.info.run_name for r in runs if r.info.run_name.startswith("trial-")) == [

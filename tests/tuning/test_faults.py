@@ -17,12 +17,12 @@ import pytest
 from optuna.trial import TrialState
 
 import tuning
-from tests.tuning.nursery import SPACE, STEPS, terms, worker
+from tests.tuning.killable_workers import SPACE, STEPS, terms, worker
 from tracking.store import Store
 from tuning import workers
-from tuning.claims import Claims, had_turn
 from tuning.config import StudyConfig
-from tuning.storage import Shelf
+from tuning.queue import Claims, had_turn
+from tuning.storage import StudyStorage
 
 ROOT = Path(tuning.__file__).parents[1]
 
@@ -60,7 +60,7 @@ def test_workers_killed_twenty_times_at_random_moments(tmp_path: Path, store: St
     address = str(tmp_path / "night.journal")
     outcome = nursery(address, "night", store.root, 24, 2, 20, 5)
     assert outcome["kills"] == 20
-    study = optuna.load_study(study_name="night", storage=Shelf(address).storage())
+    study = optuna.load_study(study_name="night", storage=StudyStorage(address).storage())
     check_nothing_lost_nothing_twice(study, store, 24, 20)
     assert any(t.state == TrialState.FAIL for t in study.get_trials())  # some were in the middle of a trial
 
@@ -69,7 +69,7 @@ def test_two_studies_of_one_total_never_begin_one_more(tmp_path: Path, store: St
     """Optuna's own MaxTrialsCallback ran 9 of 8 trials with two workers."""
     address = str(tmp_path / "exact.journal")
     nursery(address, "exact", store.root, 7, 3, 0, 0)
-    study = optuna.load_study(study_name="exact", storage=Shelf(address).storage())
+    study = optuna.load_study(study_name="exact", storage=StudyStorage(address).storage())
     assert len(study.get_trials()) == 7
 
 
@@ -84,7 +84,7 @@ def test_a_torn_line_at_the_end_of_the_journal_is_cut_off(tmp_path: Path, store:
     content = address.read_bytes()
     assert content.startswith(whole)
     assert torn not in content[len(whole) :].split(b"\n")[0]
-    assert len(optuna.load_study(study_name=name, storage=Shelf(str(address)).storage()).get_trials()) == 3
+    assert len(optuna.load_study(study_name=name, storage=StudyStorage(str(address)).storage()).get_trials()) == 3
 
 
 FULL = """
@@ -133,12 +133,12 @@ def test_a_full_disk_stops_the_worker_and_loses_nothing(tmp_path: Path, store: S
     assert len(Path(address).read_bytes().splitlines()) > before
     assert "torn" in done.stdout  # part of a line came to the disk
     worker(address, "full", str(store.root), 6)
-    study = optuna.load_study(study_name="full", storage=Shelf(address).storage())
+    study = optuna.load_study(study_name="full", storage=StudyStorage(address).storage())
     check_nothing_lost_nothing_twice(study, store, 6, 1)
 
 
 def test_a_trial_that_kills_every_worker_is_given_up(tmp_path: Path) -> None:
-    shelf = Shelf(str(tmp_path / "poison.journal"))
+    shelf = StudyStorage(str(tmp_path / "poison.journal"))
     study = optuna.create_study(study_name="poison", storage=shelf.storage(), direction="maximize")
     limited = terms(1).__class__(**{**terms(1).__dict__, "retries": 2})
     for _ in range(3):
@@ -156,7 +156,7 @@ def test_a_trial_that_kills_every_worker_is_given_up(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_trial_waits_without_losing_a_try(tmp_path: Path) -> None:
-    shelf = Shelf(str(tmp_path / "stop.journal"))
+    shelf = StudyStorage(str(tmp_path / "stop.journal"))
     study = optuna.create_study(study_name="stop", storage=shelf.storage(), direction="maximize")
     first = Claims(study, shelf, terms(1))
     with first.living():
@@ -179,7 +179,7 @@ def test_who_waits_for_the_trials_of_others_says_so_once(
 ) -> None:
     monkeypatch.setattr(workers, "SAID_AFTER_SECONDS", 0.1)
     monkeypatch.setattr(workers, "IDLE_SECONDS", 0.05)
-    shelf = Shelf(str(tmp_path / "wait.journal"))
+    shelf = StudyStorage(str(tmp_path / "wait.journal"))
     study = optuna.create_study(study_name="wait", storage=shelf.storage(), direction="maximize")
     one, other = (Claims(study, shelf, terms(1)) for _ in range(2))
     ends: list[str] = []

@@ -12,15 +12,15 @@ import pytest
 from optuna.trial import TrialState
 
 from tests.tuning import postgres
-from tests.tuning.nursery import terms
+from tests.tuning.killable_workers import terms
 from tests.tuning.test_faults import check_nothing_lost_nothing_twice, nursery
 from tests.tuning.test_study import config
 from tracking.store import Store
-from tuning.claims import Claims
+from tuning.queue import Claims
 from tuning.status import overview
-from tuning.storage import AWAY, Shelf
+from tuning.storage import AWAY, StudyStorage
 from tuning.study import join, launch
-from tuning.trial import Materials, TrialSpec
+from tuning.trial import TrialContext, TrialSpec
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def server() -> Iterator[postgres.Postgres]:
 
 def test_workers_of_many_machines_killed_at_random_moments(server: postgres.Postgres, store: Store) -> None:
     nursery(server.url, "far", store.root, 12, 2, 6, 3)
-    study = optuna.load_study(study_name="far", storage=Shelf(server.url).storage())
+    study = optuna.load_study(study_name="far", storage=StudyStorage(server.url).storage())
     check_nothing_lost_nothing_twice(study, store, 12, 6)
 
 
@@ -55,12 +55,12 @@ def test_the_database_is_killed_in_the_middle(server: postgres.Postgres, store: 
     finally:
         thread.join(timeout=150)
     assert len(outages) == 2
-    study = optuna.load_study(study_name="outage", storage=Shelf(server.url).storage())
+    study = optuna.load_study(study_name="outage", storage=StudyStorage(server.url).storage())
     check_nothing_lost_nothing_twice(study, store, 20, 4)
 
 
 def test_who_lost_the_lock_with_the_database_writes_nothing(server: postgres.Postgres) -> None:
-    shelf = Shelf(server.url)
+    shelf = StudyStorage(server.url)
     study = optuna.create_study(study_name="fenced", storage=shelf.storage())
 
     def write_on_after_an_outage() -> None:
@@ -78,7 +78,7 @@ def test_who_lost_the_lock_with_the_database_writes_nothing(server: postgres.Pos
 
 
 def test_an_outage_is_not_held_against_those_who_could_not_say_that_they_live(server: postgres.Postgres) -> None:
-    shelf = Shelf(server.url, beat_seconds=2, silence_seconds=3)
+    shelf = StudyStorage(server.url, beat_seconds=2, silence_seconds=3)
     study = optuna.create_study(study_name="deaf", storage=shelf.storage(), direction="maximize")
     first = Claims(study, shelf, terms(1))
     trial = first.take()
@@ -93,7 +93,7 @@ def test_an_outage_is_not_held_against_those_who_could_not_say_that_they_live(se
 
 
 def test_a_study_in_a_database_is_launched_joined_and_listed(
-    server: postgres.Postgres, base: TrialSpec, materials: Materials, store: Store
+    server: postgres.Postgres, base: TrialSpec, materials: TrialContext, store: Store
 ) -> None:
     result = launch(config(trials=2, storage=server.url), base, materials)
     assert len(result.history) == 2
@@ -106,7 +106,7 @@ def test_a_study_in_a_database_is_launched_joined_and_listed(
 
 
 def test_a_silent_worker_is_found_by_its_heartbeat(server: postgres.Postgres) -> None:
-    shelf = Shelf(server.url, beat_seconds=1, silence_seconds=2)
+    shelf = StudyStorage(server.url, beat_seconds=1, silence_seconds=2)
     study = optuna.create_study(study_name="silent", storage=shelf.storage(), direction="maximize")
     lost = Claims(study, shelf, terms(1)).take()
     assert isinstance(lost, optuna.Trial)

@@ -7,7 +7,7 @@ from typing import Any
 import optuna
 import pytest
 
-from faces.errors import UserError
+from core.errors import UserError
 from tuning.config import StudyConfig
 from tuning.samplers import PRUNERS, SAMPLERS, SamplerName, check_sampler, plan, pruner, sampler
 from tuning.space import Choice, Range, Space, distributions, suggest

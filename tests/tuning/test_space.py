@@ -6,7 +6,7 @@ import optuna
 import pytest
 from pydantic import ValidationError
 
-from faces.errors import UserError
+from core.errors import UserError
 from tuning.space import Choice, Range, Space, Span, check_point, combinations, distributions, in_order, suggest
 from tuning.study import DEFAULT_SPACE, check_space
 from tuning.trial import TrialSpec

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from faces.errors import UserError
+from core.errors import UserError
 from tuning.config import StudyConfig
-from tuning.definition import needs_generator
+from tuning.identity import needs_generator
 from tuning.space import Choice, Range, Space
 from tuning.storage import load, names
 from tuning.study import launch
-from tuning.trial import Materials, TrialSpec, training_set
+from tuning.trial import TrialContext, TrialSpec, training_set
 
 RATE = {"learning_rate": Range(low=1e-4, high=1e-2, log=True)}
 
@@ -26,7 +26,7 @@ def config(**changes: Any) -> StudyConfig:
 
 
 def test_a_study_is_one_parent_and_one_child_a_trial(
-    base: TrialSpec, materials: Materials, runs: Callable[[str], list[Any]]
+    base: TrialSpec, materials: TrialContext, runs: Callable[[str], list[Any]]
 ) -> None:
     result = launch(config(enqueue=({"learning_rate": 0.005},), keep=1), base, materials)
     children = [run for run in runs(materials.experiment) if "mlflow.parentRunId" in run.data.tags]
@@ -52,7 +52,7 @@ def test_a_study_is_one_parent_and_one_child_a_trial(
 
 
 def test_pruned_trials_end_as_killed_and_failed_ones_say_why(
-    base: TrialSpec, materials: Materials, runs: Callable[[str], list[Any]]
+    base: TrialSpec, materials: TrialContext, runs: Callable[[str], list[Any]]
 ) -> None:
     spec = base.with_parameters({"epochs": 3})
     space: Space = {"learning_rate": Range(low=1e-6, high=1e-1, log=True), "frozen_epochs": Choice(choices=(3, 4))}
@@ -74,7 +74,7 @@ def test_pruned_trials_end_as_killed_and_failed_ones_say_why(
 
 
 def test_a_trial_that_breaks_in_training_is_failed_in_mlflow_too(
-    base: TrialSpec, materials: Materials, runs: Callable[[str], list[Any]]
+    base: TrialSpec, materials: TrialContext, runs: Callable[[str], list[Any]]
 ) -> None:
     few = replace(materials, manifest=materials.manifest.select(label="real"))
     with pytest.raises(UserError, match=r"the last 3 trials of s-.* failed: the train split holds only real faces"):
@@ -84,7 +84,7 @@ def test_a_trial_that_breaks_in_training_is_failed_in_mlflow_too(
     assert all("only real faces" in child.data.tags["error"] for child in children)
 
 
-def test_several_aims_make_a_front_and_constraints_bind(base: TrialSpec, materials: Materials) -> None:
+def test_several_aims_make_a_front_and_constraints_bind(base: TrialSpec, materials: TrialContext) -> None:
     space = {"image_size": Choice(choices=(32, 48)), **RATE}
     aims = {"objectives": ("mean_auc_low", "latency_ms"), "constraints": {"size_mb": 100}, "sampler": "nsga2"}
     result = launch(config(space=space, trials=4, **aims), base, materials)
@@ -96,7 +96,7 @@ def test_several_aims_make_a_front_and_constraints_bind(base: TrialSpec, materia
         launch(config(trials=1, constraints={"size_mb": 0.1}), base, materials)
 
 
-def test_folds_go_by_group_and_average(base: TrialSpec, materials: Materials) -> None:
+def test_folds_go_by_group_and_average(base: TrialSpec, materials: TrialContext) -> None:
     parts = [training_set(base, materials, fold, 3)[0] for fold in range(3)]
     held = [set(part.select(split="val").rows["source"]) for part in parts]
     assert set.union(*held) == set(materials.manifest.select(dataset="a", split=("train", "val")).rows["source"])
@@ -107,7 +107,9 @@ def test_folds_go_by_group_and_average(base: TrialSpec, materials: Materials) ->
     assert len(list(materials.work.glob("detectors/*/fold-*/weights.safetensors"))) == 3
 
 
-def test_a_changed_definition_is_refused_in_one_sentence_or_begun_anew(base: TrialSpec, materials: Materials) -> None:
+def test_a_changed_definition_is_refused_in_one_sentence_or_begun_anew(
+    base: TrialSpec, materials: TrialContext
+) -> None:
     first = launch(config(name="changed", trials=1), base, materials)
     wider = config(name="changed", trials=1, space={"learning_rate": Range(low=1e-5, high=1e-2, log=True)})
     with pytest.raises(UserError, match=f"{first.name} has another definition .space differs in learning_rate.*--new"):
@@ -120,7 +122,7 @@ def test_a_changed_definition_is_refused_in_one_sentence_or_begun_anew(base: Tri
     assert {first.name, second.name} <= set(names(materials.store.root))
 
 
-def test_a_warm_start_learns_from_the_same_space_only(base: TrialSpec, materials: Materials) -> None:
+def test_a_warm_start_learns_from_the_same_space_only(base: TrialSpec, materials: TrialContext) -> None:
     first = launch(config(trials=2), base, materials)
     second = launch(config(name="t", trials=1, sampler="tpe", warm_start=first.name), base, materials)
     study = load(materials.store.root, second.name)
@@ -136,7 +138,7 @@ def test_a_warm_start_learns_from_the_same_space_only(base: TrialSpec, materials
 
 
 def test_two_workers_finish_the_exact_total(
-    base: TrialSpec, materials: Materials, runs: Callable[[str], list[Any]]
+    base: TrialSpec, materials: TrialContext, runs: Callable[[str], list[Any]]
 ) -> None:
     result = launch(config(trials=5), base, materials, workers=2)
     assert result.history["trial"].tolist() == list(range(5))
@@ -159,7 +161,7 @@ def test_two_workers_finish_the_exact_total(
     ],
 )
 def test_bad_input_is_one_sentence(
-    changes: dict[str, Any], sentence: str, base: TrialSpec, materials: Materials
+    changes: dict[str, Any], sentence: str, base: TrialSpec, materials: TrialContext
 ) -> None:
     with pytest.raises(UserError, match=sentence):
         launch(config(**changes), base, materials)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from faces._photographs import _read
+from faces.orl import _read
 from gan.forging.degradation import Matcher, log_spectrum, measure, noise_level, to_ycc
 from gan.forging.encoding import read_picture
 

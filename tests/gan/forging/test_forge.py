@@ -13,16 +13,15 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from faces._photographs import _read
-from faces.errors import UserError
-from faces.forgery_sheet import forgery_sheet
+from core.errors import UserError
+from core.manifest import Manifest, concatenate
 from faces.landmarks import crop_detector, faces_in_crops
-from faces.manifest import Manifest, concatenate
+from faces.orl import _read
+from faces.sheets import forgery_sheet
 from gan.forging.degradation import traces_of
 from gan.forging.encoding import read_picture
-from gan.forging.forge import METHODS, Materials, forge
-from gan.forging.photographs import Photographs
-from gan.forging.recipes import GanComposite, GanMatched
+from gan.forging.forge import METHODS, ForgeInputs, forge
+from gan.forging.recipes import GanComposite, GanMatched, Photographs
 from gan.screening import Screened
 
 _MAXIMUM = ImageFilter.MaxFilter(17)
@@ -68,7 +67,9 @@ def portraits(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
 
 @pytest.fixture(scope="module")
 def blends(portraits: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Manifest:
-    return forge("self-blend", 20, Materials(manifest=portraits, generator=None, pool=tmp_path_factory.mktemp("pool")))
+    return forge(
+        "self-blend", 20, ForgeInputs(manifest=portraits, generator=None, pool=tmp_path_factory.mktemp("pool"))
+    )
 
 
 @pytest.fixture(scope="module")
@@ -153,14 +154,14 @@ def test_every_forgery_is_another_and_the_same_call_gives_the_same(
     assert blends.rows["sha256"].is_unique
     # Other rows, in another order, of other splits: the forgeries stay.
     turned = Manifest.build(portraits.rows[::-1], portraits.root)
-    again = forge("self-blend", 12, Materials(manifest=turned, generator=None, pool=tmp_path))
+    again = forge("self-blend", 12, ForgeInputs(manifest=turned, generator=None, pool=tmp_path))
     assert again.rows["sha256"].tolist() == blends.rows["sha256"].tolist()[:12]
-    shifted = forge("self-blend", 4, Materials(manifest=portraits, generator=None, pool=tmp_path, seed=8))
+    shifted = forge("self-blend", 4, ForgeInputs(manifest=portraits, generator=None, pool=tmp_path, seed=8))
     assert shifted.rows["sha256"].tolist() == blends.rows["sha256"].tolist()[8:12]
 
 
 def test_what_is_damaged_or_gone_is_forged_again(portraits: Manifest, tmp_path: Path) -> None:
-    materials = Materials(manifest=portraits, generator=None, pool=tmp_path)
+    materials = ForgeInputs(manifest=portraits, generator=None, pool=tmp_path)
     first = forge("self-blend", 6, materials)
     contents = [file.read_bytes() for file in first.files]
     stamps = [file.stat().st_mtime_ns for file in first.files]
@@ -178,8 +179,8 @@ def test_killed_and_called_again_it_ends_in_the_same_manifest(
     portraits: Manifest, blends: Manifest, tmp_path: Path
 ) -> None:
     program = (
-        "from pathlib import Path; from faces.manifest import Manifest; from gan.forging.forge import Materials, forge;"
-        f"forge('self-blend', 20, Materials(manifest=Manifest.read(Path({str(portraits.root)!r})), generator=None,"
+        "from pathlib import Path; from core.manifest import Manifest; from gan.forging.forge import ForgeInputs, forge;"
+        f"forge('self-blend', 20, ForgeInputs(manifest=Manifest.read(Path({str(portraits.root)!r})), generator=None,"
         f" pool=Path({str(tmp_path)!r})))"
     )
     process = subprocess.Popen([sys.executable, "-c", program])
@@ -189,7 +190,7 @@ def test_killed_and_called_again_it_ends_in_the_same_manifest(
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert len([*tmp_path.glob("*/crops/*")]) >= 3
-    again = forge("self-blend", 20, Materials(manifest=portraits, generator=None, pool=tmp_path))
+    again = forge("self-blend", 20, ForgeInputs(manifest=portraits, generator=None, pool=tmp_path))
     assert again.rows.equals(blends.rows)
 
 
@@ -258,21 +259,21 @@ def test_a_sheet_shows_photograph_mask_forgery_and_difference(
 
 def test_without_a_face_in_any_real_there_is_nothing_to_blend_into(blobs: Manifest, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no face was found in any of the 24 train reals"):
-        forge("self-blend", 4, Materials(manifest=blobs, generator=None, pool=tmp_path))
+        forge("self-blend", 4, ForgeInputs(manifest=blobs, generator=None, pool=tmp_path))
 
 
 @pytest.mark.parametrize("method", [name for name in METHODS if name != "self-blend"])
 def test_a_method_without_its_generator_says_so(method: str, portraits: Manifest, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f"{method} needs a generator"):
-        forge(method, 4, Materials(manifest=portraits, generator=None, pool=tmp_path))
+        forge(method, 4, ForgeInputs(manifest=portraits, generator=None, pool=tmp_path))
 
 
 def test_other_mistakes_are_named(portraits: Manifest, trained: Path, tmp_path: Path) -> None:
-    materials = Materials(manifest=portraits, generator=trained, pool=tmp_path)
+    materials = ForgeInputs(manifest=portraits, generator=trained, pool=tmp_path)
     with pytest.raises(UserError, match="no method 'swap'"):
         forge("swap", 4, materials)
     with pytest.raises(UserError, match="faces of 16 pixels"):
         forge("gan-composite", 4, materials)
-    unreal = Materials(manifest=portraits.select(split="val"), generator=None, pool=tmp_path)
+    unreal = ForgeInputs(manifest=portraits.select(split="val"), generator=None, pool=tmp_path)
     with pytest.raises(UserError, match="no real face to forge from"):
         forge("self-blend", 4, unreal)

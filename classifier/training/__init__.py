@@ -1,0 +1,1 @@
+"""Training of a detector: loop, optimiser, batches, stored features, stacking."""

@@ -1,0 +1,1 @@
+"""What gives the label away: cues outside the face, probes, near-duplicates, normalisation."""

@@ -1,0 +1,236 @@
+"""The audit: can real and fake be told apart without looking at the faces, and does anything stand in two splits?
+
+A detector takes whatever tells its classes apart. Where the fakes of a data set are the brighter files, it learns
+brightness, and its test score says nothing about fakes elsewhere. The audit looks for that before anything is trained.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+from scipy.stats import rankdata
+from sklearn.metrics import roc_auc_score
+
+from core.errors import UserError
+from core.manifest import Manifest
+from faces.audit.cues import FAMILIES, numeric, traces
+from faces.audit.duplicates import Repeats, repeats
+from faces.audit.probe import Probe, probe
+from metrics.permutation import differences, fewest
+
+
+class AuditConfig(BaseModel):
+    """How an audit decides. By the defaults one clean manifest in two hundred is called suspicious."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    alpha: float = Field(0.005, gt=0, lt=1, description="chance of a false alarm in a clean manifest")
+    least_auc: float = Field(0.55, ge=0.5, lt=1, description="a probe that reaches less is no shortcut worth a flag")
+    dealings: int = Field(1999, ge=99, description="of the labels anew, for p")
+    folds: int = Field(5, ge=2, le=20)
+    max_rows: int = Field(3000, ge=50, description="rows of a data set that are probed, whole groups chosen by name")
+    near_duplicates: bool = Field(True, description="measure every row, to look for pictures that stand twice")
+    seed: int = Field(0, ge=0)
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """One family of traces: what a probe reaches with it alone, and how likely a difference as large is by chance."""
+
+    family: str
+    probe: Probe
+    p: float  # corrected for all families, traces and data sets of the audit
+    flagged: bool
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One trace in both classes. `auc` is P(fake above real), ties half: 0.5 where the classes do not differ."""
+
+    family: str
+    name: str
+    real: float  # median; of a category its share
+    fake: float
+    auc: float
+
+
+@dataclass(frozen=True)
+class DataSetAudit:
+    """What was found in one data set."""
+
+    dataset: str
+    real: int
+    fake: int
+    groups: int
+    whole: Probe | None  # all traces together; None where a class is missing
+    suspects: tuple[Suspect, ...]
+    traces: tuple[Trace, ...]  # the most different first
+    by_method: dict[str, float]  # AUC of the whole probe: each fake method against all reals
+    verdict: str
+
+    @property
+    def flagged(self) -> tuple[Suspect, ...]:
+        """The families that give the label away, the worst first."""
+        return tuple(sorted((s for s in self.suspects if s.flagged), key=lambda s: -s.probe.auc))
+
+
+@dataclass(frozen=True)
+class Audit:
+    """Every data set of a manifest, and what stands in it twice."""
+
+    manifest: str  # digest
+    datasets: dict[str, DataSetAudit]
+    repeats: Repeats | None
+
+    @property
+    def flagged(self) -> bool:
+        """Whether any data set has a shortcut."""
+        return any(one.flagged for one in self.datasets.values())
+
+    def to_json(self) -> str:
+        """Strict JSON; what is not a number becomes null."""
+        return json.dumps(_without_nan(asdict(self)), indent=1, allow_nan=False)
+
+
+def audit(manifest: Manifest, config: AuditConfig | None = None, store: Path | None = None) -> Audit:
+    """Audit every data set of the manifest, all splits together.
+
+    No face is looked at and no detector is scored, so that test rows are used as a reader of their file names would
+    use them.
+
+    Args:
+        store: parquet file that keeps what was measured of each crop.
+
+    Raises:
+        UserError: the manifest has no rows, or a crop cannot be read.
+    """
+    config = config or AuditConfig()
+    if not len(manifest):
+        raise UserError(f"the manifest in {manifest.root} has no rows: there is nothing to audit")
+    names = sorted(set(manifest.rows["dataset"]))
+    dataset = manifest.rows["dataset"].to_numpy(dtype=np.str_)
+    probed = np.zeros(len(manifest), dtype=bool)
+    for name in names:
+        here = np.flatnonzero(dataset == name)
+        probed[here[_sample(manifest.groups[here], config.max_rows, config.seed)]] = True
+    measured = manifest if config.near_duplicates else manifest.where(probed)
+    table = traces(measured, store)
+    found = {}
+    for name in names:
+        keep = (measured.rows["dataset"] == name).to_numpy(dtype=bool)
+        if config.near_duplicates:
+            keep &= probed
+        found[name] = _audit_one(name, measured.where(keep), table[keep].reset_index(drop=True), config, len(names))
+    twice = repeats(manifest, table["phash"].tolist()) if config.near_duplicates else None
+    return Audit(manifest.digest, found, twice)
+
+
+def _audit_one(name: str, rows: Manifest, table: pd.DataFrame, config: AuditConfig, datasets: int) -> DataSetAudit:
+    targets, groups = rows.targets, rows.groups
+    fake = int(targets.sum())
+    counts: dict[str, Any] = {"dataset": name, "real": len(rows) - fake, "fake": fake, "groups": len(np.unique(groups))}
+    if fake in (0, len(rows)):
+        verdict = f"{name}: all {'fake' if fake else 'real'}, so there are no classes to be told apart"
+        return DataSetAudit(**counts, whole=None, suspects=(), traces=(), by_method={}, verdict=verdict)
+    values = {family: numeric(table, family) for family in FAMILIES}
+    sources = rows.rows["source"].to_numpy(dtype=np.str_)
+    # Enough that a family can fall below alpha after the correction for the number of data sets.
+    dealings = max(config.dealings, math.ceil(4 * datasets / config.alpha))
+    p = differences(values, targets, groups, sources, dealings=dealings, seed=config.seed)
+    options: dict[str, Any] = {"folds": config.folds, "seed": config.seed}
+    suspects = []
+    for family, frame in values.items():
+        reached, _ = probe(frame.to_numpy(dtype=np.float64), targets, groups, **options)
+        corrected = min(1.0, p[family] * datasets)
+        flagged = corrected <= config.alpha and reached.auc >= config.least_auc
+        suspects.append(Suspect(family, reached, corrected, flagged))
+    everything = pd.concat(list(values.values()), axis=1)
+    whole, scores = probe(everything.to_numpy(dtype=np.float64), targets, groups, **options)
+    possible = fewest(targets, groups, sources) * datasets <= config.alpha
+    found = DataSetAudit(
+        **counts,
+        whole=whole,
+        suspects=tuple(suspects),
+        traces=_traces(values, targets),
+        by_method=_by_method(rows.rows["method"].to_numpy(dtype=np.str_), targets, scores),
+        verdict="",
+    )
+    return DataSetAudit(**{**vars(found), "verdict": _verdict(found, possible)})
+
+
+def _sample(groups: NDArray[np.str_], most: int, seed: int) -> NDArray[np.int64]:
+    """Places of whole groups, in an order by hash, until they hold `most` rows."""
+    names, codes, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    if len(groups) <= most:
+        return np.arange(len(groups))
+    order = sorted(range(len(names)), key=lambda i: hashlib.sha256(f"{seed}/{names[i]}".encode()).digest())
+    taken = np.zeros(len(names), dtype=bool)
+    taken[[i for i, before in zip(order, np.cumsum(sizes[order]) - sizes[order], strict=True) if before < most]] = True
+    return np.flatnonzero(taken[codes])
+
+
+def _traces(values: dict[str, pd.DataFrame], targets: NDArray[np.int64]) -> tuple[Trace, ...]:
+    found = []
+    for family, frame in values.items():
+        for name in frame:
+            column = frame[name].to_numpy(dtype=np.float64)
+            known = ~np.isnan(column)
+            if not 0 < targets[known].sum() < known.sum():
+                continue
+            middle = np.mean if "=" in name else np.median
+            real, fake = (float(middle(column[known & (targets == kind)])) for kind in (0, 1))
+            auc = float(roc_auc_score(targets[known], rankdata(column[known])))
+            found.append(Trace(family, str(name), real, fake, auc))
+    return tuple(sorted(found, key=lambda trace: -abs(trace.auc - 0.5)))
+
+
+def _by_method(methods: NDArray[np.str_], targets: NDArray[np.int64], scores: NDArray[np.float64]) -> dict[str, float]:
+    found = {}
+    for method in np.unique(methods[targets == 1]):
+        keep = (targets == 0) | (methods == method)
+        found[str(method)] = float(roc_auc_score(targets[keep], scores[keep]))
+    return found
+
+
+def _verdict(found: DataSetAudit, possible: bool) -> str:
+    assert found.whole is not None
+    of = f"{found.real} real and {found.fake} fake of {found.groups} groups"
+    together = f"all traces together reach AUC {found.whole}"
+    if not possible:
+        return f"{found.dataset}: {of} are too few to tell a shortcut from chance; {together}"
+    if not found.flagged:
+        return f"{found.dataset}: no shortcut found in {of}; {together}"
+    parts = [f"{suspect.family} (AUC {suspect.probe}{_which(found, suspect)})" for suspect in found.flagged]
+    worst = max(found.whole.auc, *(suspect.probe.auc for suspect in found.flagged))
+    size = "a weak shortcut" if worst < 0.7 else "a shortcut" if worst < 0.9 else "a glaring shortcut"
+    # How the pixels are made up may also tell how a fake was made, which a detector ought to see; the file never does.
+    both = [suspect.family for suspect in found.flagged if suspect.family in ("noise", "sharpness")]
+    caution = f" ({' and '.join(both)} may be the forgery's own trace)" if both else ""
+    return f"{found.dataset}: {size} in {of}: {', '.join(parts)}; {together} without looking at a face{caution}"
+
+
+def _which(found: DataSetAudit, suspect: Suspect) -> str:
+    """The trace of the family that differs most, and in which direction."""
+    own = [trace for trace in found.traces if trace.family == suspect.family]
+    if not own or abs(own[0].auc - 0.5) < 0.02:
+        return ""
+    more, less = ("more often", "less often") if "=" in own[0].name else ("higher", "lower")
+    return f": {own[0].name} is {more if own[0].auc > 0.5 else less} in fakes"
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

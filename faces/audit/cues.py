@@ -1,0 +1,289 @@
+"""What a picture's file gives away without anybody looking at the face: the traces that a detector could cheat by.
+
+Every trace belongs to a family, so that an audit can say which one it is. What hangs on the file (its format, bytes,
+tables) is read from the file; the rest from the pixels at their own size, because resizing is what hides it.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from itertools import pairwise
+from pathlib import Path
+
+import cv2
+import imagehash
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, JpegImagePlugin
+from tqdm import tqdm
+
+from core.errors import UserError
+from core.manifest import Manifest
+
+Floats = NDArray[np.float64]
+
+FAMILIES: dict[str, tuple[str, ...]] = {
+    "format": ("file_format", "codec", "mode", "progressive", "exif_bytes", "icc_profile", "density"),
+    "size": ("bytes", "bits_per_pixel"),
+    "dimensions": ("width", "height", "aspect", "box_width", "box_height", "box_aspect"),
+    "quantisation": ("quality", "luma_table", "chroma_table", "table_dc", "subsampling", "blockiness"),
+    "colour": ("cb_mean", "cr_mean", "cb_std", "cr_std", "saturation", "red_green", "blue_green"),
+    "brightness": ("luma_mean", "luma_std", "luma_1", "luma_50", "luma_99", "black", "white"),
+    "noise": ("log_noise", "log_noise_flat", "log_noise_tail", "empty_levels"),
+    "sharpness": ("log_laplacian", "log_gradient", "log_band_low", "log_band_middle", "log_band_high"),
+}
+"""The columns of `traces`, by what they say; columns of text are categories."""
+
+CATEGORIES = ("file_format", "codec", "mode", "subsampling")
+_FROM_MANIFEST = ("codec", "box_width", "box_height", "box_aspect")
+_COLUMNS = [name for names in FAMILIES.values() for name in names if name not in _FROM_MANIFEST]
+_STORED = ["sha256", "phash", *_COLUMNS]
+_SIDE = 1024  # pixels are measured in a window of at most this side: enough to know, and bounded time
+_CHUNK = 1000  # crops between two writes of the store: what a killed process loses
+
+
+def traces(manifest: Manifest, store: Path | None = None) -> pd.DataFrame:
+    """One row a row of the manifest: the columns of FAMILIES and `phash` (16 hex digits), missing where unknown.
+
+    Args:
+        store: parquet file that keeps what was measured, by content hash, so that a killed job goes on from it.
+
+    Raises:
+        UserError: a crop is missing or cannot be decoded.
+    """
+    known = _read(store)
+    hashes: list[str] = manifest.rows["sha256"].tolist()
+    have = set(known["sha256"])
+    first = {digest: row for row, digest in reversed(list(enumerate(hashes)))}
+    todo = sorted(row for digest, row in first.items() if digest not in have)
+    files = manifest.files
+
+    def one(row: int) -> dict[str, object]:
+        try:
+            return {"sha256": hashes[row], **measure(files[row].read_bytes())}
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise UserError(
+                f"row {row} of the manifest: {files[row]} cannot be read ({error}): ingest the faces again"
+            ) from error
+
+    wait = 0.5 if sys.stderr.isatty() else 15
+    with (
+        ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
+        tqdm(total=len(todo), desc="traces", unit="crop", mininterval=wait, delay=2) as bar,
+    ):
+        for start in range(0, len(todo), _CHUNK):
+            chunk = todo[start : start + _CHUNK]
+            fresh = []
+            for found in pool.map(one, chunk):
+                fresh.append(found)
+                bar.update()
+            known = pd.concat([known, pd.DataFrame(fresh, columns=_STORED)], ignore_index=True)
+            _write(known, store)
+    table = known.set_index("sha256").reindex(hashes).reset_index(drop=True)
+    rows = manifest.rows
+    width, height = (rows[name].to_numpy(dtype=np.float64) for name in ("width", "height"))
+    box = {"box_width": width, "box_height": height, "box_aspect": width / height}
+    return table.assign(codec=rows["codec"].to_numpy(dtype=object), **box)
+
+
+def measure(data: bytes) -> dict[str, object]:
+    """The traces of one encoded picture, by name; and its perceptual hash.
+
+    Raises:
+        OSError, SyntaxError, ValueError: it cannot be decoded.
+    """
+    with Image.open(io.BytesIO(data)) as image:
+        found = _of_the_file(image, len(data))
+        upright = ImageOps.exif_transpose(image).convert("RGB")
+        found["phash"] = str(imagehash.phash(upright))
+        pixels = np.asarray(upright)
+    return found | _of_the_pixels(_window(pixels))
+
+
+def numeric(table: pd.DataFrame, family: str | None = None) -> pd.DataFrame:
+    """Float columns of one family (or of all) that differ somewhere: categories as one column a value, unknown as nan.
+
+    Rare categories (under 1 % of rows) are one together, so that a column is never about a handful of files.
+    """
+    names = FAMILIES[family] if family else [name for names in FAMILIES.values() for name in names]
+    columns: dict[str, NDArray[np.float64]] = {}
+    for name in names:
+        if name not in CATEGORIES:
+            columns[name] = table[name].to_numpy(dtype=np.float64, na_value=np.nan)
+            continue
+        values = table[name].fillna("none").astype(str)
+        shares = values.value_counts(normalize=True)
+        values = values.where(~values.isin(shares.index[shares < 0.01]), "rare")
+        distinct = sorted(set(values))
+        for value in distinct[1:] if len(distinct) == 2 else distinct:  # of two the one says all of the other
+            columns[f"{name}={value}"] = (values == value).to_numpy(dtype=np.float64)
+    frame = pd.DataFrame(columns, index=table.index)
+    constant = frame.isna().all() | ((frame.min() == frame.max()) & frame.notna().all())
+    return frame.loc[:, ~constant]
+
+
+def _of_the_file(image: Image.Image, size: int) -> dict[str, object]:
+    info, (width, height) = image.info, image.size
+    tables: dict[int, Sequence[int]] = getattr(image, "quantization", None) or {}
+    luma = np.array(tables.get(0, ()), dtype=np.float64)
+    chroma = np.array(tables.get(1, ()), dtype=np.float64)
+    density = info.get("jfif_density") or info.get("dpi") or (0, 0)
+    return {
+        "file_format": str(image.format).lower(),
+        "mode": image.mode,
+        "progressive": float(bool(info.get("progressive") or info.get("progression") or info.get("interlace"))),
+        "exif_bytes": float(len(info.get("exif", b""))),
+        "icc_profile": float(bool(info.get("icc_profile"))),
+        "density": float(density[0]),
+        "bytes": float(size),
+        "bits_per_pixel": 8 * size / (width * height),
+        "width": float(width),
+        "height": float(height),
+        "aspect": width / height,
+        "quality": jpeg_quality(luma) if len(luma) else math.nan,
+        "luma_table": float(luma.mean()) if len(luma) else math.nan,
+        "chroma_table": float(chroma.mean()) if len(chroma) else math.nan,
+        "table_dc": float(luma[0]) if len(luma) else math.nan,
+        "subsampling": _subsampling(image),
+    }
+
+
+def jpeg_quality(luma: NDArray[np.float64]) -> float:
+    """The quality 1..100 at which libjpeg writes a luma table [64] of this mean.
+
+    Other encoders' tables get the quality of the libjpeg table that is as coarse.
+    """
+    return float(np.interp(-luma.mean(), *_libjpeg()))
+
+
+@lru_cache(maxsize=1)
+def _libjpeg() -> tuple[Floats, Floats]:
+    """Minus the mean of libjpeg's luma table at each quality, rising, and the qualities."""
+    qualities = np.arange(1, 101, dtype=np.float64)
+    means = []
+    for quality in range(1, 101):
+        buffer = io.BytesIO()
+        Image.new("L", (8, 8)).save(buffer, "jpeg", quality=quality)
+        with Image.open(buffer) as image:
+            means.append(-float(np.mean(image.quantization[0])))  # type: ignore[attr-defined]
+    return np.array(means), qualities
+
+
+def _subsampling(image: Image.Image) -> str | None:
+    if not isinstance(image, JpegImagePlugin.JpegImageFile):
+        return None
+    names = {0: "4:4:4", 1: "4:2:2", 2: "4:2:0"}
+    return names.get(JpegImagePlugin.get_sampling(image), f"{len(image.layer)} layers")
+
+
+def _window(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The middle of a large picture, on the 8 x 8 grid of its blocks."""
+    top, left = (max(0, (side - _SIDE) // 2) // 8 * 8 for side in pixels.shape[:2])
+    return pixels[top : top + _SIDE, left : left + _SIDE]
+
+
+def _of_the_pixels(pixels: NDArray[np.uint8]) -> dict[str, object]:
+    """Global statistics of RGB uint8 [H, W, 3]; at least 8 x 8 pixels, or what needs more is nan."""
+    ycc = cv2.cvtColor(pixels, cv2.COLOR_RGB2YCrCb)
+    luma = ycc[..., 0].astype(np.float32)
+    means, deviations = cv2.meanStdDev(ycc)
+    y_mean, cr_mean, cb_mean = means[:, 0]
+    y_std, cr_std, cb_std = deviations[:, 0]
+    histogram = np.bincount(ycc[..., 0].ravel(), minlength=256)
+    cumulated = np.cumsum(histogram) / histogram.sum()
+    low, middle, high = (int(np.searchsorted(cumulated, share)) for share in (0.01, 0.5, 0.99))
+    red, green, blue = (float(value) for value in cv2.mean(pixels)[:3])
+    saturation = cv2.cvtColor(pixels, cv2.COLOR_RGB2HSV)[..., 1]
+    found: dict[str, object] = {
+        "cb_mean": float(cb_mean),
+        "cr_mean": float(cr_mean),
+        "cb_std": float(cb_std),
+        "cr_std": float(cr_std),
+        "saturation": float(cv2.mean(saturation)[0]),
+        "red_green": red - green,
+        "blue_green": blue - green,
+        "luma_mean": float(y_mean),
+        "luma_std": float(y_std),
+        "luma_1": float(low),
+        "luma_50": float(middle),
+        "luma_99": float(high),
+        "black": float(cumulated[2]),
+        "white": float(1 - cumulated[252]),
+    }
+    if min(luma.shape) < 16:
+        return found | dict.fromkeys((*FAMILIES["noise"], *FAMILIES["sharpness"], "blockiness"), math.nan)
+    return found | _noise(luma, histogram) | _sharpness(luma) | {"blockiness": _blockiness(luma)}
+
+
+def _noise(luma: NDArray[np.float32], histogram: NDArray[np.int64]) -> dict[str, object]:
+    """Spread of what a mask without response to edges and ramps leaves over (Immerkaer 1996, CVIU 64)."""
+    mask = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], dtype=np.float32) / 6  # unit variance for white noise
+    rest = cv2.filter2D(luma, -1, mask)[1:-1, 1:-1]
+    size = np.abs(rest)
+    sigma = float(np.sqrt(np.pi / 2) * size.mean())
+    # Where the picture is smooth there is little else than noise: the quietest tenth of 8 x 8 blocks.
+    blocks = cv2.resize(size, None, fx=1 / 8, fy=1 / 8, interpolation=cv2.INTER_AREA)
+    flat = float(np.quantile(blocks, 0.1))
+    # Grey levels that are empty between full ones tell of a stretched contrast or of few colours.
+    used = np.flatnonzero(histogram)
+    inside = histogram[used[0] : used[-1] + 1]
+    return {
+        "log_noise": math.log(sigma + 0.05),
+        "log_noise_flat": math.log(flat + 0.05),
+        "log_noise_tail": math.log((float(np.sqrt((size**2).mean())) + 0.05) / (sigma + 0.05)),
+        "empty_levels": float((inside == 0).mean()),
+    }
+
+
+def _sharpness(luma: NDArray[np.float32]) -> dict[str, object]:
+    """Strength of edges, and the shares of the spectrum's energy in three bands of frequency."""
+    laplacian = cv2.Laplacian(luma, cv2.CV_32F, ksize=1)
+    gradient = cv2.magnitude(cv2.Sobel(luma, cv2.CV_32F, 1, 0), cv2.Sobel(luma, cv2.CV_32F, 0, 1))
+    height, width = luma.shape
+    window = cv2.createHanningWindow((width, height), cv2.CV_32F)
+    energy = np.abs(np.fft.rfft2((luma - luma.mean()) * window)) ** 2
+    radius = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])  # cycles a pixel, at most 0.7
+    total = float(energy.sum()) + 1e-6
+    edges = (0.0625, 0.125, 0.25, 1.0)
+    bands = [float(energy[(radius >= a) & (radius < b)].sum()) / total for a, b in pairwise(edges)]
+    return {
+        "log_laplacian": math.log(float(laplacian.var()) + 0.1),
+        "log_gradient": math.log(float(gradient.mean()) + 0.1),
+        **{f"log_band_{name}": math.log(e + 1e-9) for name, e in zip(("low", "middle", "high"), bands, strict=True)},
+    }
+
+
+def _blockiness(luma: NDArray[np.float32]) -> float:
+    """How much steeper the steps across the borders of 8 x 8 blocks are than others, as the log of their ratio."""
+    ratios = []
+    for steps in (np.abs(np.diff(luma, axis=1)).mean(axis=0), np.abs(np.diff(luma, axis=0)).mean(axis=1)):
+        border = np.arange(len(steps)) % 8 == 7
+        ratios.append((float(steps[border].mean()) + 0.1) / (float(steps[~border].mean()) + 0.1))
+    return math.log(ratios[0] * ratios[1]) / 2
+
+
+def _read(store: Path | None) -> pd.DataFrame:
+    if store is not None and store.is_file():
+        try:
+            known = pd.read_parquet(store)
+            if list(known.columns) == _STORED:
+                return known
+        except Exception:  # pyarrow raises a dozen kinds for a damaged file; what it held is measured again
+            pass
+    return pd.DataFrame(columns=_STORED)
+
+
+def _write(known: pd.DataFrame, store: Path | None) -> None:
+    if store is None:
+        return
+    store.parent.mkdir(parents=True, exist_ok=True)
+    temporary = store.with_name(f".{store.name}.{os.getpid()}.tmp")
+    known.to_parquet(temporary, index=False)
+    temporary.replace(store)

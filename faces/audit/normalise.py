@@ -1,0 +1,151 @@
+"""A copy of a manifest in which every crop went through the same resize and the same encoding.
+
+What the files gave away (format, size, dimensions, tables, metadata) is gone afterwards. What happened to the pixels
+before (another compression, noise, blur) is weaker but may show through: audit the copy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import sys
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image, ImageOps
+from pydantic import BaseModel, ConfigDict, Field
+from tqdm import tqdm
+
+from core.errors import UserError
+from core.manifest import Manifest
+
+SETTINGS = "equalise.json"
+_CHUNK = 256
+
+
+class EqualiseConfig(BaseModel):
+    """What all crops become: square JPEGs of one size and one quality, 4:2:0, without metadata."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    size: int | None = Field(None, ge=16, le=4096, description="side in pixels; by default that of the smaller crops")
+    quality: int | None = Field(
+        None, ge=1, le=95, description="of the JPEG; by default that of the worse crops, 50 to 90"
+    )
+
+
+def resolved(config: EqualiseConfig, table: pd.DataFrame, targets: np.ndarray) -> EqualiseConfig:
+    """The configuration without gaps, from the traces of a manifest's crops (`faces.audit.cues.traces`).
+
+    Enlarging or a finer coding would keep what tells the classes apart: so the size is the one that 95 % of the crops
+    of either class have, and the quality the one that 95 % of the JPEGs have.
+    """
+    side = np.minimum(table["width"].to_numpy(dtype=np.float64), table["height"].to_numpy(dtype=np.float64))
+    size = min(int(np.quantile(side[targets == kind], 0.05, method="lower")) for kind in np.unique(targets))
+    known = table["quality"].to_numpy(dtype=np.float64, na_value=np.nan)
+    known = known[~np.isnan(known)]
+    quality = int(np.clip(np.quantile(known, 0.05, method="lower"), 50, 90)) if len(known) else 90
+    return EqualiseConfig(size=config.size or max(size, 16), quality=config.quality or quality)
+
+
+def equalise(manifest: Manifest, out: Path, config: EqualiseConfig) -> Manifest:
+    """Write `out/crops/...jpg` and `out/manifest.parquet`; what a killed job wrote is not written again.
+
+    A crop that is not square is squeezed to a square, as it is for the detector. Width, height and codec of the rows
+    become those of the new crops; labels, groups and splits stay.
+
+    Args:
+        config: without gaps (see `resolved`).
+
+    Raises:
+        UserError: `out` was begun with other settings or of another manifest, or a crop cannot be read.
+    """
+    if config.size is None or config.quality is None:
+        raise ValueError("size and quality must be known: use resolved()")
+    out = Path(out)
+    _begin(out, {**config.model_dump(), "manifest": manifest.digest})
+    rows, files = manifest.rows, manifest.files
+    names = _names(rows)
+
+    def one(row: int) -> str:
+        target = out / names[row]
+        try:
+            data = target.read_bytes() if target.is_file() else None
+            if data is None:
+                data = encoded(files[row].read_bytes(), config.size or 0, config.quality or 0)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+                temporary.write_bytes(data)
+                temporary.replace(target)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise UserError(
+                f"row {row} of the manifest: {files[row]} cannot be equalised ({error}): ingest the faces again"
+            ) from error
+        return hashlib.sha256(data).hexdigest()
+
+    hashes: list[str] = []
+    wait = 0.5 if sys.stderr.isatty() else 15
+    with (
+        ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
+        tqdm(total=len(rows), desc="equalising", unit="crop", mininterval=wait, delay=2) as bar,
+    ):
+        for start in range(0, len(rows), _CHUNK):
+            for digest in pool.map(one, range(start, min(start + _CHUNK, len(rows)))):
+                hashes.append(digest)
+                bar.update()
+    renamed = dict(zip(rows["sha256"], hashes, strict=True))
+    parents = [";".join(renamed.get(each, each) for each in text.split(";")) if text else "" for text in rows["parent"]]
+    result = rows.assign(path=names, sha256=hashes, parent=parents, width=config.size, height=config.size, codec="jpeg")
+    copy = Manifest.build(result, out, where=f"the equalised manifest in {out}")
+    copy.write(out / "manifest.parquet")
+    return copy
+
+
+def encoded(data: bytes, size: int, quality: int) -> bytes:
+    """A picture as a square JPEG: upright, RGB, resized once with anti-aliasing, 4:2:0, nothing but the pixels.
+
+    JPEGs are decoded in full: libjpeg's own reduction would leave a trace that pictures of other formats lack.
+    """
+    with Image.open(io.BytesIO(data)) as image:
+        picture = ImageOps.exif_transpose(image).convert("RGB")
+    if picture.size != (size, size):
+        picture = picture.resize((size, size), Image.Resampling.BICUBIC)
+    buffer = io.BytesIO()
+    # A new picture, so that Pillow has no profile or comment to hand on.
+    Image.fromarray(np.asarray(picture)).save(buffer, "jpeg", quality=quality, subsampling="4:2:0")
+    return buffer.getvalue()
+
+
+def _names(rows: pd.DataFrame) -> list[str]:
+    """A path for each row that tells its data set, label and old name; the hash keeps equal names apart."""
+    names, seen = [], set()
+    for dataset, label, path, digest in zip(rows["dataset"], rows["label"], rows["path"], rows["sha256"], strict=True):
+        name = f"crops/{dataset}/{label}/{Path(path).stem}-{digest[:12]}"
+        while name in seen:
+            name += "-again"
+        seen.add(name)
+        names.append(f"{name}.jpg")
+    return names
+
+
+def _begin(out: Path, settings: Mapping[str, object]) -> None:
+    place = out / SETTINGS
+    if place.is_file():
+        old = json.loads(place.read_text())
+        for name, value in settings.items():
+            if old.get(name) != value:
+                raise UserError(
+                    f"{out} was begun with {name} {old.get(name)!r} and not {value!r}: choose another folder"
+                )
+        return
+    if (out / "manifest.parquet").exists():
+        raise UserError(f"{out} holds another manifest: choose another folder for the equalised copy")
+    out.mkdir(parents=True, exist_ok=True)
+    temporary = place.with_suffix(".tmp")
+    temporary.write_text(json.dumps(dict(settings), indent=1))
+    temporary.replace(place)

@@ -1,1 +1,0 @@
-"""Showing a generator: what it makes, in pictures, films and spectra."""

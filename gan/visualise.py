@@ -1,0 +1,432 @@
+"""Everything that can be seen of a generator, written to one folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from scipy.interpolate import CubicSpline
+from torch import Tensor
+
+from core.device import pick_device
+from core.errors import UserError
+from core.manifest import Manifest
+from faces.loading import load_crops
+from gan.checkpoint import load_generator
+from gan.networks.generator import Generator
+from gan.sampling import latents, render, sample_grid
+
+GRID_FACES = 48
+MIXED_ROWS, MIXED_COLUMNS = 4, 6
+SWEPT_FACES = 5
+FILMS, FILM_COLUMNS = 6, 3  # faces that walk side by side, each from its own seeds
+STOPS = 4
+FEWEST_PICTURES, MOST_PICTURES = 16, 2000  # for the spectra; the mean of 2000 is known to some 0.01 of a decade
+
+
+def show(
+    generator_folder: Path,
+    out: Path,
+    manifest: Manifest | None = None,
+    *,
+    cache: Path,
+    psi: float = 0.7,
+    seed: int = 0,
+    frames_between: int = 36,
+    device: str = "auto",
+) -> dict[str, Path | float]:
+    """Write a grid, an interpolation, style mixing, a truncation sweep and, given photographs, the mean spectra.
+
+    Args:
+        generator_folder: a generator's checkpoint.
+        out: gets `grid.png`, `interpolation.mp4`, `interpolation.gif`, `mixing.png`, `truncation.png`, `spectra.png`.
+        manifest: its train reals are held against as many samples; without one there are no spectra.
+        cache: folder of decoded crops, see `faces.loading`.
+        psi: truncation in [0, 2] of everything but the sweep.
+        seed: first seed; each picture takes the seeds that follow it, those of the grid as `gan sample` does.
+        frames_between: frames of the film from one face to the next.
+        device: as in `core.device`.
+
+    Returns:
+        What was written, by name, and with a manifest `high_frequency_gap` (see `gan.visualise`).
+
+    Raises:
+        UserError: no generator there, psi or seed out of range, or too few train reals.
+    """
+    if not 0 <= psi <= 2:
+        raise UserError(f"psi {psi:g} is not in [0, 2]: 1 is the generator's own spread, 0 the average face")
+    if not 0 <= seed < 2**62:
+        raise UserError(f"seed {seed} is not in [0, 2^62): give one in that range")
+    generator = load_generator(generator_folder).to(pick_device(device))
+    reals = None if manifest is None else _reals(manifest, generator.image_size, cache, seed)
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    made: dict[str, Path | float] = {}
+
+    def path(name: str) -> Path:
+        made[name.replace(".", "_")] = out / name
+        return out / name
+
+    sample_grid(generator, range(seed, seed + GRID_FACES), psi).save(path("grid.png"))
+    columns = range(seed + MIXED_ROWS, seed + MIXED_ROWS + MIXED_COLUMNS)
+    mixing_table(generator, range(seed, seed + MIXED_ROWS), columns, psi).save(path("mixing.png"))
+    truncation_sweep(generator, range(seed, seed + SWEPT_FACES)).save(path("truncation.png"))
+    film = _film(generator, seed, psi, frames_between)
+    write_mp4(film, path("interpolation.mp4"))
+    write_gif(film, path("interpolation.gif"))
+    if reals is not None:
+        fake = mean_spectrum(render(generator, range(seed, seed + reals.pictures), psi))
+        title = f"mean spectra at {generator.image_size} px, 8-bit, psi {psi:g}"
+        spectra_figure(reals, fake, title).savefig(path("spectra.png"))
+        made["high_frequency_gap"] = high_frequency_gap(reals, fake)
+    return made
+
+
+def _film(generator: Generator, seed: int, psi: float, frames_between: int) -> np.ndarray:
+    firsts = range(seed, seed + FILMS * STOPS, STOPS)
+    walks = [interpolation(generator, range(first, first + STOPS), psi, frames_between) for first in firsts]
+    return tiled(walks, FILM_COLUMNS)
+
+
+def _reals(manifest: Manifest, image_size: int, cache: Path, seed: int) -> MeanSpectrum:
+    faces = manifest.select(split="train", label="real")
+    if len(faces) < FEWEST_PICTURES:
+        raise UserError(
+            f"{len(faces)} real faces in the train split of {manifest.root}, too few for a mean spectrum:"
+            f" give a manifest with {FEWEST_PICTURES} or more"
+        )
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(faces))[:MOST_PICTURES])
+    pictures = load_crops(faces, image_size, cache).batch(chosen)
+    return mean_spectrum(pictures.permute(0, 2, 3, 1).numpy())
+
+
+Pixels = NDArray[np.uint8]
+
+PSIS = (0.0, 0.25, 0.5, 0.7, 0.85, 1.0, 1.2)
+STYLES = ("coarse", "middle", "fine")
+_TILE = 96  # pixels a face at least: smaller ones are repeated, pixel by pixel
+_GAP, _TEXT = 4, 22
+_BATCH = 64
+
+
+@torch.no_grad()
+def latents_w(generator: Generator, seeds: Sequence[int], psi: float) -> Tensor:
+    """[N, w_width]: the truncated w of each seed, of the same latents that `gan.sampling.render` draws."""
+    z, _ = latents(generator, seeds)
+    w = generator.mapping(z.to(generator.constant.device))
+    return torch.lerp(generator.w_average, w, psi)
+
+
+@torch.no_grad()
+def pictures_of(generator: Generator, ws: Tensor, noise: Tensor) -> Pixels:
+    """Pictures of intermediate latents.
+
+    Args:
+        generator: on any device.
+        ws: [N, layer_count, w_width].
+        noise: [N or 1, noise_count].
+
+    Returns:
+        uint8 [N, S, S, 3] RGB.
+    """
+    device = generator.constant.device
+    noise = noise.to(device).expand(len(ws), -1)
+    made = []
+    for start in range(0, len(ws), _BATCH):
+        place = slice(start, start + _BATCH)
+        picture = generator.synthesise(ws[place].to(device), noise[place])
+        picture = (picture * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
+        made.append(picture.permute(0, 2, 3, 1).cpu().numpy())
+    return np.concatenate(made)
+
+
+def style_layers(layer_count: int) -> dict[str, range]:
+    """The generator's layers in three runs of nearly equal length: coarse, middle and fine styles.
+
+    Karras et al. 2019 (StyleGAN, figure 3) cut at 8 and 32 pixels of 1024; thirds carry that over to small pictures.
+    """
+    parts = np.array_split(np.arange(layer_count), len(STYLES))
+    return {name: range(part[0], part[-1] + 1) for name, part in zip(STYLES, parts, strict=True)}
+
+
+def mixed(generator: Generator, rows: Sequence[int], columns: Sequence[int], psi: float, style: str) -> Pixels:
+    """Each row's face with one group of styles taken from each column's (StyleGAN, figure 3).
+
+    Args:
+        generator: on any device.
+        rows, columns: seeds; the noise is the row's.
+        psi: truncation.
+        style: of STYLES.
+
+    Returns:
+        uint8 [rows, columns, S, S, 3].
+    """
+    layers = style_layers(generator.layer_count)[style]
+    own, other = latents_w(generator, rows, psi), latents_w(generator, columns, psi)
+    ws = own[:, None, None].repeat(1, len(columns), generator.layer_count, 1)
+    ws[:, :, layers.start : layers.stop] = other[None, :, None]
+    noise = latents(generator, rows)[1].repeat_interleave(len(columns), dim=0)
+    size = generator.image_size
+    return pictures_of(generator, ws.flatten(0, 1), noise).reshape(len(rows), len(columns), size, size, 3)
+
+
+def mixing_table(generator: Generator, rows: Sequence[int], columns: Sequence[int], psi: float) -> Image.Image:
+    """Style mixing as one labelled sheet: a table each for coarse, middle and fine styles, one below the other.
+
+    The first column shows the row's own faces, the first row the faces whose styles are taken.
+    """
+    heads = _plain(generator, columns, psi)
+    own = _plain(generator, rows, psi)
+    blank = np.full_like(heads[:1], 255)
+    tables = []
+    for style in STYLES:
+        body = mixed(generator, rows, columns, psi, style)
+        cells = np.concatenate([own[:, None], body], axis=1)
+        table = np.concatenate([np.concatenate([blank, heads])[None], cells])
+        tables.append((f"{style} styles of the top row, all others of the left column", table))
+    return _stacked([_labelled(table, caption) for caption, table in tables])
+
+
+def truncation_sweep(generator: Generator, seeds: Sequence[int], psis: Sequence[float] = PSIS) -> Image.Image:
+    """A row a seed and a column a psi: from the mean face to beyond the generator's own spread."""
+    columns = [_plain(generator, seeds, psi) for psi in psis]
+    return _labelled(np.stack(columns, axis=1), "truncation", [f"psi {psi:g}" for psi in psis])
+
+
+def _plain(generator: Generator, seeds: Sequence[int], psi: float) -> Pixels:
+    w = latents_w(generator, seeds, psi)
+    return pictures_of(generator, w[:, None].expand(-1, generator.layer_count, -1), latents(generator, seeds)[1])
+
+
+def enlarged(pictures: Pixels, size: int) -> Pixels:
+    factor = max(1, -(-_TILE // size))
+    return pictures.repeat(factor, axis=-3).repeat(factor, axis=-2)
+
+
+def _labelled(table: Pixels, caption: str, heads: Sequence[str] = ()) -> Image.Image:
+    """[rows, columns, S, S, 3] as a sheet with a caption and, where given, a word above each column."""
+    rows, columns = table.shape[:2]
+    table = enlarged(table, table.shape[2])
+    side = table.shape[2]
+    top = _TEXT * (2 if heads else 1)
+    sheet = Image.new("RGB", (_GAP + columns * (side + _GAP), top + rows * (side + _GAP)), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=14)
+    draw.text((_GAP, 2), caption, fill="black", font=font)
+    for column, head in enumerate(heads):
+        draw.text((_GAP + column * (side + _GAP), _TEXT), head, fill="black", font=font)
+    for row, column in _places(rows, columns):
+        place = (_GAP + column * (side + _GAP), top + row * (side + _GAP))
+        sheet.paste(Image.fromarray(table[row, column]), place)
+    return sheet
+
+
+def _places(rows: int, columns: int) -> Iterator[tuple[int, int]]:
+    return ((row, column) for row in range(rows) for column in range(columns))
+
+
+def _stacked(sheets: Sequence[Image.Image]) -> Image.Image:
+    joined = Image.new("RGB", (max(sheet.width for sheet in sheets), sum(sheet.height for sheet in sheets)), "white")
+    top = 0
+    for sheet in sheets:
+        joined.paste(sheet, (0, top))
+        top += sheet.height
+    return joined
+
+
+FRAMES_PER_SECOND = 24
+_GIF_EVERY = 2  # browsers slow a GIF of more than some 20 frames a second down
+
+
+def interpolation(generator: Generator, seeds: Sequence[int], psi: float, frames_between: int) -> Pixels:
+    """A closed walk through the faces of seeds: a periodic cubic spline through their truncated w.
+
+    Args:
+        generator: on any device.
+        seeds: two or more; the noise is the first one's throughout.
+        psi: truncation.
+        frames_between: frames from one face to the next; frame `i * frames_between` is the face of `seeds[i]`.
+
+    Returns:
+        uint8 [len(seeds) * frames_between, S, S, 3], the last frame one step before the first.
+
+    Raises:
+        UserError: fewer than two seeds, or no frames.
+    """
+    if len(seeds) < 2 or frames_between < 1:
+        raise UserError(
+            f"{len(seeds)} faces and {frames_between} frames between them make no film: take 2 and 1 or more"
+        )
+    stops = latents_w(generator, seeds, psi).double().cpu().numpy()
+    spline = CubicSpline(np.arange(len(seeds) + 1), np.concatenate([stops, stops[:1]]), bc_type="periodic")
+    w = torch.from_numpy(spline(np.arange(len(seeds) * frames_between) / frames_between)).float()
+    _, noise = latents(generator, seeds[:1])
+    return pictures_of(generator, w[:, None].expand(-1, generator.layer_count, -1), noise)
+
+
+def tiled(films: Sequence[Pixels], columns: int) -> Pixels:
+    """Films of equal length side by side, `columns` in a row: [F, H, W, 3], enlarged so that faces can be seen."""
+    films = [*films, *[np.zeros_like(films[0])] * (-len(films) % columns)]
+    stack = np.stack(films)
+    count, frames, size, _, _ = stack.shape
+    grid = stack.reshape(count // columns, columns, frames, size, size, 3).transpose(2, 0, 3, 1, 4, 5)
+    return enlarged(grid.reshape(frames, count // columns * size, columns * size, 3), size)
+
+
+def write_mp4(frames: Pixels, path: Path, frames_per_second: int = FRAMES_PER_SECOND) -> Path:
+    """Write [F, H, W, 3] uint8 frames, H and W even, as H.264 that every browser plays."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with av.open(str(temporary), "w", format="mp4") as container:
+            stream = container.add_stream("libx264", rate=Fraction(frames_per_second), options={"crf": "18"})
+            stream.height, stream.width = frames.shape[1:3]
+            stream.pix_fmt = "yuv420p"  # the one that browsers decode
+            for frame in frames:
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+            container.mux(stream.encode())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def write_gif(frames: Pixels, path: Path, frames_per_second: int = FRAMES_PER_SECOND) -> Path:
+    """Write every second frame of [F, H, W, 3] as an endless GIF of 256 colours, at the film's own speed."""
+    chosen = frames[::_GIF_EVERY]
+    # One palette for all frames: one a frame flickers.
+    palette = Image.fromarray(np.concatenate(list(chosen[:: max(1, len(chosen) // 8)]))).quantize(256)
+    pictures = [Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE) for frame in chosen]
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        pictures[0].save(
+            temporary,
+            "GIF",
+            save_all=True,
+            append_images=pictures[1:],
+            duration=round(1000 * _GIF_EVERY / frames_per_second),
+            loop=0,
+        )
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+Floats = NDArray[np.float64]
+
+BAND = (0.1, 0.9)  # quantiles over the pictures
+# Rounding to 8 bits is white noise of power 1 / (12 * 255^2) = 1.3e-6; what lies far below it is no picture.
+_FLOOR = 1e-8
+_LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as Pillow's grey
+_REAL, _FAKE = "#0072B2", "#D55E00"  # of Okabe and Ito's palette, which stays apart for colour-blind readers
+
+
+@dataclass(frozen=True)
+class MeanSpectrum:
+    """Mean over pictures of the azimuthally averaged log power, and how far single pictures lie around it."""
+
+    frequencies: Floats  # [F], cycles per pixel, above 0 and up to 0.5
+    mean: Floats  # [F], log10 of the power
+    low: Floats  # [F], the quantiles of BAND over the pictures
+    high: Floats
+    pictures: int
+
+
+def azimuthal_log_power(pictures: NDArray[np.uint8]) -> Floats:
+    """Log power by frequency, averaged over all directions, of each picture in grey.
+
+    With the discrete Fourier transform F(u, v) of a picture I(x, y) of S x S pixels in [0, 1] (Durall et al. 2020,
+    equations 1 and 2, with the sum over pixels of the spectrum in place of their integral over the angle):
+
+        F(u, v) = sum_xy exp(-2 pi i (ux + vy) / S) I(x, y)
+        A(k)    = mean of log10(|F(u, v)|^2 / S^2) over all (u, v) with round(sqrt(u^2 + v^2)) = k,   k = 1 .. S / 2
+
+    The logarithm is taken before the average, so that one bright line does not outweigh its ring. Divided by S^2, white
+    noise of variance s^2 has the expected power s^2 at every frequency and size. The corners beyond k = S / 2,
+    which only slanted waves reach, are left out, and so is the mean brightness, k = 0.
+
+    Args:
+        pictures: uint8 [N, S, S, 3] RGB, S even.
+
+    Returns:
+        float64 [N, S / 2]; column k - 1 belongs to k / S cycles per pixel.
+    """
+    size = pictures.shape[1]
+    rings = _rings(size)
+    counts = np.bincount(rings.ravel())
+    rows = []
+    for picture in pictures:
+        grey = (picture @ _LUMA) / 255.0
+        power = np.abs(np.fft.fft2(grey)) ** 2 / size**2
+        total = np.bincount(rings.ravel(), weights=np.log10(power + _FLOOR).ravel())
+        rows.append((total / counts)[1 : size // 2 + 1])
+    return np.stack(rows) if rows else np.zeros((0, size // 2))
+
+
+def mean_spectrum(pictures: NDArray[np.uint8]) -> MeanSpectrum:
+    """The mean of `azimuthal_log_power` over pictures, with the band that holds four pictures of five.
+
+    Args:
+        pictures: uint8 [N, S, S, 3] RGB, N from 1.
+    """
+    spectra = azimuthal_log_power(pictures)
+    low, high = np.quantile(spectra, BAND, axis=0)
+    size = pictures.shape[1]
+    return MeanSpectrum(np.arange(1, size // 2 + 1) / size, spectra.mean(axis=0), low, high, len(pictures))
+
+
+def high_frequency_gap(real: MeanSpectrum, fake: MeanSpectrum) -> float:
+    """Mean difference fake - real in log10 power over the upper third of frequencies.
+
+    0 is a faithful generator; 0.3 is twice the power there (grain), -0.3 half of it (blur).
+    """
+    upper = real.frequencies > 0.5 * 2 / 3
+    return float((fake.mean - real.mean)[upper].mean())
+
+
+def spectra_figure(real: MeanSpectrum, fake: MeanSpectrum, title: str) -> Figure:
+    """Both mean spectra with their bands, and below them their difference, frequency by frequency."""
+    figure = Figure(figsize=(7.0, 6.4), dpi=100, layout="constrained")
+    axes, below = figure.subplots(2, 1, sharex=True, height_ratios=[2.4, 1])
+    for spectrum, name, colour, dash in ((real, "real", _REAL, "-"), (fake, "fake", _FAKE, "--")):
+        axes.fill_between(spectrum.frequencies, spectrum.low, spectrum.high, color=colour, alpha=0.18, linewidth=0)
+        axes.plot(
+            spectrum.frequencies,
+            spectrum.mean,
+            dash,
+            color=colour,
+            linewidth=2,
+            label=f"{name} (n = {spectrum.pictures})",
+        )
+    axes.set(ylabel="log10 power, mean over angles", title=title)
+    axes.legend(title="mean, and the band of 80 % of pictures", frameon=False)
+    below.axhline(0.0, color="#666666", linewidth=0.8)
+    below.plot(real.frequencies, fake.mean - real.mean, color="black", linewidth=2)
+    below.axvspan(0.5 * 2 / 3, 0.5, color="#000000", alpha=0.06, linewidth=0)
+    below.set(
+        xlabel="frequency, cycles per pixel",
+        ylabel="fake - real",
+        xlim=(0, 0.5),
+        title=f"upper third: {high_frequency_gap(real, fake):+.3f} on average",
+    )
+    below.title.set_fontsize(10)
+    for each in (axes, below):
+        each.grid(visible=True, color="#dddddd", linewidth=0.6)
+        each.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _rings(size: int) -> NDArray[np.int64]:
+    """[S, S], the rounded distance of each frequency of `fft2` from zero, in cycles per picture."""
+    axis = np.fft.fftfreq(size, 1 / size)
+    return np.rint(np.hypot(axis[:, None], axis[None, :])).astype(np.int64)

@@ -1,0 +1,1 @@
+"""Arrays in, figures out: binary metrics, bootstrap, intervals, repeated runs, permutation, distances."""

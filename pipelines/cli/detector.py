@@ -1,0 +1,357 @@
+"""`counterforge balance | train | evaluate`: one detector, step by step."""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipelines.cli.options import (
+    DEFAULT_CACHE,
+    DEFAULT_MLRUNS,
+    AsJson,
+    Cache,
+    ConfigFile,
+    DryRun,
+    Manifest,
+    Mlruns,
+    Seed,
+    Set,
+    answer,
+    configuration,
+    print_table,
+    show_configuration,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from classifier.calibration import Band
+    from classifier.evaluation import Result
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands to the main one."""
+    app.command()(balance)
+    app.command()(train)
+    app.command()(evaluate)
+    app.command()(explain)
+    app.command()(ensemble)
+
+
+def balance(
+    manifest: Manifest,
+    out: Annotated[Path, typer.Option("--out", help="Folder for the new manifest and the synthetic crops.")],
+    generator: Annotated[Path | None, typer.Option("--generator", help="Folder of a generator's checkpoint.")] = None,
+    method: Annotated[
+        str | None, typer.Option(help="gan, gan-matched, gan-composite, self-blend; or several: self-blend:2+gan.")
+    ] = None,
+    share: Annotated[float | None, typer.Option(help="Fakes among all train rows afterwards, 0 to 1.")] = None,
+    psi: Annotated[float | None, typer.Option(help="Truncation of the synthetic faces.")] = None,
+    settings: Set = None,
+    seed: Seed = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Add synthetic fakes to the train split until they reach a share. Real faces are never synthesised.
+
+    Methods: gan (a raw sample), gan-matched (a sample with the reals' sharpness, noise and encoding), gan-composite (a
+    sample's face blended into a train photograph), self-blend (a photograph blended with a changed copy of itself).
+    """
+    from core.manifest import Manifest
+    from faces.sheets import forgery_sheet
+    from gan.balancing import BalanceConfig
+    from gan.balancing import balance as run
+
+    named = {"share": share, "method": method, "psi": psi, "seed": seed}
+    config = configuration(BalanceConfig, None, settings, named)
+    if dry_run:
+        show_configuration(config)
+        return
+    result = run(Manifest.read(manifest), generator, config, out / "synthetic")
+    path = result.manifest.write(out / "manifest.parquet")
+    sheet = forgery_sheet(Manifest.read(path), out / "forgeries.png")
+    text = f"{result.explanation}\n{path}" + (f"\nforgeries and their masks: {sheet}" if sheet else "")
+    answer({"manifest": path, "added": result.added, "why": result.explanation, "sheet": sheet}, as_json, text)
+
+
+def _list_backbones(wanted: bool) -> None:
+    if wanted:
+        import pandas as pd
+
+        from classifier.models.backbones import catalogue
+
+        print_table(pd.DataFrame(catalogue()), "backbones of a detector")
+        raise typer.Exit
+
+
+def train(
+    manifest: Manifest,
+    out: Annotated[Path, typer.Option("--out", help="Folder for the detector.")],
+    backbone: Annotated[str | None, typer.Option(help="Such as resnet50, densenet121, tf_efficientnet_lite0.")] = None,
+    weights: Annotated[str | None, typer.Option(help="imagenet, none, or a file of weights.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the train rows.")] = None,
+    project: Annotated[str, typer.Option(help="Name of the MLflow experiment.")] = "detectors",
+    audit: Annotated[bool, typer.Option(help="Warn if a probe that looks at no face comes near the detector.")] = True,
+    _backbones: Annotated[
+        bool, typer.Option("--list-backbones", is_eager=True, callback=_list_backbones, help="Show them all, and exit.")
+    ] = False,
+    config: ConfigFile = None,
+    settings: Set = None,
+    cache: Cache = DEFAULT_CACHE,
+    mlruns: Mlruns = DEFAULT_MLRUNS,
+    seed: Seed = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train a detector on a manifest's train rows, calibrate it on val, log it. The same command resumes."""
+    from classifier.config import DetectorConfig
+    from classifier.evaluation import remark_on_training
+    from classifier.training.training import HISTORY
+    from core.manifest import Manifest
+    from pipelines.evaluation.audit import audit_step, log_audit, warnings_of
+    from pipelines.release.promotion import register_candidate
+    from tracking.runs import attach
+    from tracking.store import open_store
+    from tuning.trial import TrialContext, TrialSpec, train_and_log
+
+    named = {"backbone": backbone, "weights": weights, "epochs": epochs, "seed": seed}
+    detector = configuration(DetectorConfig, config, settings, named)
+    if dry_run:
+        show_configuration(detector)
+        return
+    rows = Manifest.read(manifest)
+    store = open_store(mlruns)
+    domains = tuple(sorted(set(rows.where(~rows.synthetic).select(split="train").rows["dataset"])))
+    materials = TrialContext(rows, domains, (), None, out, cache, store, project)
+    trained = train_and_log(TrialSpec(detector=detector), materials, name=f"train {detector.backbone}")
+    path = rows.root / "manifest.parquet" if manifest.is_dir() else manifest
+    version = register_candidate(store, trained.model_id, path, project=project, domains=(), tags={"arm": "train"})
+    result = {"detector": trained.folder, "model_id": trained.model_id, "version": version, "val": trained.val}
+    if audit:
+        audited = audit_step(rows.select(dataset=domains, split=("train", "val")), out / "audit")
+        warnings = warnings_of(audited, trained.val)
+        log_audit(attach(store, trained.run_id), audited, warnings, [trained.model_id])
+        result["warnings"] = warnings
+    remark = remark_on_training(json.loads((Path(trained.folder) / HISTORY).read_text()))
+    result["remarks"] = [] if remark is None else [remark]
+    answer(
+        result,
+        as_json,
+        f"detector in {trained.folder}, val AUC {trained.objective:.3f}, registered as version {version}\n"
+        + (f"note: {remark}\n" if remark else "")
+        + f"next: counterforge evaluate --model {version}; counterforge models promote {version}",
+    )
+
+
+def _column(of: Result) -> dict[str, str]:
+    """What one data set shows, from counts to calibration."""
+    figures = {"real": str(of.real), "fake": str(of.fake), "groups": str(of.groups), "auc": str(of.intervals["auc"])}
+    names = ("ap", "eer", "accuracy", "precision", "recall", "f1", "fpr", "brier", "ece")
+    (tn, fp), (fn, tp) = of.confusion
+    return figures | {name: f"{of.metrics[name]:.3f}" for name in names} | {"tn fp / fn tp": f"{tn} {fp} / {fn} {tp}"}
+
+
+def _band_title(band: Band) -> str:
+    if band.low == band.high:
+        return "it never abstains: the threshold alone keeps both errors low on val"
+    return f"abstaining where {band.low:.3f} <= P(fake) < {band.high:.3f}, by source; fpr and recall of the rest"
+
+
+def _percentages(withheld: pd.DataFrame) -> pd.DataFrame:
+    shares = ["abstained", "fpr", "recall"]
+    return withheld.assign(**{name: [_percent(share) for share in withheld[name]] for name in shares})
+
+
+def _percent(share: float) -> str:
+    return "-" if share != share else f"{share:.1%}"
+
+
+def evaluate(
+    model: Annotated[str, typer.Option("--model", help="Version, alias (champion), or a detector's folder.")],
+    manifest: Annotated[Path | None, typer.Option("--manifest", help="By default that of the model's lineage.")] = None,
+    dataset: Annotated[list[str] | None, typer.Option(help="Data sets to score; all by default.")] = None,
+    robustness: Annotated[
+        bool, typer.Option("--robustness", help="Degrade the faces step by step too (36 times the work).")
+    ] = False,
+    cache: Cache = DEFAULT_CACHE,
+    mlruns: Mlruns = DEFAULT_MLRUNS,
+    as_json: AsJson = False,
+) -> None:
+    """Score a model on the sealed test rows, by frame and by source. The opening is counted in MLflow."""
+    import pandas as pd
+
+    from classifier.evaluation import remarks
+    from classifier.figures import evaluation_figures
+    from classifier.models.ensemble import load_model
+    from core.errors import UserError
+    from core.manifest import Manifest
+    from pipelines.evaluation.robustness import ladder_table, log_ladder, run_robustness, worst_sentence
+    from pipelines.evaluation.sealed import evaluate_detector, model_metrics, sealed_rows
+    from pipelines.release.promotion import fetch_and_evaluate, lineage_manifest
+    from tracking.models import score_model
+    from tracking.registry import Registry
+    from tracking.runs import run, test_openings
+    from tracking.store import open_store
+
+    store = open_store(mlruns)
+    folder = Path(model)
+    version = None if (folder / "weights.safetensors").is_file() else Registry(store).resolve(model)
+    if version is not None:
+        rows = lineage_manifest(version, manifest)
+        named = [domain for domain in version.tags.get("test_domains", "").split(",") if domain]
+    elif manifest is not None:
+        rows, named = Manifest.read(manifest), []
+    else:
+        raise UserError(f"the detector in {folder} has no lineage in the registry: give the test rows with --manifest")
+    rows = sealed_rows(rows, dataset or named)
+    project = version.tags.get("project", "evaluations") if version else "evaluations"
+    # By the version and not by its alias, which names another model tomorrow.
+    name = f"evaluate version {version.number}" if version else f"evaluate {folder.name}"
+    key = f"evaluate/{version.model_id if version else load_model(folder).digest}/{rows.digest}"
+    with run(store, project, name, key=key, tags={"manifest": rows.digest}) as active:
+        for domain in sorted(set(rows.rows["dataset"])):
+            active.opened_test(domain)
+        scored = fetch_and_evaluate(store, version, rows, cache) if version else evaluate_detector(folder, rows, cache)
+        for domain, metrics in model_metrics(scored).items():
+            if version is not None:
+                score_model(store, version.model_id, domain, rows.select(dataset=domain).digest, metrics, active)
+        active.text("evaluation_by_source.json", scored.by_source.to_json())
+        active.text("evaluation_by_frame.json", scored.by_frame.to_json())
+        for figure, picture in evaluation_figures(scored.by_source, scored.table).items():
+            active.figure(picture, figure)
+        withheld = scored.abstention()
+        if withheld is not None:
+            active.metrics({f"abstained/{row['dataset']}": row["abstained"] for row in withheld.to_dict("records")})
+        # The same opening: one look at the rows, in whatever light.
+        ladder = run_robustness(store, version, folder, rows, cache) if robustness else None
+        if ladder is not None:
+            log_ladder(active, ladder, rows, version.model_id if version else None)
+        openings = test_openings(store, project)
+    if as_json:
+        both = {"by_source": scored.by_source, "by_frame": scored.by_frame}
+        told = {"openings": openings, "remarks": remarks(scored.by_source), "abstention": None}
+        if withheld is not None and scored.band is not None:
+            told["abstention"] = scored.band._asdict() | {"datasets": json.loads(withheld.to_json(orient="records"))}
+        if ladder is not None:
+            told["robustness"] = json.loads(ladder.to_json())
+        typer.echo(json.dumps({name: json.loads(of.to_json()) for name, of in both.items()} | told))
+        return
+    for title, evaluation in (("by source", scored.by_source), ("by frame", scored.by_frame)):
+        table = pd.DataFrame({name: _column(evaluation.results[name]) for name in evaluation.datasets})
+        title = f"{model}, sealed test rows {title}, threshold {evaluation.threshold:.3f}"
+        print_table(table.rename_axis("").reset_index(), title)
+    if withheld is not None and scored.band is not None:
+        print_table(_percentages(withheld), _band_title(scored.band))
+    if ladder is not None:
+        for domain in ladder.datasets:
+            print_table(ladder_table(ladder, domain), f"{domain}: AUC/FPR by source on the robustness ladder")
+        for domain in ladder.datasets:
+            typer.echo(worst_sentence(ladder, domain))
+    for remark in remarks(scored.by_source):
+        typer.echo(f"note: {remark}")
+    typer.echo("test rows opened so far: " + ", ".join(f"{domain} {count}" for domain, count in openings.items()))
+
+
+class Combination(StrEnum):
+    """How an ensemble weighs its members."""
+
+    mean = "mean"
+    weighted = "weighted"
+    stacking = "stacking"
+
+
+class Method(StrEnum):
+    """How a map is made."""
+
+    grad_cam = "grad-cam"
+    occlusion = "occlusion"
+    integrated_gradients = "integrated-gradients"
+
+
+def explain(
+    model: Annotated[str, typer.Argument(help="Version, alias (champion), or a detector's folder.")],
+    manifest: Manifest,
+    out: Annotated[Path, typer.Option("--out", help="Folder for the picture and the tables.")],
+    count: Annotated[int, typer.Option("--count", min=1, max=64, help="Faces: half worst mistakes, half hits.")] = 8,
+    row: Annotated[list[int] | None, typer.Option("--row", help="Rows of the manifest instead; repeatable.")] = None,
+    split: Annotated[str, typer.Option(help="val, train or test (which is counted as an opening).")] = "val",
+    dataset: Annotated[list[str] | None, typer.Option(help="Data sets to choose from; all by default.")] = None,
+    method: Annotated[list[Method] | None, typer.Option("--method", help="All three by default; repeatable.")] = None,
+    masked: Annotated[int, typer.Option(min=0, help="Forged faces with a known mask to score by, at most.")] = 48,
+    cache: Cache = DEFAULT_CACHE,
+    mlruns: Mlruns = DEFAULT_MLRUNS,
+    as_json: AsJson = False,
+) -> None:
+    """Maps of what speaks for "fake", over faces; scored against the forged region where a mask is known."""
+    import json
+
+    from core.manifest import Manifest
+    from pipelines.evaluation.explanation import explain_model
+    from tracking.store import open_store
+
+    faces = Manifest.read(manifest)
+    if dataset:
+        faces = faces.select(dataset=dataset)
+    explained = explain_model(
+        open_store(mlruns),
+        model,
+        faces,
+        out,
+        cache,
+        methods=[each.value for each in method or list(Method)],
+        count=count,
+        rows=row or (),
+        split=split,
+        max_masked=masked,
+    )
+    if as_json:
+        figures = json.loads(explained.localisation.to_json(orient="records"))
+        shown = json.loads(explained.table.to_json(orient="records"))
+        answer(
+            {"picture": explained.picture, "faces": shown, "localisation": figures, "note": explained.note}, True, ""
+        )
+        return
+    if len(explained.localisation):
+        print_table(explained.localisation, "do the maps find the forged region? beside a centred box of its area")
+    typer.echo(f"{explained.note}\n{explained.picture}")
+
+
+def ensemble(
+    models: Annotated[list[str], typer.Argument(help="Versions, aliases or folders, two or more.")],
+    manifest: Annotated[Path, typer.Option("--manifest", help="Its val rows weigh and calibrate the ensemble.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the ensemble.")],
+    combination: Annotated[Combination, typer.Option(help="How the members are weighed.")] = Combination.mean,
+    dataset: Annotated[list[str] | None, typer.Option(help="Data sets whose val rows count; all by default.")] = None,
+    project: Annotated[str, typer.Option(help="Name of the MLflow experiment.")] = "detectors",
+    cache: Cache = DEFAULT_CACHE,
+    mlruns: Mlruns = DEFAULT_MLRUNS,
+    as_json: AsJson = False,
+) -> None:
+    """Make several detectors one: weights, temperature and threshold from val; registered like any other model."""
+    import pandas as pd
+
+    from pipelines.ensemble import ensemble as run
+    from tracking.store import open_store
+
+    result = run(
+        open_store(mlruns),
+        models,
+        manifest,
+        out,
+        combination=combination.value,
+        domains=dataset or (),
+        project=project,
+        cache=cache,
+    )
+    if not as_json:
+        print_table(pd.DataFrame(result["members"]), f"members, on {result['rows']} val rows")
+    note = f"\nnote: {result['note']}" if result["note"] else ""
+    text = (
+        f"ensemble in {result['ensemble']}: log loss {result['log_loss']:.4f}, AUC {result['auc']:.3f} on val "
+        f"(cross-fitted), registered as version {result['version']}{note}"
+    )
+    answer(result, as_json, text)

@@ -1,0 +1,173 @@
+"""`counterforge study`: launch, resume, join as a worker, and see how it goes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipelines.cli.options import (
+    DEFAULT_MLRUNS,
+    AsJson,
+    DryRun,
+    Mlruns,
+    Seed,
+    Set,
+    answer,
+    configuration,
+    print_table,
+    show_configuration,
+)
+
+if TYPE_CHECKING:
+    from pipelines.configuration import RunConfig
+
+app = typer.Typer(help="Optuna studies over the whole chain.", no_args_is_help=True)
+Storage = Annotated[
+    str | None,
+    typer.Option("--storage", envvar="COUNTERFORGE_STORAGE", help="postgresql://..., where studies live in one."),
+]
+
+
+@app.command()
+def launch(
+    config: Annotated[Path, typer.Argument(help="YAML like that of `counterforge run`, with a `study` section.")],
+    trials: Annotated[int | None, typer.Option(help="Total number of trials, earlier ones counted in.", min=1)] = None,
+    workers: Annotated[int, typer.Option(help="Processes of this machine, each with its share or GPU.", min=1)] = 1,
+    cluster: Annotated[str | None, typer.Option(help="Address of a Ray cluster that runs the trials; or auto.")] = None,
+    storage: Storage = None,
+    new: Annotated[bool, typer.Option("--new", help="Begin beside a study of this name with other settings.")] = False,
+    settings: Set = None,
+    seed: Seed = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run a study to its total number of trials. Launching again resumes. --dry-run prints what a trial will cost."""
+    from core.errors import UserError
+    from pipelines.configuration import RunConfig
+    from pipelines.run import search
+    from tuning.status import show, standing
+    from tuning.storage import load
+
+    more = [f"study.trials={trials}"] if trials else []
+    more += [f"study.seed={seed}"] if seed is not None else []
+    resolved = configuration(RunConfig, config, [*(settings or ()), *more])
+    if resolved.study is None:
+        raise UserError(f"{config} has no section `study`: add one, see configs/faces.yaml")
+    if dry_run:
+        _dry_run(resolved, workers, as_json)
+        return
+    study = resolved.study
+    if storage is not None:  # not before the configuration was printed: it may hold a password
+        study = study.model_copy(update={"storage": storage})
+        resolved = resolved.model_copy(update={"study": study})
+    result = search(resolved, workers=workers, new=new, cluster=cluster)
+    if not as_json:
+        show(lambda: standing(load(resolved.mlruns.absolute(), result.name, study.storage)))
+    answer(
+        {
+            "study": result.name,
+            "best": result.best.model_dump(mode="json"),
+            "best_value": result.best_value,
+            "ended": result.ended,
+        },
+        as_json,
+        f"{result.ended}; best objective {result.best_value:.3f}; review it with: counterforge ui",
+    )
+
+
+app.command("resume", help="The same as launch: goes on to the total number of trials.")(launch)
+
+
+def _dry_run(config: RunConfig, workers: int, as_json: bool) -> None:
+    """The resolved configuration, the space, and what a trial costs."""
+    import pandas as pd
+
+    from core.manifest import Manifest
+    from pipelines.run import study_base
+    from tuning.cost import described, trial_costs
+    from tuning.identity import check_study, terms
+    from tuning.status import duration
+
+    assert config.study is not None
+    base = check_study(config.study, study_base(config))
+    manifest = config.out / "faces" / "reduced.parquet"
+    known = manifest.is_file()
+    faces = 1000
+    if known:
+        faces = len(Manifest.read(manifest).select(dataset=config.domains.train, split="train"))
+    costs = trial_costs(config.study, base, faces)
+    places = terms(config.study).places
+    hours = places * sum(cost.trial for cost in costs) / len(costs) / 3600 / workers
+    seconds = {cost.backbone: round(cost.trial, 1) for cost in costs}
+    if as_json:
+        space = described(config.study.space)
+        answer({"space": space, "trials": places, "faces": faces, "trial_seconds": seconds, "hours": hours}, True, "")
+        return
+    show_configuration(config)
+    print_table(pd.DataFrame(described(config.study.space)), f"{places} trials by {config.study.sampler} over")
+    rows = [[c.backbone, c.frozen_step * 1000, c.full_step * 1000, c.trial] for c in costs]
+    columns = ["backbone", "head step ms", "full step ms", "trial s"]
+    print_table(pd.DataFrame(rows, columns=columns), "cost, from one timed step")
+    of = f"{faces} train faces" + ("" if known else " (a guess: the faces are not ingested yet)")
+    typer.echo(f"about {duration(hours * 3600)} for {places} trials of {of} by {workers} worker{'s' * (workers > 1)}")
+
+
+@app.command()
+def worker(
+    storage: Annotated[str, typer.Argument(help="postgresql://..., or the path of a study's journal.")],
+    study: Annotated[str, typer.Argument(help="Full name of the study, as `study launch` printed it.")],
+) -> None:
+    """Work on a study that was launched elsewhere until it ends: one job of SLURM or Kubernetes, one terminal more."""
+    from tuning.study import join
+
+    typer.echo(join(storage, study))
+
+
+@app.command()
+def status(
+    name: Annotated[str | None, typer.Argument(help="Study, or the beginning of its name; all by default.")] = None,
+    mlruns: Mlruns = DEFAULT_MLRUNS,
+    storage: Storage = None,
+    live: Annotated[bool, typer.Option("--live", help="Keep looking until it ends or Ctrl-C.")] = False,
+    trials: Annotated[int, typer.Option(help="How many of the trials to show, the best ones.", min=0)] = 15,
+    as_json: AsJson = False,
+) -> None:
+    """The studies of a tracking folder, or one with its best trials and the time left."""
+    from tuning.status import overview, show, standing
+    from tuning.storage import load
+
+    root = mlruns.absolute()
+    if name is not None:
+        show(lambda: standing(load(root, name, storage)), live=live, trials=trials, as_json=as_json)
+        return
+    table = overview(root, storage)
+    if as_json:
+        typer.echo(table.to_json(orient="records"))
+    else:
+        print_table(table, "studies")
+
+
+@app.command()
+def report(
+    name: Annotated[str, typer.Argument(help="Study, or the beginning of its name.")],
+    mlruns: Mlruns = DEFAULT_MLRUNS,
+    storage: Storage = None,
+    seeds: Annotated[int, typer.Option(help="Train the best recipe again so often, with fresh seeds.", min=0)] = 0,
+    sealed: Annotated[bool, typer.Option(help="Open the sealed test rows of the study's domains; counted.")] = True,
+    out: Annotated[Path | None, typer.Option("--out", help="The HTML file; beside the study by default.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Figures of a study, and its best trial's val score beside the sealed test score. Also in its MLflow run."""
+    from pipelines.reports.study_report import review
+    from tuning.storage import load
+
+    found = review(load(mlruns.absolute(), name, storage), seeds=seeds, sealed=sealed, out=out)
+    if as_json:
+        scores = found.optimism.astype(object).where(found.optimism.notna(), None).to_dict("records")
+        result = {"study": found.study, "best": found.best, "best_value": found.best_value, "scores": scores}
+        answer(result | {"importance": found.importance, "report": found.report}, True, "")
+        return
+    print_table(found.optimism, f"the best trial of {found.study}: AUC on val, and on sealed test rows")
+    typer.echo(f"report in {found.report}, and in the study's run: counterforge ui")

@@ -1,0 +1,1 @@
+"""Sealed test, robustness, audit and explanation of registered models."""

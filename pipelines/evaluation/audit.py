@@ -1,0 +1,163 @@
+"""The audit where it meets people and detectors: folder, picture, table, and the warning that a detector may cheat."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from classifier.figures import COLOURS
+from core.manifest import Manifest
+from faces.audit.audit import Audit, AuditConfig, DataSetAudit, audit
+from tracking.models import score_model
+from tracking.runs import PROBE_AUC, Run
+
+# Share of a detector's lift over chance that a blind probe may reach before a user is told.
+_NEAR = 0.75
+_GREY = "#666666"
+
+
+def write_audit(found: Audit, folder: Path) -> list[Path]:
+    """`audit.json` and `audit.png` in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text, picture = folder / "audit.json", folder / "audit.png"
+    temporary = text.with_suffix(".tmp")
+    temporary.write_text(found.to_json(), encoding="utf-8")
+    temporary.replace(text)
+    audit_figure(found).savefig(picture, dpi=110)
+    return [text, picture]
+
+
+def summary_table(of: DataSetAudit) -> pd.DataFrame:
+    """One row a family: what a probe reaches, p, whether it is flagged, and the trace that differs most."""
+    rows = []
+    for suspect in of.suspects:
+        own = [trace for trace in of.traces if trace.family == suspect.family]
+        found = (
+            f"{own[0].name}: {_figure(own[0].real)} real, {_figure(own[0].fake)} fake" if own else "the same everywhere"
+        )
+        row = {"family": suspect.family, "probe AUC": str(suspect.probe), "p": _p(suspect.p)}
+        rows.append(row | {"": "FLAG" if suspect.flagged else "", "differs most": found})
+    return pd.DataFrame(rows)
+
+
+def audit_figure(found: Audit) -> Figure:
+    """What a probe reaches with each family of traces, one panel a data set; what is flagged is coloured."""
+    shown = [one for one in found.datasets.values() if one.whole is not None]
+    figure = Figure(figsize=(4.2 * max(len(shown), 1), 3.8), dpi=100, layout="constrained")
+    if not shown:
+        axes = figure.add_subplot()
+        axes.set_axis_off()
+        axes.text(0.5, 0.5, "no data set holds both reals and fakes", ha="center", transform=axes.transAxes)
+        return figure
+    panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
+    for axes, one in zip(panels, shown, strict=True):
+        assert one.whole is not None
+        lines = [(suspect.family, suspect.probe, suspect.flagged) for suspect in one.suspects]
+        lines.append(("all together", one.whole, bool(one.flagged)))
+        for place, (_, probe, flagged) in enumerate(lines):
+            colour = COLOURS[1] if flagged else COLOURS[0]
+            if not math.isnan(probe.low):
+                axes.plot([probe.low, probe.high], [place, place], color=colour, linewidth=2.5, alpha=0.5)
+            axes.plot(probe.auc, place, marker="D" if flagged else "o", color=colour, markersize=6)
+        axes.axvline(0.5, color=_GREY, linewidth=0.8, linestyle=":")
+        axes.set(xlim=(0.0 if min(p.auc for _, p, _ in lines) < 0.4 else 0.4, 1.01), xlabel="AUC of the blind probe")
+        axes.set_yticks(range(len(lines)), [name for name, _, _ in lines])
+        axes.set_title(f"{one.dataset}\n{one.real} real, {one.fake} fake, {one.groups} groups", fontsize=10)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].invert_yaxis()
+    figure.text(0.01, 0.01, "orange diamond: a shortcut", fontsize=8, color=_GREY)
+    return figure
+
+
+def quick_audit(manifest: Manifest, store: Path | None = None) -> Audit:
+    """The audit of a manifest's real-world rows without the search for near-duplicates: what `train` and `run` need.
+
+    Synthetic rows are left out: they are in train only, and the detector is judged on real-world rows.
+    """
+    return audit(manifest.where(~manifest.synthetic), AuditConfig(near_duplicates=False), store)
+
+
+def audit_step(manifest: Manifest, folder: Path) -> dict[str, Any]:
+    """The audit of `quick_audit` in JSON's types, with `audit.json` and `audit.png` in `folder`."""
+    found = quick_audit(manifest, folder / "traces.parquet")
+    files = write_audit(found, folder)
+    digests = {name: manifest.select(dataset=name).digest for name in found.datasets}
+    return {
+        "verdicts": [one.verdict for one in found.datasets.values()],
+        "probes": {name: {**_best(one), "digest": digests[name]} for name, one in found.datasets.items()},
+        "files": [str(path) for path in files],
+    }
+
+
+def warnings_of(audited: Mapping[str, Any], detector: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """What `warn_if_near` says about each data set of a detector, on stderr too.
+
+    Args:
+        audited: the result of `audit_step`.
+        detector: its metrics by data set.
+    """
+    probes = audited["probes"]
+    found = [warn_if_near(probes[name], metrics) for name, metrics in detector.items() if name in probes]
+    sentences = [sentence for sentence in found if sentence is not None]
+    for sentence in sentences:
+        print(f"warning: {sentence}", file=sys.stderr)
+    return sentences
+
+
+def log_audit(run: Run, audited: Mapping[str, Any], warnings: Sequence[str], models: Sequence[str]) -> None:
+    """The probes' AUC as metrics `probe_auc/<data set>` of run and models, the tag `audit_warning`, and the files."""
+    for name, one in audited["probes"].items():
+        if one["auc"] is not None:
+            for model in models:
+                score_model(run.store, model, name, one["digest"], {PROBE_AUC: one["auc"]}, run)
+    run.tags({"audit_warning": "; ".join(warnings) or "none"})
+    for path in audited["files"]:
+        run.artifact(path, "audit")
+
+
+def warn_if_near(probe: DataSetAudit | Mapping[str, Any], detector: Mapping[str, float]) -> str | None:
+    """One sentence if a probe that looks at no face comes near the detector on this data set, or else None.
+
+    Near is three quarters of the detector's lift over 0.5, or an interval that reaches the detector's. A probe that
+    found no shortcut is never near, and a detector that is not above 0.5 has learned none.
+
+    Args:
+        probe: the audit of the data set, or its entry in the `probes` of `audit_step`.
+        detector: metrics of the detector on this data set: `auc`, and `auc_low` where it is known.
+    """
+    best = _best(probe) if isinstance(probe, DataSetAudit) else probe
+    if not best["families"] or not detector.get("auc_low", detector["auc"]) > 0.5:
+        return None
+    near = best["auc"] - 0.5 >= _NEAR * (detector["auc"] - 0.5) or best["high"] >= detector.get("auc_low", math.nan)
+    if not near:
+        return None
+    return (
+        f"on {best['dataset']} a probe that looks at no face reaches AUC {best['auc']:.2f} "
+        f"({', '.join(best['families'])}) and the detector {detector['auc']:.2f}: "
+        "it may owe that to the files and not to the fakes; see `counterforge faces audit`"
+    )
+
+
+def _best(of: DataSetAudit) -> dict[str, Any]:
+    """The probe that comes furthest, and the families that are flagged."""
+    probes = [] if of.whole is None else [of.whole, *(suspect.probe for suspect in of.flagged)]
+    best = max(probes, key=lambda one: one.auc, default=None)
+    figures: dict[str, float | None] = {"auc": None, "low": None, "high": None}
+    if best is not None and not math.isnan(best.low):
+        figures = {"auc": best.auc, "low": best.low, "high": best.high}
+    families = [suspect.family for suspect in of.flagged]
+    return {"dataset": of.dataset, **figures, "families": families, "verdict": of.verdict}
+
+
+def _figure(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def _p(value: float) -> str:
+    return "<0.001" if value < 0.001 else f"{value:.3f}"

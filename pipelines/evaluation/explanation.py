@@ -1,0 +1,243 @@
+"""What a detector looks at: maps over chosen faces as one picture, and their score where the forged region is known."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image
+
+from classifier.explanation import METHODS, Map, Method, explain, localisation
+from classifier.models.ensemble import FaceModel, load_model
+from classifier.scoring import score
+from core.errors import UserError
+from core.manifest import Manifest
+from faces.loading import load_crops
+from pipelines.release.lineage import find_version
+from tracking.models import fetch_model
+from tracking.runs import run
+from tracking.store import Store
+
+PICTURE, TABLE, LOCALISATION = "explanations.png", "explanations.csv", "localisation.csv"
+_TILE_INCHES = 1.7
+
+
+@dataclass(frozen=True)
+class Explained:
+    """The files that were written, and what they hold."""
+
+    picture: Path
+    table: pd.DataFrame  # row, path, dataset, method, label, score, correct
+    localisation: pd.DataFrame  # method, figure, value, low, high, box, difference, ...; empty without masks
+    masked: int  # faces that the localisation rests on
+    note: str
+
+
+def explain_faces(
+    model: FaceModel,
+    manifest: Manifest,
+    out: Path,
+    cache: Path,
+    *,
+    methods: Sequence[Method] = METHODS,
+    count: int = 8,
+    rows: Sequence[int] = (),
+    split: str = "val",
+    max_masked: int = 48,
+) -> Explained:
+    """Explain `count` faces of a split (the worst mistakes, then the surest hits) or the given rows of the manifest.
+
+    Where rows name a blend mask, at most `max_masked` of them, of any split but test, are explained too, to score the
+    maps against their masks.
+
+    Raises:
+        UserError: no such row or split, or a mask cannot be read.
+    """
+    chosen = _chosen(model, manifest, cache, count, rows, split)
+    known = _with_masks(manifest, max_masked)
+    maps = _maps(model, chosen, methods, cache)
+    masks = [_mask(chosen, row, model.config.image_size) for row in range(len(chosen))]
+    scores = score(model, chosen, cache)
+    table = chosen.rows[["path", "dataset", "method", "label", "source"]].assign(
+        score=scores, correct=(scores >= model.threshold) == (chosen.targets == 1)
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    picture = out / PICTURE
+    images = load_crops(chosen, model.config.image_size, cache).batch(np.arange(len(chosen)))
+    _draw(images.permute(0, 2, 3, 1).numpy(), maps, masks, table).savefig(picture, dpi=110)
+    table.to_csv(out / TABLE, index=False)
+    figures, used = pd.DataFrame(), 0
+    note = "no row names the mask of a forgery: nothing to score the maps against"
+    if len(known):
+        figures = _localisation(model, known, methods, cache)
+        figures.to_csv(out / LOCALISATION, index=False)
+        splits = ", ".join(sorted(set(known.rows["split"])))
+        used = int(figures["faces"].iloc[0])
+        note = f"scored against the masks of {used} forged faces ({splits} rows)"
+    return Explained(picture, table, figures, used, note)
+
+
+def explain_model(store: Store, model: str, manifest: Manifest, out: Path, cache: Path, **options: Any) -> Explained:
+    """`explain_faces` for a version, an alias or a folder; the pictures of a version go to MLflow too.
+
+    Looking at test rows is counted there as an opening.
+    """
+    folder = Path(model)
+    if folder.is_dir():
+        if options.get("split") == "test":
+            raise UserError(
+                f"the detector in {folder} is no version of the registry, where the opening of test rows is counted: "
+                "register it, or choose --split val"
+            )
+        return explain_faces(load_model(folder, "cpu"), manifest, out, cache, **options)
+    version = find_version(store, model)
+    with tempfile.TemporaryDirectory() as scratch:
+        loaded = load_model(fetch_model(store, version.uri, Path(scratch) / "model"), "cpu")
+    with run(
+        store,
+        version.tags.get("project", "evaluations"),
+        f"explain version {version.number}",
+        key=f"explain/{version.model_id}/{manifest.digest}/{options.get('split')}",
+        tags={"manifest": manifest.digest, "version": version.number},
+        description="Where the detector sees fake: Grad-CAM, occlusion and integrated gradients.",
+    ) as active:
+        rows = options.get("rows") or ()
+        inside = [row for row in rows if 0 <= row < len(manifest)]
+        test = manifest.rows.iloc[inside] if rows else manifest.rows[manifest.rows["split"] == options.get("split")]
+        for domain in sorted(set(test.loc[test["split"] == "test", "dataset"])):
+            active.opened_test(domain)
+        explained = explain_faces(loaded, manifest, out, cache, **options)
+        active.figure(explained.picture, PICTURE)
+        for row in explained.localisation.to_dict("records"):
+            name = f"{row['figure']}/{row['method']}"
+            active.metrics({name: row["value"], f"{name}/over_box": row["difference"]}, model_id=version.model_id)
+    return explained
+
+
+def _chosen(model: FaceModel, manifest: Manifest, cache: Path, count: int, rows: Sequence[int], split: str) -> Manifest:
+    if rows:
+        beyond = [row for row in rows if not 0 <= row < len(manifest)]
+        if beyond:
+            raise UserError(f"row {beyond[0]} is not in the manifest, whose rows are 0 to {len(manifest) - 1}")
+        return Manifest(manifest.rows.iloc[list(rows)].reset_index(drop=True), manifest.root)
+    part = manifest.select(split=split)
+    if not len(part):
+        have = ", ".join(sorted(set(manifest.rows["split"])))
+        raise UserError(f"the manifest in {manifest.root} has no {split} rows: choose a --split of {have}")
+    scores = score(model, part, cache)
+    # Signed by the truth and the threshold: the lowest are the worst mistakes, the highest the surest hits.
+    margin = np.where(part.targets == 1, scores - model.threshold, model.threshold - scores)
+    order = np.argsort(margin, kind="stable")
+    wrong = order[: min(math.ceil(count / 2), int((margin < 0).sum()))]
+    right = order[::-1][: max(count - len(wrong), 0)]
+    picked = list(dict.fromkeys([*wrong.tolist(), *right.tolist()]))
+    return Manifest(part.rows.iloc[picked].reset_index(drop=True), part.root)
+
+
+def _with_masks(manifest: Manifest, most: int) -> Manifest:
+    """Rows that name a mask, at most so many, chosen by their hashes; test rows stay sealed."""
+    if "mask" not in manifest.rows.columns:
+        return manifest.where(np.zeros(len(manifest), dtype=bool))
+    named = manifest.rows["mask"].fillna("") != ""
+    part = manifest.where((named & (manifest.rows["split"] != "test")).to_numpy(dtype=bool))
+    first = part.rows["sha256"].rank(method="first") <= most
+    return part.where(first.to_numpy(dtype=bool))
+
+
+def _maps(model: FaceModel, rows: Manifest, methods: Sequence[Method], cache: Path) -> dict[Method, Map]:
+    images = load_crops(rows, model.config.image_size, cache).batch(np.arange(len(rows)))
+    return {method: explain(model, images, method) for method in methods}
+
+
+def _localisation(model: FaceModel, known: Manifest, methods: Sequence[Method], cache: Path) -> pd.DataFrame:
+    masks = [_mask(known, row, model.config.image_size) for row in range(len(known))]
+    useful = [row for row, mask in enumerate(masks) if mask is not None and 0 < mask.sum() < mask.size]
+    if not useful:
+        raise UserError(f"the masks in {known.root} are all empty or full: compose the faces anew")
+    kept = Manifest(known.rows.iloc[useful].reset_index(drop=True), known.root)
+    found = _maps(model, kept, methods, cache)
+    whole = [mask for row, mask in enumerate(masks) if row in set(useful) and mask is not None]
+    rows: list[dict[str, Any]] = []
+    for each in localisation({name: list(maps) for name, maps in found.items()}, whole, kept.groups):
+        value, box, gap = (each[name] for name in ("value", "box", "difference"))
+        rows.append(
+            {
+                "method": each["method"],
+                "figure": each["figure"],
+                "value": value.value,  # type: ignore[attr-defined]
+                "low": value.low,  # type: ignore[attr-defined]
+                "high": value.high,  # type: ignore[attr-defined]
+                "centred box": box.value,  # type: ignore[attr-defined]
+                "difference": gap.value,  # type: ignore[attr-defined]
+                "difference low": gap.low,  # type: ignore[attr-defined]
+                "difference high": gap.high,  # type: ignore[attr-defined]
+                "faces": each["n"],
+                "groups": each["groups"],
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _mask(manifest: Manifest, row: int, size: int) -> NDArray[np.bool_] | None:
+    """[S, S] where the face was forged: where the mask is at least half of its highest; None where that is not known.
+
+    Self-blends are laid on at a quarter of their strength and more, and their masks say so.
+    """
+    name = manifest.rows["mask"].iloc[row] if "mask" in manifest.rows.columns else None
+    if name is None or pd.isna(name) or not name:
+        return None
+    file = manifest.root / str(name)
+    try:
+        with Image.open(file) as image:
+            grey = image.convert("L").resize((size, size), Image.Resampling.BILINEAR)
+    except OSError as error:
+        raise UserError(f"the mask {file} cannot be read ({error}): compose the faces anew") from error
+    strength = np.asarray(grey)
+    return strength >= max(1.0, strength.max() / 2)
+
+
+def _draw(
+    images: NDArray[np.uint8],
+    maps: dict[Method, Map],
+    masks: Sequence[NDArray[np.bool_] | None],
+    table: pd.DataFrame,
+) -> Figure:
+    """One row a face: the face, then each method's map over it; the mask's outline where it is known."""
+    columns = 1 + len(maps)
+    figure = Figure(figsize=(columns * _TILE_INCHES + 1.4, len(images) * _TILE_INCHES + 0.4), layout="constrained")
+    panels = figure.subplots(len(images), columns, squeeze=False)
+    for number, row in enumerate(table.itertuples(index=False)):
+        for column, panel in enumerate(panels[number]):
+            panel.set_xticks([])
+            panel.set_yticks([])
+            name = "face" if column == 0 else list(maps)[column - 1]
+            grey = images[number].mean(axis=2) if column else None
+            if grey is None:
+                panel.imshow(images[number])
+            else:
+                heat = maps[list(maps)[column - 1]][number]
+                panel.imshow(grey, cmap="gray", vmin=0, vmax=255)
+                panel.imshow(heat, cmap="inferno", alpha=0.25 + 0.5 * heat, vmin=0, vmax=1)
+            if masks[number] is not None:
+                panel.contour(masks[number], levels=[0.5], colors=["#00d0ff"], linewidths=1.2)
+            if number == 0:
+                panel.set_title(name, fontsize=9)
+        verdict = "right" if row.correct else "WRONG"
+        kind = "" if row.method in (row.label, "pristine") else f"\n{row.method}"
+        panels[number][0].set_ylabel(
+            f"{row.label}{kind}\nP(fake) {row.score:.2f}\n{verdict}",
+            fontsize=8,
+            rotation=0,
+            ha="right",
+            va="center",
+            color="#1a1a1a" if row.correct else "#b01030",
+        )
+    return figure

@@ -1,0 +1,1 @@
+"""Arms by seeds: trained, scored on sealed rows, compared, concluded."""

@@ -1,0 +1,1 @@
+"""Gate, promotion, lineage, comparison, model card and bundle."""

@@ -1,0 +1,109 @@
+"""Where a model comes from: the data, the generator and the code that made it, and whether each can be found again."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from mlflow.exceptions import MlflowException
+
+from classifier.models.ensemble import FaceModel
+from core.errors import UserError
+from core.manifest import Manifest
+from tracking.registry import Registry, Version
+from tracking.store import Store, TrackingError, explained
+
+TRACED = "traced_generators"  # on an imported version: generators that the registry of before knew
+_HASH = re.compile("[0-9a-f]{16}")
+
+
+def lineage_manifest(version: Version, given: Path | None = None) -> Manifest:
+    """The manifest with the sealed rows that a version is compared on: the given one, or that of its lineage.
+
+    Raises:
+        UserError: the version names none, it cannot be read, or its rows have changed.
+    """
+    if given is not None:
+        return Manifest.read(given)
+    path = version.tags.get("test_manifest_path")
+    if path is None:
+        raise UserError(f"version {version.number} names no manifest in its lineage: give one with --manifest")
+    if not Path(path).is_file():
+        raise UserError(f"the manifest of version {version.number} is no longer at {path}: give it with --manifest")
+    manifest = Manifest.read(path)
+    if manifest.digest != version.tags["test_manifest"]:
+        raise UserError(
+            f"{path} has changed since version {version.number} was registered: register a model trained on it anew, "
+            "or give the manifest of then with --manifest"
+        )
+    return manifest
+
+
+def untraced(store: Store, version: Version, model: FaceModel) -> list[str]:
+    """What of a version's lineage cannot be traced, each in a few words; empty where all of it can.
+
+    The manifest: its hash is on the version, and the one that the weights were trained on is what the lineage says. The
+    generator: none, a method of the code, or a checkpoint whose training is a run of this store. The code: a commit,
+    or the version with the hash of its sources.
+    """
+    missing = []
+    tags = version.tags
+    if not tags.get("manifest"):
+        missing.append("the manifest is not recorded")
+    told, own = tags.get("training_manifest", tags.get("manifest", "")), model.manifest_digest
+    if told and own and told != own:
+        missing.append(f"the weights were trained on manifest {own}, and the lineage says {told}")
+    if "generator" not in tags:
+        missing.append("the generator is not recorded (none is an answer too)")
+    known_before = set(tags.get(TRACED, "").split(","))
+    for generator in filter(None, re.split(r"[,;\s]+", tags.get("generator", ""))):
+        if _HASH.fullmatch(generator) and generator not in known_before and not _has_run(store, generator):
+            missing.append(f"no run here trained the generator {generator}")
+    if not tags.get("git_commit") and not tags.get("code"):
+        missing.append("the code is not recorded, neither a commit nor a version")
+    return missing
+
+
+def licence_of(version: Version) -> str:
+    """The licence that the version says it may be used under, or ""."""
+    return version.tags.get("licence") or version.tags.get("license") or ""
+
+
+def find_version(store: Store, candidate: str | int) -> Version:
+    """The version called by number, alias or address; by its logged model (`m-...`); or by the run that made it.
+
+    Raises:
+        UserError: a run or a model that is no version of the registry.
+        TrackingError: nothing is called so.
+    """
+    registry, text = Registry(store), str(candidate).strip()
+    if not text.startswith("m-") and not re.fullmatch("[0-9a-f]{32}", text):
+        return registry.resolve(candidate)
+    versions = registry.versions()
+    if text.startswith("m-"):
+        found = [version for version in versions if version.model_id == text]
+        kind = "model"
+    else:
+        kind = "run"
+        with explained(f"find the run {text}", store.tracking_uri):
+            run = store.client.get_run(text)
+        models = {output.model_id for output in run.outputs.model_outputs} if run.outputs else set()
+        if not models:
+            raise UserError(
+                f"the run {text} ({run.info.run_name}) holds no model: give a version, see `counterforge models list`"
+            )
+        found = [version for version in versions if version.model_id in models]
+    if not found:
+        raise UserError(f"the {kind} {text} is no version of {registry.name}: register it with `counterforge train`")
+    return found[0]
+
+
+def _has_run(store: Store, generator: str) -> bool:
+    """Whether a run trained the generator with this hash; detectors' runs name it too, but have another key."""
+    client = store.client
+    wanted = f"tags.generator = '{generator}' AND tags.`counterforge.key` LIKE 'generator/%'"
+    try:
+        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+        return bool(client.search_runs(experiments, wanted, max_results=1))
+    except MlflowException as error:
+        raise TrackingError(f"cannot look for the generator {generator} ({store.tracking_uri}): {error}") from error

@@ -1,0 +1,1 @@
+"""What a run and a study found, as one HTML page each."""

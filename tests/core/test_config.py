@@ -1,0 +1,80 @@
+"""YAML to configuration: numbers as people write them, and errors that name what, where and the nearest right key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from core.config import override, read_yaml, validate
+from core.errors import UserError
+from pipelines.configuration import RunConfig
+
+MINIMAL = {"project": "p", "out": "o", "embedded": True, "domains": {"train": ["a"]}}
+
+
+def test_numbers_in_scientific_notation_are_numbers(tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text("a: 1e-3\nb: 2.5E+2\nc: -1e4\nd: e5\n")
+    assert read_yaml(file) == {"a": 1e-3, "b": 250.0, "c": -1e4, "d": "e5"}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("- 1\n- 2", "holds a list"), ("a: [1", "is not YAML"), ("a: b: c", "is not YAML")],
+)
+def test_what_is_no_mapping_is_refused(tmp_path: Path, text: str, words: str) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text(text)
+    with pytest.raises(UserError, match=words):
+        read_yaml(file)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no configuration at .*none\.yaml"):
+        read_yaml(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"projct": "x"}, r"projct is not a key of this configuration \(here\): did you mean project\?"),
+        ({"gan": {"presett": "tiny"}}, r"gan\.presett is not a key .*did you mean preset\?"),
+        ({"detector": {"learning_rte": 1}}, r"detector\.learning_rte .*did you mean learning_rate\?"),
+        ({"study": {"trails": 3}}, r"study\.trails .*did you mean trials\?"),
+        ({"study": {"space": {"psi": {"choises": [1]}}}}, r"study\.space\.psi"),
+        ({"study": {"space": {"psi": {"low": 0, "high": 1, "log": True}}}}, r"^study\.space\.psi \{.*a bound above 0"),
+        ({"synthetic_share": 1.4}, r"synthetic_share 1\.4: Input should be less than 1 \(here\)"),
+        ({"detector": {"backbone": "resnet19"}}, r"resnet1?"),
+        ({"domains": {"train": ["a"], "validation": ["a"]}}, "a domain has one part"),
+        ({"embedded": False}, "embedded: true"),
+        ({"faces": [{"source": "x", "every_second": 2}], "embedded": False}, "did you mean every_seconds"),
+        ({"gan": {"image_size": 48}}, "not a power of two: take 32 or 64"),
+    ],
+)
+def test_errors_name_the_place_and_the_remedy(changes: dict[str, object], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        validate(RunConfig, MINIMAL | changes, "here")
+
+
+def test_a_missing_key_is_named() -> None:
+    with pytest.raises(UserError, match=r"domains is missing \(here\)"):
+        validate(RunConfig, {"project": "p", "out": "o", "embedded": True}, "here")
+
+
+def test_settings_of_the_command_line_lie_over_the_file() -> None:
+    content = {"gan": {"preset": "tiny", "kimg": 1}, "out": "o"}
+    result = override(content, ["gan.kimg=2.5", "study.trials=3", "out=elsewhere"])
+    assert result == {"gan": {"preset": "tiny", "kimg": 2.5}, "study": {"trials": 3}, "out": "elsewhere"}
+    assert content["gan"] == {"preset": "tiny", "kimg": 1}
+    with pytest.raises(UserError, match="has no `=`"):
+        override(content, ["gan.kimg"])
+    with pytest.raises(UserError, match="is not a section"):
+        override(content, ["out.x=1"])
+
+
+@pytest.mark.parametrize("file", ["configs/faces.yaml", "pipelines/demo.yaml"])
+def test_the_configurations_that_we_ship_are_valid(file: str) -> None:
+    root = Path(__file__).parents[2]
+    config = validate(RunConfig, read_yaml(root / file), file)
+    assert config.study is not None

