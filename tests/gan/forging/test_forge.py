@@ -179,9 +179,10 @@ def test_killed_and_called_again_it_ends_in_the_same_manifest(
     portraits: Manifest, blends: Manifest, tmp_path: Path
 ) -> None:
     program = (
-        "from pathlib import Path; from core.manifest import Manifest; from gan.forging.forge import ForgeInputs, forge;"
-        f"forge('self-blend', 20, ForgeInputs(manifest=Manifest.read(Path({str(portraits.root)!r})), generator=None,"
-        f" pool=Path({str(tmp_path)!r})))"
+        "from pathlib import Path; from core.manifest import Manifest;"
+        "from gan.forging.forge import ForgeInputs, forge;"
+        f"forge('self-blend', 20, ForgeInputs(manifest=Manifest.read(Path({str(portraits.root)!r})),"
+        f" generator=None, pool=Path({str(tmp_path)!r})))"
     )
     process = subprocess.Popen([sys.executable, "-c", program])
     deadline = time.monotonic() + 120

@@ -1,0 +1,41 @@
+"""Atomic writes, digests and JSON lines."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from core.files import append_lines, atomic, digest, read_lines, sha256, write_json, write_text
+
+
+def test_an_error_leaves_the_old_file_and_nothing_temporary(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "file.txt"
+    write_text(path, "old")
+    with pytest.raises(TypeError), atomic(path) as temporary:
+        temporary.write_text("half of the n" + 1)  # type: ignore[operator]
+    assert path.read_text() == "old"
+    assert [file.name for file in path.parent.iterdir()] == ["file.txt"]
+
+
+def test_json_ends_with_a_newline(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"a": [1]})
+    assert (tmp_path / "a.json").read_text() == '{\n  "a": [\n    1\n  ]\n}\n'
+
+
+def test_digests_are_sha256_and_tell_the_parts_apart(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"face")
+    assert sha256(b"face") == sha256(tmp_path / "file") == hashlib.sha256(b"face").hexdigest()
+    assert digest("a", "bc") != digest("ab", "c")
+    assert len(digest("a", length=24)) == 24
+
+
+def test_torn_lines_are_passed_over_and_spoil_none_after_them(tmp_path: Path) -> None:
+    path = tmp_path / "lines.jsonl"
+    assert list(read_lines(path)) == []
+    append_lines(path, [{"a": 1}, [2]])
+    with path.open("ab") as file:
+        file.write(b'{"torn": ')
+    append_lines(path, ["whole"])
+    assert list(read_lines(path)) == [{"a": 1}, [2], "whole"]
