@@ -1,4 +1,4 @@
-"""Does `counterforge faces audit` find what makes a data set easy to cheat on, and leave clean sets in peace?
+"""Does `counterforge faces audit` find what makes a dataset easy to cheat on, and leave clean sets in peace?
 
 Sets are made of the 400 ORL photographs: 40 people, ten each, five of them called fake at random, so that nothing but
 what is planted tells the classes apart. Every picture is a JPEG with a side, a quality and a noise of its own; in the

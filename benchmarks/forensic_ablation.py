@@ -93,9 +93,9 @@ def measure(options: argparse.Namespace) -> tuple[dict[str, Any], pd.DataFrame]:
 def _rows(figures: dict[str, dict[str, Repeated]]) -> tuple[pd.DataFrame, pd.DataFrame]:
     aucs: list[dict[str, Any]] = []
     differences: list[dict[str, Any]] = []
-    for domain, of in figures.items():
+    for dataset, of in figures.items():
         for kind, found in of.items():
-            place: dict[str, Any] = {"arm": kind, "domain": domain}
+            place: dict[str, Any] = {"arm": kind, "dataset": dataset}
             aucs.append(place | {"auc": found.interval.value, "low": found.interval.low, "high": found.interval.high})
             aucs[-1]["per_seed"] = list(found.per_seed)
             change = found.difference

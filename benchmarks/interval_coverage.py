@@ -34,7 +34,7 @@ def main() -> None:
     """Draw, ask, count."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, help="also write the record here")
-    parser.add_argument("--draws", type=int, default=400, help="data sets a setting")
+    parser.add_argument("--draws", type=int, default=400, help="datasets a setting")
     parser.add_argument("--replicates", type=int, default=200, help="of each bootstrap")
     parser.add_argument("--processes", type=int, default=min(2, len(os.sched_getaffinity(0))))
     parser.add_argument("--seed", type=int, default=0)

@@ -1,10 +1,10 @@
 """Do synthetic fakes help where real-world fakes are rare? `counterforge compare` as a record: whatever it says.
 
-Eight arms by three seeds, all else equal, trained on one data set with one fake in ten and tested on several domains;
+Eight arms by three seeds, all else equal, trained on one dataset with one fake in ten and tested on several datasets;
 the configuration says which (configs/synthetic_lift.yaml: about 25 trainings, hours on two cores). The record holds
 the whole table with intervals over groups and seeds, the paired differences with Holm's p-values, the verdicts and the
 hours. There is no goal but that every figure is there: `ratio` is the share of detectors that were trained and scored
-on every domain, and `lift` the best arm with synthetic faces against `none`, which nobody may choose a model by.
+on every dataset, and `lift` the best arm with synthetic faces against `none`, which nobody may choose a model by.
 
 A killed call goes on where it was; the same call on finished work answers at once.
 """
@@ -40,16 +40,16 @@ def main() -> None:
     except (UserError, TrackingError) as error:
         refuse(str(error))
         return
-    domains = [domain for domain in dict.fromkeys(result.table["domain"]) if domain != "mean"]
-    wanted = len(plan.arms) * len(plan.seeds) * len(domains)
-    figures = sum(value == value for row in _cells(result, domains) for value in row["per_seed"])
+    datasets = [dataset for dataset in dict.fromkeys(result.table["dataset"]) if dataset != "mean"]
+    wanted = len(plan.arms) * len(plan.seeds) * len(datasets)
+    figures = sum(value == value for row in _cells(result, datasets) for value in row["per_seed"])
     found = result.to_json()
     hand_over(
         {
             "benchmark": "synthetic_lift",
             "settings": config.model_dump(
                 mode="json",
-                include={"domains", "keep_train_fakes", "synthetic_share", "psi", "comparison", "detector", "gan"},
+                include={"datasets", "keep_train_fakes", "synthetic_share", "psi", "comparison", "detector", "gan"},
             ),
             "table": found["table"],
             "differences": found["differences"],
@@ -74,16 +74,16 @@ def main() -> None:
         options.plot.write_bytes((result.folder / "forest.png").read_bytes())
 
 
-def _cells(result: Comparison, domains: list[str]) -> list[dict[str, Any]]:
-    return list(result.table[result.table["domain"].isin(domains)].to_dict("records"))
+def _cells(result: Comparison, datasets: list[str]) -> list[dict[str, Any]]:
+    return list(result.table[result.table["dataset"].isin(datasets)].to_dict("records"))
 
 
 def _lift(differences: list[dict[str, Any]], forged: tuple[str, ...]) -> dict[str, dict[str, Any]]:
-    """By domain, the arm with synthetic faces that came out highest against the reference, with its interval."""
+    """By dataset, the arm with synthetic faces that came out highest against the reference, with its interval."""
     best: dict[str, dict[str, Any]] = {}
     for row in differences:
-        if row["arm"] in forged and (row["domain"] not in best or row["value"] > best[row["domain"]]["value"]):
-            best[row["domain"]] = {name: row[name] for name in ("arm", "value", "low", "high", "p_holm")}
+        if row["arm"] in forged and (row["dataset"] not in best or row["value"] > best[row["dataset"]]["value"]):
+            best[row["dataset"]] = {name: row[name] for name in ("arm", "value", "low", "high", "p_holm")}
     return best
 
 

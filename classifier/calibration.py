@@ -128,7 +128,7 @@ def fit_band(scores: ArrayLike, targets: ArrayLike, threshold: float, error: flo
 
 
 def abstention(table: pd.DataFrame, band: Band) -> pd.DataFrame:
-    """What the band does on other rows: one row a data set, each share nan where there is nothing to take it of.
+    """What the band does on other rows: one row a dataset, each share nan where there is nothing to take it of.
 
     Args:
         table: a score table, by frame or by source; columns dataset, label and score are read.

@@ -1,4 +1,4 @@
-"""From scores to what is claimed: metrics with intervals per data set and overall, by frame or by source.
+"""From scores to what is claimed: metrics with intervals per dataset and overall, by frame or by source.
 
 An `Evaluation` is plain data that goes to JSON and back, and to a tidy table. A score table keeps the scores
 themselves, so that two detectors can be compared pairwise later, without the images.
@@ -22,8 +22,8 @@ from metrics.binary import Floats, Ints, compute, confusion
 from metrics.intervals import Difference, Interval, Paired, bootstrap_all, paired_difference_of_means, roc_band
 
 By = Literal["frame", "source"]
-ALL = "all"  # every row of every data set, pooled
-MEAN = "mean"  # the unweighted mean over the data sets
+ALL = "all"  # every row of every dataset, pooled
+MEAN = "mean"  # the unweighted mean over the datasets
 WITH_INTERVALS = ("auc", "ap", "eer", "accuracy", "recall", "fpr")
 TABLE_COLUMNS = ("sha256", "dataset", "label", "method", "source", "group", "score")
 _ROC_POINTS = 200
@@ -46,7 +46,7 @@ class Roc:
 
 @dataclass(frozen=True)
 class Result:
-    """One data set: counts of what was scored (frames or sources), metrics, intervals, curve, errors, methods."""
+    """One dataset: counts of what was scored (frames or sources), metrics, intervals, curve, errors, methods."""
 
     real: int
     fake: int
@@ -55,12 +55,12 @@ class Result:
     intervals: dict[str, Interval]  # names of WITH_INTERVALS
     confusion: tuple[tuple[int, int], tuple[int, int]]  # ((tn, fp), (fn, tp)) at the fixed threshold
     roc: Roc
-    by_method: dict[str, float]  # AUC of each fake method against all reals of the data set
+    by_method: dict[str, float]  # AUC of each fake method against all reals of the dataset
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What one detector did on a manifest's rows: a `Result` for each data set, and for `all` of them pooled."""
+    """What one detector did on a manifest's rows: a `Result` for each dataset, and for `all` of them pooled."""
 
     by: By
     threshold: float
@@ -71,11 +71,11 @@ class Evaluation:
 
     @property
     def datasets(self) -> list[str]:
-        """Names of the data sets, without `all`."""
+        """Names of the datasets, without `all`."""
         return [name for name in self.results if name != ALL]
 
     def mean(self, metric: str = "auc") -> float:
-        """The unweighted mean of a metric over the data sets that define it; nan where none does."""
+        """The unweighted mean of a metric over the datasets that define it; nan where none does."""
         values = [self.results[name].metrics[metric] for name in self.datasets]
         defined = [value for value in values if not math.isnan(value)]
         return float(np.mean(defined)) if defined else math.nan
@@ -129,7 +129,7 @@ def evaluate(
     replicates: int = 2000,
     seed: int = 0,
 ) -> Evaluation:
-    """Evaluate one detector's scores, per data set and pooled.
+    """Evaluate one detector's scores, per dataset and pooled.
 
     Args:
         rows: N rows of a manifest (`Manifest.rows`).
@@ -138,15 +138,15 @@ def evaluate(
         by: score each frame, or each source (see `per_source`).
         level: of the intervals; `replicates` and `seed`: of the bootstrap.
 
-    Groups of one name are one group, also across data sets, as they are for the splits.
+    Groups of one name are one group, also across datasets, as they are for the splits.
 
     Raises:
-        UserError: there are no rows, a data set is called `all` or `mean`, or a score is nan.
+        UserError: there are no rows, a dataset is called `all` or `mean`, or a score is nan.
         ValueError: scores and rows differ in number, or a score is not a probability.
     """
     table = score_table(rows, scores)
     if table.empty:
-        raise UserError("there are no rows to evaluate: choose a manifest, split or data set that has some")
+        raise UserError("there are no rows to evaluate: choose a manifest, split or dataset that has some")
     if by == "source":
         table = per_source(table)
     names = _datasets(table)
@@ -200,9 +200,9 @@ def compare(
     replicates: int = 2000,
     seed: int = 0,
 ) -> dict[str, Difference]:
-    """Metric of detector a minus that of b on the same rows: per data set and, of several, `mean` and `all` pooled.
+    """Metric of detector a minus that of b on the same rows: per dataset and, of several, `mean` and `all` pooled.
 
-    `mean` is over the data sets where the metric is defined. Two score tables (see `score_table`) may be in any order.
+    `mean` is over the datasets where the metric is defined. Two score tables (see `score_table`) may be in any order.
 
     Raises:
         UserError: the tables hold different rows, or none.
@@ -219,10 +219,10 @@ def compare(
     def pair(keep: NDArray[np.bool_]) -> Paired:
         return Paired(targets[keep], scores_a[keep], scores_b[keep], groups[keep])
 
-    domains = {name: pair((a["dataset"] == name).to_numpy(dtype=bool)) for name in names}
-    found = {name: paired_difference_of_means([domain], seed=seed, **options) for name, domain in domains.items()}
+    datasets = {name: pair((a["dataset"] == name).to_numpy(dtype=bool)) for name in names}
+    found = {name: paired_difference_of_means([dataset], seed=seed, **options) for name, dataset in datasets.items()}
     if len(names) > 1:
-        defined = [domain for name, domain in domains.items() if not math.isnan(found[name].value)]
+        defined = [dataset for name, dataset in datasets.items() if not math.isnan(found[name].value)]
         if defined:
             found[MEAN] = paired_difference_of_means(defined, seed=seed, **options)
         found[ALL] = paired_difference_of_means([pair(np.ones(len(a), dtype=bool))], seed=seed, **options)
@@ -279,7 +279,7 @@ def _datasets(table: pd.DataFrame) -> list[str]:
     names = sorted(map(str, table["dataset"].unique()))
     for reserved in (ALL, MEAN):
         if reserved in names:
-            raise UserError(f"a data set is called {reserved!r}, which stands for several together: rename it")
+            raise UserError(f"a dataset is called {reserved!r}, which stands for several together: rename it")
     return names
 
 
@@ -332,10 +332,10 @@ _SOON = 3  # epochs after the first: fewer say nothing
 
 
 def remarks(evaluation: Evaluation) -> list[str]:
-    """Sentences about data sets whose figures are undefined, without an interval, or below chance; often empty.
+    """Sentences about datasets whose figures are undefined, without an interval, or below chance; often empty.
 
     An AUC whose whole interval lies below 0.5 says that the model ranks the classes the wrong way round: labels were
-    swapped in the data or in training, or the data set's fakes look more real to it than its reals.
+    swapped in the data or in training, or the dataset's fakes look more real to it than its reals.
     """
     told = []
     for name in evaluation.datasets:

@@ -32,7 +32,7 @@ _DPI = 100
 
 
 def roc_curves(evaluation: Evaluation) -> Figure:
-    """ROC curve of every data set with its pointwise bootstrap band; data sets with one class only are left out."""
+    """ROC curve of every dataset with its pointwise bootstrap band; datasets with one class only are left out."""
     figure, axes = _square(6.0, 6.0)
     axes.plot([0, 1], [0, 1], color=_GREY, linewidth=0.8, linestyle=":")
     names = evaluation.datasets
@@ -64,9 +64,9 @@ def roc_curves(evaluation: Evaluation) -> Figure:
 
 
 def precision_recall_curves(table: pd.DataFrame, threshold: float, level: float = 0.95) -> Figure:
-    """Precision by recall of every data set with its pointwise bootstrap band; one with one class only is left out.
+    """Precision by recall of every dataset with its pointwise bootstrap band; one with one class only is left out.
 
-    A dotted line is the share of fakes in that data set, which is the precision of guessing; a dot is the threshold.
+    A dotted line is the share of fakes in that dataset, which is the precision of guessing; a dot is the threshold.
 
     Args:
         table: a score table, by frame or by source.
@@ -106,7 +106,7 @@ def evaluation_figures(evaluation: Evaluation, table: pd.DataFrame) -> dict[str,
 
 
 def confusion_matrices(evaluation: Evaluation) -> Figure:
-    """Confusion matrix of every data set at the fixed threshold: counts, and shares of the row (the truth)."""
+    """Confusion matrix of every dataset at the fixed threshold: counts, and shares of the row (the truth)."""
     names = evaluation.datasets
     columns = min(len(names), 3)
     rows = math.ceil(len(names) / columns)
@@ -274,13 +274,13 @@ def _plain(axes: Axes) -> None:
 
 
 def _legend_below(figure: Figure, axes: Axes, title: str) -> None:
-    """Name the curves of the data sets below them, or say that there is none."""
+    """Name the curves of the datasets below them, or say that there is none."""
     names = axes.get_legend_handles_labels()[1]
     if names:
         figure.set_figheight(5.8 + 0.2 * (len(names) + 1))
         figure.legend(loc="outside lower center", fontsize=10, title=title, title_fontsize=10, edgecolor="none")
     else:
-        _say(axes, "no data set holds both reals and fakes")
+        _say(axes, "no dataset holds both reals and fakes")
 
 
 def _percent(axes: Axes) -> None:
@@ -317,16 +317,16 @@ def forest_plot(differences: pd.DataFrame, reference: str, seeds: int, *, metric
     Filled and coloured where Holm's p-value is under 0.05, hollow and grey where it is not.
 
     Args:
-        differences: columns arm, domain, value, low, high, per_seed (list of floats), p_holm; rows in reading order.
+        differences: columns arm, dataset, value, low, high, per_seed (list of floats), p_holm; rows in reading order.
         reference: the arm that stands at zero.
         seeds: how many seeds each value is the mean of.
     """
-    arms, domains = (list(dict.fromkeys(differences[name])) for name in ("arm", "domain"))
-    width = 1.5 + 0.085 * max(map(len, arms)) + 3.1 * len(domains)
+    arms, datasets = (list(dict.fromkeys(differences[name])) for name in ("arm", "dataset"))
+    width = 1.5 + 0.085 * max(map(len, arms)) + 3.1 * len(datasets)
     figure = Figure(figsize=(width, 1.9 + 0.42 * len(arms)), dpi=_FOREST_DPI, layout="constrained")
-    panels = figure.subplots(1, len(domains), sharey=True, sharex=False, squeeze=False)[0]
-    for axes, domain in zip(panels, domains, strict=True):
-        here = differences[differences["domain"] == domain]
+    panels = figure.subplots(1, len(datasets), sharey=True, sharex=False, squeeze=False)[0]
+    for axes, dataset in zip(panels, datasets, strict=True):
+        here = differences[differences["dataset"] == dataset]
         axes.axvline(0, color="black", linewidth=0.8)
         reach = 0.01
         for row in here.to_dict("records"):
@@ -355,7 +355,7 @@ def forest_plot(differences: pd.DataFrame, reference: str, seeds: int, *, metric
             )
             reach = max(reach, *(abs(v) for v in (row["low"], row["high"], *row["per_seed"]) if v == v))
         axes.set_xlim(-1.08 * reach, 1.08 * reach)
-        axes.set_title("mean over the domains" if domain == "mean" else str(domain), fontsize=11)
+        axes.set_title("mean over the datasets" if dataset == "mean" else str(dataset), fontsize=11)
         axes.xaxis.set_major_locator(MaxNLocator(5, symmetric=True))
         axes.grid(axis="x", color="#e6e6e6", linewidth=0.6)
         axes.set_axisbelow(True)

@@ -87,7 +87,7 @@ class Scores(Protocol):
 
 @dataclass(frozen=True)
 class Rung:
-    """One data set at one level of one degradation; `clean` has level 0 and step 0."""
+    """One dataset at one level of one degradation; `clean` has level 0 and step 0."""
 
     dataset: str
     kind: str
@@ -100,7 +100,7 @@ class Rung:
 
 @dataclass(frozen=True)
 class Ladder:
-    """All rungs of all data sets, `clean` first."""
+    """All rungs of all datasets, `clean` first."""
 
     threshold: float
     rungs: tuple[Rung, ...]
@@ -111,7 +111,7 @@ class Ladder:
         return list(dict.fromkeys(rung.dataset for rung in self.rungs))
 
     def along(self, dataset: str, kind: str) -> list[Rung]:
-        """The rungs of one ladder on one data set, from clean to worst."""
+        """The rungs of one ladder on one dataset, from clean to worst."""
         return [rung for rung in self.rungs if rung.dataset == dataset and rung.kind in (CLEAN, kind)]
 
     def clean(self, dataset: str) -> Rung:
@@ -161,7 +161,7 @@ def robustness(
     replicates: int = 2000,
     seed: int = 0,
 ) -> Ladder:
-    """The detector's figures on every rung, for each data set of the manifest.
+    """The detector's figures on every rung, for each dataset of the manifest.
 
     Degradations hit the crops at the detector's own size. The same call gives the same figures.
 
@@ -175,7 +175,7 @@ def robustness(
         UserError: there are no rows.
     """
     if not len(manifest):
-        raise UserError("there are no rows to degrade: choose a manifest, split or data set that has some")
+        raise UserError("there are no rows to degrade: choose a manifest, split or dataset that has some")
     rungs = [(CLEAN, 0, 0.0)]
     rungs += [(kind, step, level) for kind, levels in ladders.items() for step, level in enumerate(levels, start=1)]
     crops = load_crops(manifest, detector.config.image_size, cache)

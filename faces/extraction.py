@@ -41,7 +41,7 @@ class IngestConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    dataset: str | None = Field(default=None, min_length=1, description="name of the data set; the folder's by default")
+    dataset: str | None = Field(default=None, min_length=1, description="name of the dataset; the folder's by default")
     already_cropped: bool = Field(
         default=False, description="pictures are face crops: keep their bytes, detect nothing"
     )
@@ -91,7 +91,7 @@ class IngestConfig(BaseModel):
     @field_validator("split_shares")
     @classmethod
     def _are_shares(cls, shares: splits.Shares) -> splits.Shares:
-        # No share for train is right for a data set that is only tested on.
+        # No share for train is right for a dataset that is only tested on.
         if min(shares) < 0 or sum(shares) <= 0:
             raise ValueError(f"split_shares {shares} must not be negative, and one of train, val, test must be above 0")
         return shares

@@ -1,6 +1,6 @@
 """Faces that need no download: 400 photographs, and two families of fakes made from them.
 
-The photographs show 40 people, "s1".."s40", ten times each. They become two data sets, so that a detector that was
+The photographs show 40 people, "s1".."s40", ten times each. They become two datasets, so that a detector that was
 trained on one can be tried on another kind of fake:
 
     orl-swap      real: photographs 1-5.   fake: somebody else's inner face, cloned in ("face-swap")
@@ -48,7 +48,7 @@ _COMPONENTS = (60, 160)  # of some 250: fewer are blurred and alike, more are ha
 
 @dataclass(frozen=True)
 class _Member:
-    """One picture of a data set: a photograph, or a fake with the photographs that it was made from."""
+    """One picture of a dataset: a photograph, or a fake with the photographs that it was made from."""
 
     target: int
     dataset: str
@@ -201,7 +201,7 @@ def _blended(target: Picture, face: Floats, mask: NDArray[np.uint8], feather: fl
 
 
 def _donor(photographs: Photographs, target: int, random: np.random.Generator) -> int:
-    """A photograph of somebody else, of the same split and data set, one of the few whose pose fits best."""
+    """A photograph of somebody else, of the same split and dataset, one of the few whose pose fits best."""
     best: dict[int, int] = {}
     likeness = photographs.likeness[target]
     for index in range(PEOPLE * SHOTS):

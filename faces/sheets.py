@@ -1,4 +1,4 @@
-"""A contact sheet: a labelled montage of crops, so that a person sees what a data set holds."""
+"""A contact sheet: a labelled montage of crops, so that a person sees what a dataset holds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _INK = {"real": (20, 90, 50), "fake": (150, 30, 30)}
 
 
 def contact_sheet(manifest: Manifest, out: Path, *, per_row: int = 8, rows: int = 2, seed: int = 0) -> Path:
-    """Write a PNG with up to `rows` x `per_row` crops of each data set, label and method, drawn at random by `seed`.
+    """Write a PNG with up to `rows` x `per_row` crops of each dataset, label and method, drawn at random by `seed`.
 
     Real faces stand above fake ones. Crops keep their shape; they are scaled to fit tiles of 128 pixels.
 

@@ -61,7 +61,7 @@ def train(
 
     Args:
         manifest: only rows whose label is `config.learn_from` and that are not synthetic are looked at; those of split
-            train are learnt from, those of val, of the same data sets, choose the checkpoint.
+            train are learnt from, those of val, of the same datasets, choose the checkpoint.
         config: the budget, and the intervals of checkpoints and samples, may differ from an earlier call's.
         out: gets `generator/`, `training.pt` and `samples/NNNNNN.png` (named by thousands of pictures shown).
         cache: folder of decoded crops, see `faces.loading`. Crops become RGB squares of `config.image_size`: grey is

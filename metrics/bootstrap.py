@@ -1,7 +1,7 @@
 """The bootstrap over groups: which groups are drawn, and what the replicates say about the spread of a statistic.
 
 A replicate gives each group the weight with which it was drawn. Groups are drawn with replacement within strata:
-those that hold reals only, fakes only, and both. The number of real and fake groups is the design of a data set and not
+those that hold reals only, fakes only, and both. The number of real and fake groups is the design of a dataset and not
 chance, and so no replicate loses a class. Where a stratum would have a single group, all are drawn together, and
 replicates without one of the classes are drawn again.
 

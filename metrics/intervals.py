@@ -66,7 +66,7 @@ class Difference(Interval):
 
 
 class Paired(NamedTuple):
-    """One data set scored by two models: targets, groups and both scores for the same N rows."""
+    """One dataset scored by two models: targets, groups and both scores for the same N rows."""
 
     targets: ArrayLike
     scores_a: ArrayLike
@@ -149,23 +149,23 @@ def paired_difference(
 
 
 def paired_difference_of_means(
-    domains: Sequence[Paired],
+    datasets: Sequence[Paired],
     metric: str = "auc",
     level: float = 0.95,
     replicates: int = 2000,
     seed: int = 0,
     thresholds: tuple[float, float] = (0.5, 0.5),
 ) -> Difference:
-    """Mean over data sets of the metric of model a, minus that of model b; every data set counts the same.
+    """Mean over datasets of the metric of model a, minus that of model b; every dataset counts the same.
 
-    Groups are drawn within each data set, and independently between them.
+    Groups are drawn within each dataset, and independently between them.
 
     Raises:
-        ValueError: there is no domain.
+        ValueError: there is no dataset.
     """
-    if not domains:
-        raise ValueError("a mean over no data set")
-    parts = [_difference(pair, metric, level, replicates, seed + i, thresholds) for i, pair in enumerate(domains)]
+    if not datasets:
+        raise ValueError("a mean over no dataset")
+    parts = [_difference(pair, metric, level, replicates, seed + i, thresholds) for i, pair in enumerate(datasets)]
     value = float(np.mean([part.value for part in parts]))
     below, above = (sqrt(sum(part[side] ** 2 for part in parts)) / len(parts) for side in (1, 2))
     low, high = max(value - below, -1.0), min(value + above, 1.0)
@@ -179,13 +179,13 @@ def _confidence(value: float, margin: float, parts: Sequence[_Part], level: floa
     if value == 0 or margin <= _NOTHING:
         return 0.5 + 0.5 * float(np.sign(value if abs(value) > _NOTHING else 0.0))
     squares = [(part.below if value > 0 else part.above) ** 2 for part in parts]
-    # Welch and Satterthwaite: the data sets' squared margins stand for their variances.
+    # Welch and Satterthwaite: the datasets' squared margins stand for their variances.
     df = sum(squares) ** 2 / sum(v**2 / part.df for v, part in zip(squares, parts, strict=True))
     return float(stats.t.cdf(stats.t.ppf((1 + level) / 2, df) * value / margin, df))
 
 
 class _Part(NamedTuple):
-    """What one data set says about a - b: the value, how far the interval reaches below and above it, and t's df."""
+    """What one dataset says about a - b: the value, how far the interval reaches below and above it, and t's df."""
 
     value: float
     below: float  # nan where there are too few groups

@@ -1,6 +1,6 @@
 """Whether the classes differ in a trace by more than chance: compared with the same rows under other labels.
 
-Labels are dealt out anew as a whole new data set would have them: among the photographs and videos of a group that
+Labels are dealt out anew as a whole new dataset would have them: among the photographs and videos of a group that
 holds both classes, and among groups that hold one. Frames of one video always keep one label. The largest difference of
 all traces is noted for each dealing; a family's p is the share of dealings whose largest difference of *all* families
 reaches the family's own (Westfall and Young 1993, maxT). So p is exact whatever the groups look like, and already

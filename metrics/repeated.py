@@ -22,7 +22,7 @@ where seeds do not matter, 97 % where most of the spread is theirs.
 
 A single seed shows no variance over seeds: its interval is over groups alone, and `Repeated.seeds` says so.
 
-The mean over data sets draws groups independently in each, while a seed is one for all: E is the variance of the S
+The mean over datasets draws groups independently in each, while a seed is one for all: E is the variance of the S
 means. It is taken on the plain scale.
 """
 
@@ -45,7 +45,7 @@ _NOTHING = 1e-12  # a margin below this is rounding
 
 
 class Groups(NamedTuple):
-    """What the groups of one data set say about a mean over S seeds: its variance G, and the degrees of freedom."""
+    """What the groups of one dataset say about a mean over S seeds: its variance G, and the degrees of freedom."""
 
     variance: float
     df: float
@@ -59,7 +59,7 @@ class Repeated:
     """A model's metric over its seeds, and its difference to the reference (None for the reference itself).
 
     `per_seed` and `differences` are the S figures on all groups; `own_groups` and `groups` what the groups say about
-    the metric and about the difference, on the plain scale: the mean over data sets adds them up.
+    the metric and about the difference, on the plain scale: the mean over datasets adds them up.
     """
 
     interval: Interval
@@ -77,7 +77,7 @@ class Repeated:
 
 @dataclass(frozen=True)
 class Sample:
-    """One data set: targets [N], groups [N], and the scores [S, N] in [0, 1] of each model, a row a seed.
+    """One dataset: targets [N], groups [N], and the scores [S, N] in [0, 1] of each model, a row a seed.
 
     The seeds of all models come in the same order.
     """
@@ -88,7 +88,7 @@ class Sample:
 
 
 class _Own(NamedTuple):
-    """One model on one data set: S figures, S columns of replicates, on the logit scale where 0 < mean < 1."""
+    """One model on one dataset: S figures, S columns of replicates, on the logit scale where 0 < mean < 1."""
 
     per_seed: Floats
     replicates: Floats  # [B, S], plain scale
@@ -168,13 +168,13 @@ def over_seeds(
 
 
 def mean_over_sets(parts: Sequence[Repeated], level: float = 0.95) -> Repeated:
-    """One model over several data sets, every one counting the same.
+    """One model over several datasets, every one counting the same.
 
     Raises:
-        ValueError: there is no data set.
+        ValueError: there is no dataset.
     """
     if not parts:
-        raise ValueError("a mean over no data set")
+        raise ValueError("a mean over no dataset")
     per_seed = np.mean([part.per_seed for part in parts], axis=0)
     error, df = _error([part.own_groups for part in parts], per_seed)
     value, half = float(per_seed.mean()), _margin(error, df, level)

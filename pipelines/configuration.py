@@ -22,29 +22,29 @@ PLAIN = {NONE: "none", "class weights": "weights", "oversampling": "oversample"}
 ARMS = (*PLAIN, "self-blend", "gan", "gan-matched", "gan-composite", "self-blend+gan-composite")
 # Fewer show next to nothing of the chance that lies in a seed, so that nothing is claimed of them.
 CLAIM_SEEDS = 3
-Mode = Literal["one-by-one", "leave-one-data-set-out", "leave-one-method-out"]
+Mode = Literal["one-by-one", "leave-one-dataset-out", "leave-one-method-out"]
 
 
 class SourceConfig(IngestConfig):
-    """A data set to ingest: a folder with `real/` and `fake/`, and how its faces are found."""
+    """A dataset to ingest: a folder with `real/` and `fake/`, and how its faces are found."""
 
     source: Path
 
 
-class DomainsConfig(BaseModel):
-    """Which data set plays which part. What stands in no list is test only."""
+class DatasetsConfig(BaseModel):
+    """Which dataset plays which part. What stands in no list is test only."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     train: tuple[str, ...] = Field(min_length=1, description="train and val rows of these shape the detectors")
     validation: tuple[str, ...] = Field((), description="left out of training; their val rows choose between detectors")
-    test: tuple[str, ...] = Field((), description="their test rows are scored at the end; all data sets by default")
+    test: tuple[str, ...] = Field((), description="their test rows are scored at the end; all datasets by default")
 
     @model_validator(mode="after")
-    def _apart(self) -> DomainsConfig:
+    def _apart(self) -> DatasetsConfig:
         both = set(self.train) & set(self.validation)
         if both:
-            raise ValueError(f"{', '.join(sorted(both))} stands in train and in validation: a domain has one part")
+            raise ValueError(f"{', '.join(sorted(both))} stands in train and in validation: a dataset has one part")
         return self
 
 
@@ -105,7 +105,7 @@ class MatrixConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    mode: Mode = Field("one-by-one", description="a row for each data set, for all but one, or for all methods but one")
+    mode: Mode = Field("one-by-one", description="a row for each dataset, for all but one, or for all methods but one")
     datasets: tuple[str, ...] = Field((), description="to train on; by default all with both labels in train and val")
     seeds: tuple[int, ...] = Field((0,), description="each row is trained once by each")
 
@@ -156,7 +156,7 @@ class PromotionConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     enabled: bool = True
-    domains: tuple[str, ...] = Field((), description="test domains that the gate looks at; all by default")
+    datasets: tuple[str, ...] = Field((), description="test datasets that the gate looks at; all by default")
     gate: Gate = Gate()
 
 
@@ -170,7 +170,7 @@ class RunConfig(BaseModel):
     mlruns: Path = Path("mlruns")
     embedded: bool = Field(False, description="use the embedded faces instead of `faces`")
     faces: tuple[SourceConfig, ...] = ()
-    domains: DomainsConfig
+    datasets: DatasetsConfig
     keep_train_fakes: float = Field(1.0, gt=0, le=1, description="share of train fakes that stays, to have few of them")
     gan: GanConfig = GanConfig()
     detector: DetectorConfig = DetectorConfig()
@@ -202,9 +202,9 @@ class RunConfig(BaseModel):
     @model_validator(mode="after")
     def _has_faces(self) -> RunConfig:
         if bool(self.faces) == self.embedded:
-            raise ValueError("give either data sets in `faces`, or `embedded: true`")
+            raise ValueError("give either datasets in `faces`, or `embedded: true`")
         names = [source.dataset or source.source.resolve().name for source in self.faces]
         twice = {name for name in names if names.count(name) > 1}
         if twice:
-            raise ValueError(f"two data sets are called {', '.join(sorted(twice))}: give each its own `dataset` name")
+            raise ValueError(f"two datasets are called {', '.join(sorted(twice))}: give each its own `dataset` name")
         return self

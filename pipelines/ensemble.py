@@ -29,14 +29,14 @@ def ensemble(
     out: Path,
     *,
     combination: Combination = "mean",
-    domains: Sequence[str] = (),
+    datasets: Sequence[str] = (),
     project: str = "detectors",
     cache: Path = Path("cache"),
 ) -> dict[str, Any]:
     """Combine models (versions, aliases, or folders), weighed and calibrated on the manifest's val rows.
 
     Args:
-        domains: data sets whose val rows are looked at; all by default.
+        datasets: datasets whose val rows are looked at; all by default.
 
     Returns:
         `ensemble` (folder), `version`, `model_id`, `log_loss` and `auc` on val (cross-fitted), `members`, and a `note`
@@ -47,7 +47,7 @@ def ensemble(
     """
     rows = Manifest.read(manifest)
     path = manifest / "manifest.parquet" if manifest.is_dir() else manifest
-    used = rows.select(dataset=list(domains)) if domains else rows
+    used = rows.select(dataset=list(datasets)) if datasets else rows
     members, versions = _members(store, models)
     combined = combine(members, used, cache, combination)
     folder = combined.ensemble.save(out)
@@ -70,7 +70,7 @@ def ensemble(
         f"ensemble of {len(members)} ({combination})",
         key=f"ensemble/{key}",
         tags=tags,
-        params={"combination": combination, "members": ", ".join(models), "domains": ", ".join(domains)},
+        params={"combination": combination, "members": ", ".join(models), "datasets": ", ".join(datasets)},
         description="Several detectors as one; weights, temperature and threshold from val rows, cross-fitted.",
     ) as active:
         active.text("members.json", json.dumps(table, indent=2))
@@ -84,9 +84,9 @@ def ensemble(
             params={"combination": combination, "backbone": combined.ensemble.config.backbone},
             tags=tags,
         )
-    named = {name for _, version in versions if version for name in version.tags.get("test_domains", "").split(",")}
+    named = {name for _, version in versions if version for name in version.tags.get("test_datasets", "").split(",")}
     version = register_candidate(
-        store, model_id, path, project=project, domains=sorted(filter(None, named)), tags={"arm": "ensemble"}
+        store, model_id, path, project=project, datasets=sorted(filter(None, named)), tags={"arm": "ensemble"}
     )
     strangers = [name for name, member in zip(models, members, strict=True) if not _knows(member, rows)]
     return {

@@ -30,10 +30,10 @@ class Faces:
 
 
 def prepare_dataset(config: RunConfig, steps: Steps) -> Faces:
-    """Take in the data sets of the configuration, unless that is done already.
+    """Take in the datasets of the configuration, unless that is done already.
 
     Raises:
-        UserError: a folder is missing, or a domain names no data set.
+        UserError: a folder is missing, or a dataset names no dataset.
     """
     done = steps.do("faces", [_inputs(config)], lambda: _faces(config), lambda r: [Path(r["manifest"])])
     return Faces(Path(done["manifest"]), Path(done["reduced"]), Path(done["sheet"]))
@@ -42,8 +42,8 @@ def prepare_dataset(config: RunConfig, steps: Steps) -> Faces:
 def train_or_load_generator(
     config: RunConfig, reduced: Manifest, store: Store, steps: Steps, parent: str | None = None
 ) -> Path:
-    """Train a generator on the train reals of the train domains, unless that is done already; its checkpoint."""
-    trained_on = reduced.select(dataset=config.domains.train)
+    """Train a generator on the train reals of the train datasets, unless that is done already; its checkpoint."""
+    trained_on = reduced.select(dataset=config.datasets.train)
     made = steps.do(
         "generator",
         [
@@ -78,7 +78,7 @@ def _inputs(config: RunConfig) -> str:
         for path in sorted(source.source.rglob("*"))
         if path.is_file()
     ]
-    parts = config.model_dump_json(include={"faces", "keep_train_fakes", "domains"})
+    parts = config.model_dump_json(include={"faces", "keep_train_fakes", "datasets"})
     return parts + json.dumps(media)
 
 
@@ -96,13 +96,13 @@ def _faces(config: RunConfig) -> dict[str, Any]:
         manifest = concatenate(parts, folder)
     known = set(manifest.rows["dataset"])
     for part in ("train", "validation", "test"):
-        for name in getattr(config.domains, part):
+        for name in getattr(config.datasets, part):
             if name not in known:
-                raise UserError(f"domains.{part} names {name!r}, but the data sets are {', '.join(sorted(known))}")
+                raise UserError(f"datasets.{part} names {name!r}, but the datasets are {', '.join(sorted(known))}")
     full = manifest.write(folder / "manifest.parquet")
     reduced = manifest
     if config.keep_train_fakes < 1:
-        reduced = keep_few_fakes(manifest, config.domains.train, config.keep_train_fakes)
+        reduced = keep_few_fakes(manifest, config.datasets.train, config.keep_train_fakes)
     few = reduced.write(folder / "reduced.parquet")
     sheet = contact_sheet(Manifest.read(full), folder / "contact_sheet.png")
     return {"manifest": str(full), "reduced": str(few), "sheet": str(sheet)}

@@ -34,8 +34,8 @@ from tuning.trial import Trained, TrialContext, TrialSpec
 class Outcome:
     """What a run ends in: the table, where everything lies, and the gate's verdict."""
 
-    table: pd.DataFrame  # one row an arm and test domain: arm, domain, auc, low, high, objective, real, fake, groups
-    differences: pd.DataFrame  # arm minus without: arm, domain, value, low, high, probability
+    table: pd.DataFrame  # one row an arm and test dataset: arm, dataset, auc, low, high, objective, real, fake, groups
+    differences: pd.DataFrame  # arm minus without: arm, dataset, value, low, high, probability
     report: Path
     candidate: str
     verdict: dict[str, Any] | None
@@ -67,7 +67,7 @@ def execute(config: RunConfig) -> Outcome:
         config.project,
         f"run {config.project}",
         key=_key("run", str(config.out.resolve())),
-        params=config.model_dump(mode="json", include={"domains", "keep_train_fakes", "synthetic_share", "psi"}),
+        params=config.model_dump(mode="json", include={"datasets", "keep_train_fakes", "synthetic_share", "psi"}),
         description="The whole loop: generator, study, detectors with and without synthetic faces, sealed test.",
     ) as parent:
         ground = _ground(config, store, steps, parent.id)
@@ -97,7 +97,7 @@ def execute(config: RunConfig) -> Outcome:
         scores = {name: config.out / "scores" / f"{name.replace(' ', '-')}.parquet" for name in arms}
         figures = steps.do(
             "evaluation",
-            [*arm_inputs, json.dumps(trained), *config.domains.test],
+            [*arm_inputs, json.dumps(trained), *config.datasets.test],
             lambda: _evaluation(config, trained, full, cache, scores, store, parent.id),
             lambda _: list(scores.values()),
         )
@@ -111,7 +111,7 @@ def execute(config: RunConfig) -> Outcome:
             lambda: _promotion(config, trained[candidate], candidate, ground.manifest, store),
         )
         table, differences = _table(figures, trained), pd.DataFrame(figures["differences"])
-        reached = table[table["arm"] == candidate].set_index("domain")
+        reached = table[table["arm"] == candidate].set_index("dataset")
         near = warnings_of(audited, {name: {"auc": row.auc, "auc_low": row.low} for name, row in reached.iterrows()})
         log_audit(parent, audited, near, [arm["model_id"] for arm in trained.values()])
         steps.do(
@@ -168,8 +168,8 @@ def _ground(config: RunConfig, store: Store, steps: Steps, parent: str | None, *
     reduced = Manifest.read(faces.reduced)
     materials = TrialContext(
         reduced,
-        config.domains.train,
-        config.domains.validation,
+        config.datasets.train,
+        config.datasets.validation,
         train_or_load_generator(config, reduced, store, steps, parent) if generator else None,
         config.out,
         config.out / "cache",
@@ -207,7 +207,7 @@ def _evaluation(
     store: Store,
     parent: str,
 ) -> dict[str, Any]:
-    rows = sealed_rows(full, config.domains.test)
+    rows = sealed_rows(full, config.datasets.test)
     scored: dict[str, Scored] = {}
     with tracked_run(
         store,
@@ -231,10 +231,10 @@ def _evaluation(
             active.text(f"{name}/evaluation_by_source.json", scored[name].by_source.to_json())
             active.text(f"{name}/evaluation_by_frame.json", scored[name].by_frame.to_json())
     differences = [
-        {"arm": name, "domain": domain, **asdict(difference)}
+        {"arm": name, "dataset": dataset, **asdict(difference)}
         for name in scored
         if name not in (WITHOUT, ALL_FAKES)
-        for domain, difference in compare(scored[name].table, scored[WITHOUT].table, by="source").items()
+        for dataset, difference in compare(scored[name].table, scored[WITHOUT].table, by="source").items()
     ]
     return {
         "by_source": {name: one.by_source.to_json() for name, one in scored.items()},
@@ -248,13 +248,13 @@ def _table(figures: Mapping[str, Any], trained: Mapping[str, Mapping[str, Any]])
     rows = []
     for name, text in figures["by_source"].items():
         evaluation = Evaluation.from_json(text)
-        for domain in evaluation.datasets:
-            result = evaluation.results[domain]
+        for dataset in evaluation.datasets:
+            result = evaluation.results[dataset]
             auc = result.intervals["auc"]
             rows.append(
                 {
                     "arm": name,
-                    "domain": domain,
+                    "dataset": dataset,
                     "auc": auc.value,
                     "low": auc.low,
                     "high": auc.high,
@@ -272,12 +272,12 @@ def _promotion(config: RunConfig, arm: Mapping[str, Any], name: str, full: Path,
     trained = Trained(**arm)
     tags = {"arm": name, "objective": trained.objective, "synthetic_faces": trained.synthetic}
     version = register_candidate(
-        store, trained.model_id, full, project=config.project, domains=config.domains.test, tags=tags
+        store, trained.model_id, full, project=config.project, datasets=config.datasets.test, tags=tags
     )
     if not config.promotion.enabled:
         return {"version": version, "promoted": False, "reason": "promotion.enabled is false", "champion": None}
     promotion, cache = config.promotion, config.out / "cache"
-    return asdict(evaluate_gate(store, version, gate=promotion.gate, domains=promotion.domains, cache=cache))
+    return asdict(evaluate_gate(store, version, gate=promotion.gate, datasets=promotion.datasets, cache=cache))
 
 
 def _report(
@@ -312,7 +312,7 @@ def _report(
         config=config.model_dump(mode="json"),
     )
     parent.artifact(path)
-    for name, value in table.set_index(["arm", "domain"])["auc"].items():
+    for name, value in table.set_index(["arm", "dataset"])["auc"].items():
         parent.metrics({f"auc/{name[0]}/{name[1]}": float(value)}, 0)
     parent.tags({"candidate": candidate, "promoted": str(verdict["promoted"])})
     return {"report": str(path)}

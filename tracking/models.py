@@ -1,4 +1,4 @@
-"""Logged models: every trained detector with its weights, its scores per data set, and the leaderboard over them.
+"""Logged models: every trained detector with its weights, its scores per dataset, and the leaderboard over them.
 
 What is kept is our own checkpoint folder (safetensors weights and a JSON configuration), no pickled class and no
 exported graph: it can be rebuilt, fine-tuned and explained. An `MLmodel` file beside it makes it a model of MLflow's.
@@ -85,9 +85,9 @@ def log_detector(
 def score_model(
     store: Store, model_id: str, dataset: str, digest: str, metrics: Mapping[str, float], run: Run
 ) -> dict[str, float]:
-    """Record how a model does on a data set: `{"auc": 0.93}` becomes the metric `auc/<dataset>` of model and run.
+    """Record how a model does on a dataset: `{"auc": 0.93}` becomes the metric `auc/<dataset>` of model and run.
 
-    `digest` is the data set's content hash; scores on other contents of the same name stay apart.
+    `digest` is the dataset's content hash; scores on other contents of the same name stay apart.
     Returns the metrics under the names they were logged by.
     """
     named = {metric_name(f"{key}/{dataset}"): float(value) for key, value in metrics.items()}
@@ -109,7 +109,7 @@ def leaderboard(
     """The models of an experiment, the best first by `metric` (such as `auc/<dataset>`); those without it last.
 
     Columns: `model_id`, `name`, `run_id`, `created` (UTC), the newest value of every metric, `param.<name>` and
-    `tag.<name>`. `digest` restricts the order to scores on that content of the data set `metric` ends in.
+    `tag.<name>`. `digest` restricts the order to scores on that content of the dataset `metric` ends in.
     """
     order: dict[str, Any] = {"field_name": f"metrics.{metric_name(metric)}", "ascending": not higher_is_better}
     if digest is not None:

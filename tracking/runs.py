@@ -78,7 +78,7 @@ class Run:
         model_id: str | None = None,
         dataset: tuple[str, str] | None = None,
     ) -> None:
-        """Log all `values` at `step` in one call; on a model and a data set `(name, digest)` too, if given.
+        """Log all `values` at `step` in one call; on a model and a dataset `(name, digest)` too, if given.
 
         In a re-opened run, what was logged before it was killed is left out: steps before the last one of a metric,
         and the last one if its value is the same. NaN is kept; MLflow stores infinities as the largest floats.
@@ -169,11 +169,11 @@ class Run:
     def dataset(self, name: str, digest: str, source: Path | str, counts: Mapping[str, int], context: str) -> None:
         """Record which data went in: no picture is copied, only where they are, how many, and their content hash.
 
-        `context` says for what ("train", "val", "test"); `counts` shows in the UI as the data set's profile.
+        `context` says for what ("train", "val", "test"); `counts` shows in the UI as the dataset's profile.
         """
         if len(digest) > MAX_DIGEST:
             raise TrackingError(
-                f"the digest of data set {name!r} has {len(digest)} characters, at most {MAX_DIGEST} are kept"
+                f"the digest of dataset {name!r} has {len(digest)} characters, at most {MAX_DIGEST} are kept"
             )
         entity = Dataset(
             name=shortened(name, MAX_DATASET_NAME),
@@ -183,13 +183,13 @@ class Run:
             profile=json.dumps({key: int(count) for key, count in counts.items()}),
         )
         tags = [InputTag("mlflow.data.context", context)]
-        with explained(f"record the data set {name} of run {self.name}", self.store.tracking_uri):
+        with explained(f"record the dataset {name} of run {self.name}", self.store.tracking_uri):
             for last in (False, False, True):
                 try:
                     self.store.client.log_inputs(self.id, datasets=[DatasetInput(entity, tags)])
                     return
                 except MlflowException as error:
-                    # Two runs bring a new data set at once: both look, both find nothing, one insert is refused.
+                    # Two runs bring a new dataset at once: both look, both find nothing, one insert is refused.
                     if last or not any(sign in str(error) for sign in ("UNIQUE constraint", "duplicate key")):
                         raise
 
@@ -293,7 +293,7 @@ def find_run(store: Store, experiment: str, key: str) -> str | None:
 
 
 def test_openings(store: Store, experiment: str) -> dict[str, int]:
-    """How often the sealed test rows of each data set were opened, over all runs of `experiment`."""
+    """How often the sealed test rows of each dataset were opened, over all runs of `experiment`."""
     counts: dict[str, int] = {}
     experiment_id, token = store.experiment(experiment), None
     with explained("count the openings of test rows", store.tracking_uri):
@@ -394,7 +394,7 @@ MAX_PARAM = 6000
 MAX_TAG = 5000
 MAX_DATASET_NAME = 500
 MAX_DIGEST = 36
-# What one command logs on a model, as `<name>/<data set>`, and the gate of promotion reads.
+# What one command logs on a model, as `<name>/<dataset>`, and the gate of promotion reads.
 ROBUST_WORST_AUC = "robust_worst_auc"
 PROBE_AUC = "probe_auc"
 

@@ -202,7 +202,7 @@ def remember(study: optuna.Study, config: StudyConfig, base: TrialSpec, material
         MATERIALS: {
             "manifest": str(path),
             "train_domains": list(materials.train_domains),
-            "validation_domains": list(materials.validation_domains),
+            "validation_datasets": list(materials.validation_datasets),
             "generator": str(materials.generator.resolve()) if materials.generator else None,
             "generators": {key: str(value) for key, value in materials.generators.items()},
             "work": str(materials.work.resolve()),
@@ -238,7 +238,7 @@ def recall(study: optuna.Study) -> tuple[StudyConfig, TrialSpec, TrialContext, s
     materials = TrialContext(
         Manifest.read(of["manifest"]),
         tuple(of["train_domains"]),
-        tuple(of["validation_domains"]),
+        tuple(of["validation_datasets"]),
         Path(of["generator"]) if of["generator"] else None,
         Path(of["work"]),
         Path(of["cache"]),

@@ -266,7 +266,7 @@ def evaluator(
         unknown = [name for name, value in zip(config.objectives, aims, strict=True) if math.isnan(value)]
         if unknown:
             raise UserError(
-                f"{unknown[0]} is not defined on the val rows of {', '.join(materials.judging_domains)}: a class has "
+                f"{unknown[0]} is not defined on the val rows of {', '.join(materials.judging_datasets)}: a class has "
                 "under two groups there; take mean_auc, or add faces"
             )
         return Outcome(
@@ -365,6 +365,6 @@ def _description(config: StudyConfig, materials: TrialContext) -> str:
     return (
         f"{config.trials} trials by {config.sampler} (pruner {config.pruner}) over "
         f"{', '.join(in_order(config.space))}. "
-        f"Aim: {aims}{bounds}, on val rows of {', '.join(materials.judging_domains)}{folds}.{fixed} "
+        f"Aim: {aims}{bounds}, on val rows of {', '.join(materials.judging_datasets)}{folds}.{fixed} "
         "The children are its trials; sort them by `objective`. Figures and trials.csv are under Artifacts."
     )

@@ -101,13 +101,13 @@ class TrialSpec(BaseModel):
 class TrialContext:
     """What the trials of one study, or the arms of one comparison, have in common.
 
-    Only train and val rows of the train domains shape a detector; the val rows of the validation domains choose
+    Only train and val rows of the train datasets shape a detector; the val rows of the validation datasets choose
     between detectors; test rows stay sealed.
     """
 
     manifest: Manifest
     train_domains: tuple[str, ...]
-    validation_domains: tuple[str, ...]
+    validation_datasets: tuple[str, ...]
     generator: Path | None
     work: Path
     cache: Path
@@ -119,14 +119,14 @@ class TrialContext:
     def digest(self) -> str:
         """16 hex digits over data, generators and roles."""
         generator = generator_digest(self.generator) if self.generator else ""
-        parts = [self.manifest.digest, generator, *self.train_domains, "|", *self.validation_domains]
+        parts = [self.manifest.digest, generator, *self.train_domains, "|", *self.validation_datasets]
         parts += [f"{name}={generator_digest(folder)}" for name, folder in sorted(self.generators.items())]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
     @property
-    def judging_domains(self) -> tuple[str, ...]:
+    def judging_datasets(self) -> tuple[str, ...]:
         """Whose val rows choose between detectors."""
-        return self.validation_domains or self.train_domains
+        return self.validation_datasets or self.train_domains
 
     def generator_of(self, spec: TrialSpec) -> Path | None:
         """The generator that a trial takes its synthetic faces from."""
@@ -162,7 +162,7 @@ class Trained:
 def training_set(spec: TrialSpec, materials: TrialContext, fold: int = 0, folds: int = 1) -> tuple[Manifest, int, str]:
     """The rows that a detector is trained and early-stopped on, how many are synthetic, and what balancing did.
 
-    With several folds, the train and val rows of the train domains are dealt anew by group: fold `fold` is val.
+    With several folds, the train and val rows of the train datasets are dealt anew by group: fold `fold` is val.
     """
     rows = materials.manifest.select(dataset=materials.train_domains, split=("train", "val"))
     if folds > 1:
@@ -183,39 +183,39 @@ def training_set(spec: TrialSpec, materials: TrialContext, fold: int = 0, folds:
 
 @dataclass(frozen=True)
 class Validation:
-    """Metrics on val rows by domain, and what a study may aim at (see `Trained`)."""
+    """Metrics on val rows by dataset, and what a study may aim at (see `Trained`)."""
 
     val: dict[str, dict[str, float]]
     measures: dict[str, float]
     error: float
 
 
-def validate(detector: Detector, rows: Manifest, domains: Sequence[str], materials: TrialContext) -> Validation:
-    """Score `rows` (val of every domain), and sum up over `domains`.
+def validate(detector: Detector, rows: Manifest, datasets: Sequence[str], materials: TrialContext) -> Validation:
+    """Score `rows` (val of every dataset), and sum up over `datasets`.
 
-    The lower bound of the mean adds the domains' margins in squares (MOVER, Zou & Donner 2008); that of the worst
-    domain is the lowest bound of all, which is on the safe side.
+    The lower bound of the mean adds the datasets' margins in squares (MOVER, Zou & Donner 2008); that of the worst
+    dataset is the lowest bound of all, which is on the safe side.
     """
     scores = score(detector, rows, materials.cache)
     names = rows.rows["dataset"].to_numpy()
     val = {}
-    for domain in dict.fromkeys(names.tolist()):
-        here = names == domain
-        val[str(domain)] = compute(rows.targets[here], scores[here], detector.threshold)
+    for dataset in dict.fromkeys(names.tolist()):
+        here = names == dataset
+        val[str(dataset)] = compute(rows.targets[here], scores[here], detector.threshold)
     margins, lows = [], []
-    for domain in domains:
-        here = names == domain
+    for dataset in datasets:
+        here = names == dataset
         interval = bootstrap(rows.targets[here], scores[here], rows.groups[here], replicates=300)
         margins.append(interval.value - interval.low)
         lows.append(interval.low)
-    aucs = [val[domain]["auc"] for domain in domains]
-    margin = math.sqrt(sum(each**2 for each in margins)) / len(domains)
+    aucs = [val[dataset]["auc"] for dataset in datasets]
+    margin = math.sqrt(sum(each**2 for each in margins)) / len(datasets)
     measures = {
         "mean_auc": float(np.mean(aucs)),
         "worst_auc": min(aucs),
         "mean_auc_low": float(np.mean(aucs)) - margin,
         "worst_auc_low": math.nan if any(map(math.isnan, lows)) else min(lows),
-        "ece": float(np.mean([val[domain]["ece"] for domain in domains])),
+        "ece": float(np.mean([val[dataset]["ece"] for dataset in datasets])),
     }
     return Validation(val, measures, margin / 1.96)
 
@@ -305,8 +305,8 @@ def train_and_log(
                 out = folder if folds == 1 else folder / f"fold-{fold}"
                 paths.append(train(rows, spec.detector, out, materials.cache, report))
                 detector = Detector.load(paths[-1])
-                judged, domains = _judged(rows, materials, folds)
-                validations.append(validate(detector, judged, domains, materials))
+                judged, datasets = _judged(rows, materials, folds)
+                validations.append(validate(detector, judged, datasets, materials))
                 if on_fold is not None:
                     on_fold(validations[-1].measures, fold)
         except optuna.TrialPruned as pruned:
@@ -318,12 +318,12 @@ def train_and_log(
             "size_mb": (paths[0] / WEIGHTS).stat().st_size / 1e6,
         }
         value = measures["mean_auc"]
-        figures = {f"val_{metric}/{domain}": v for domain, of in together.val.items() for metric, v in of.items()}
+        figures = {f"val_{metric}/{dataset}": v for dataset, of in together.val.items() for metric, v in of.items()}
         model_id = log_detector(
             active,
             name=f"{spec.detector.backbone}-{key}",
             folder=paths[0],
-            metrics={"objective": value, **{f"val_auc/{domain}": of["auc"] for domain, of in together.val.items()}},
+            metrics={"objective": value, **{f"val_auc/{dataset}": of["auc"] for dataset, of in together.val.items()}},
             params={name: str(value) for name, value in spec.parameters().items()},
             tags=lineage,
         )
@@ -352,14 +352,14 @@ def train_and_log(
 
 
 def _judged(rows: Manifest, materials: TrialContext, folds: int) -> tuple[Manifest, tuple[str, ...]]:
-    """The rows that are scored, and the domains that count."""
-    domains = materials.judging_domains
+    """The rows that are scored, and the datasets that count."""
+    datasets = materials.judging_datasets
     if folds == 1:
-        known = list(dict.fromkeys((*materials.train_domains, *materials.validation_domains)))
-        return materials.manifest.select(dataset=known, split="val"), domains
-    if materials.validation_domains:
-        return materials.manifest.select(dataset=list(domains), split="val"), domains
-    return rows.select(split="val"), domains
+        known = list(dict.fromkeys((*materials.train_domains, *materials.validation_datasets)))
+        return materials.manifest.select(dataset=known, split="val"), datasets
+    if materials.validation_datasets:
+        return materials.manifest.select(dataset=list(datasets), split="val"), datasets
+    return rows.select(split="val"), datasets
 
 
 def _together(parts: Sequence[Validation]) -> Validation:
@@ -367,8 +367,8 @@ def _together(parts: Sequence[Validation]) -> Validation:
     if len(parts) == 1:
         return parts[0]
     val = {
-        domain: {metric: float(np.mean([part.val[domain][metric] for part in parts])) for metric in of}
-        for domain, of in parts[0].val.items()
+        dataset: {metric: float(np.mean([part.val[dataset][metric] for part in parts])) for metric in of}
+        for dataset, of in parts[0].val.items()
     }
     measures = {name: float(np.mean([part.measures[name] for part in parts])) for name in parts[0].measures}
     spread = float(np.std([part.measures["mean_auc"] for part in parts], ddof=1)) / math.sqrt(len(parts))

@@ -1,6 +1,6 @@
 """The audit: can real and fake be told apart without looking at the faces, and does anything stand in two splits?
 
-A detector takes whatever tells its classes apart. Where the fakes of a data set are the brighter files, it learns
+A detector takes whatever tells its classes apart. Where the fakes of a dataset are the brighter files, it learns
 brightness, and its test score says nothing about fakes elsewhere. The audit looks for that before anything is trained.
 """
 
@@ -38,7 +38,7 @@ class AuditConfig(BaseModel):
     least_auc: float = Field(0.55, ge=0.5, lt=1, description="a probe that reaches less is no shortcut worth a flag")
     dealings: int = Field(1999, ge=99, description="of the labels anew, for p")
     folds: int = Field(5, ge=2, le=20)
-    max_rows: int = Field(3000, ge=50, description="rows of a data set that are probed, whole groups chosen by name")
+    max_rows: int = Field(3000, ge=50, description="rows of a dataset that are probed, whole groups chosen by name")
     near_duplicates: bool = Field(True, description="measure every row, to look for pictures that stand twice")
     seed: int = Field(0, ge=0)
 
@@ -49,7 +49,7 @@ class Suspect:
 
     family: str
     probe: Probe
-    p: float  # corrected for all families, traces and data sets of the audit
+    p: float  # corrected for all families, traces and datasets of the audit
     flagged: bool
 
 
@@ -66,7 +66,7 @@ class Trace:
 
 @dataclass(frozen=True)
 class DataSetAudit:
-    """What was found in one data set."""
+    """What was found in one dataset."""
 
     dataset: str
     real: int
@@ -86,7 +86,7 @@ class DataSetAudit:
 
 @dataclass(frozen=True)
 class Audit:
-    """Every data set of a manifest, and what stands in it twice."""
+    """Every dataset of a manifest, and what stands in it twice."""
 
     manifest: str  # digest
     datasets: dict[str, DataSetAudit]
@@ -94,7 +94,7 @@ class Audit:
 
     @property
     def flagged(self) -> bool:
-        """Whether any data set has a shortcut."""
+        """Whether any dataset has a shortcut."""
         return any(one.flagged for one in self.datasets.values())
 
     def to_json(self) -> str:
@@ -103,7 +103,7 @@ class Audit:
 
 
 def audit(manifest: Manifest, config: AuditConfig | None = None, store: Path | None = None) -> Audit:
-    """Audit every data set of the manifest, all splits together.
+    """Audit every dataset of the manifest, all splits together.
 
     No face is looked at and no detector is scored, so that test rows are used as a reader of their file names would
     use them.
@@ -144,7 +144,7 @@ def _audit_one(name: str, rows: Manifest, table: pd.DataFrame, config: AuditConf
         return DataSetAudit(**counts, whole=None, suspects=(), traces=(), by_method={}, verdict=verdict)
     values = {family: numeric(table, family) for family in FAMILIES}
     sources = rows.rows["source"].to_numpy(dtype=np.str_)
-    # Enough that a family can fall below alpha after the correction for the number of data sets.
+    # Enough that a family can fall below alpha after the correction for the number of datasets.
     dealings = max(config.dealings, math.ceil(4 * datasets / config.alpha))
     p = differences(values, targets, groups, sources, dealings=dealings, seed=config.seed)
     options: dict[str, Any] = {"folds": config.folds, "seed": config.seed}

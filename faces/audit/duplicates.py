@@ -30,10 +30,10 @@ class Repeats:
     def verdict(self) -> str:
         """One sentence."""
         if not (self.across_splits or self.across_datasets or self.across_labels):
-            return "near-duplicates: none across splits, data sets or labels"
+            return "near-duplicates: none across splits, datasets or labels"
         remedy = f"; without {self.to_remove} rows no pair would span two splits" if self.to_remove else ""
         return (
-            f"near-duplicates: {self.across_splits} pairs across splits, {self.across_datasets} across data sets, "
+            f"near-duplicates: {self.across_splits} pairs across splits, {self.across_datasets} across datasets, "
             f"{self.across_labels} with both labels{remedy}"
         )
 

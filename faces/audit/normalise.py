@@ -122,7 +122,7 @@ def encoded(data: bytes, size: int, quality: int) -> bytes:
 
 
 def _names(rows: pd.DataFrame) -> list[str]:
-    """A path for each row that tells its data set, label and old name; the hash keeps equal names apart."""
+    """A path for each row that tells its dataset, label and old name; the hash keeps equal names apart."""
     names, seen = [], set()
     for dataset, label, path, digest in zip(rows["dataset"], rows["label"], rows["path"], rows["sha256"], strict=True):
         name = f"crops/{dataset}/{label}/{Path(path).stem}-{digest[:12]}"

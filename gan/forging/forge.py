@@ -116,7 +116,7 @@ def _samples(materials: ForgeInputs, generator: Path, count: int, screen: bool |
 
 
 def _beside(reals: Manifest, samples: Manifest) -> Manifest:
-    """Samples as members of the reals' data sets, by lot in the reals' proportions: that is what they complement."""
+    """Samples as members of the reals' datasets, by lot in the reals' proportions: that is what they complement."""
     datasets = [drawn_dataset(reals, int(seed)) for seed in samples.rows["seed"]]
     return Manifest.build(samples.rows.assign(dataset=datasets), samples.root, where=f"samples in {samples.root}")
 

@@ -221,7 +221,7 @@ def _pose(landmarks: Floats) -> Floats:
 
 
 def drawn_dataset(reals: Manifest, seed: int) -> str:
-    """The data set of the real that a sample's seed draws: the same draw as for `gan-matched`."""
+    """The dataset of the real that a sample's seed draws: the same draw as for `gan-matched`."""
     datasets: list[str] = reals.rows["dataset"].tolist()
     if len(set(datasets)) == 1:
         return datasets[0]

@@ -125,14 +125,14 @@ def train(
         return
     rows = Manifest.read(manifest)
     store = open_store(mlruns)
-    domains = tuple(sorted(set(rows.where(~rows.synthetic).select(split="train").rows["dataset"])))
-    materials = TrialContext(rows, domains, (), None, out, cache, store, project)
+    datasets = tuple(sorted(set(rows.where(~rows.synthetic).select(split="train").rows["dataset"])))
+    materials = TrialContext(rows, datasets, (), None, out, cache, store, project)
     trained = train_and_log(TrialSpec(detector=detector), materials, name=f"train {detector.backbone}")
     path = rows.root / "manifest.parquet" if manifest.is_dir() else manifest
-    version = register_candidate(store, trained.model_id, path, project=project, domains=(), tags={"arm": "train"})
+    version = register_candidate(store, trained.model_id, path, project=project, datasets=(), tags={"arm": "train"})
     result = {"detector": trained.folder, "model_id": trained.model_id, "version": version, "val": trained.val}
     if audit:
-        audited = audit_step(rows.select(dataset=domains, split=("train", "val")), out / "audit")
+        audited = audit_step(rows.select(dataset=datasets, split=("train", "val")), out / "audit")
         warnings = warnings_of(audited, trained.val)
         log_audit(attach(store, trained.run_id), audited, warnings, [trained.model_id])
         result["warnings"] = warnings
@@ -148,7 +148,7 @@ def train(
 
 
 def _column(of: Result) -> dict[str, str]:
-    """What one data set shows, from counts to calibration."""
+    """What one dataset shows, from counts to calibration."""
     figures = {"real": str(of.real), "fake": str(of.fake), "groups": str(of.groups), "auc": str(of.intervals["auc"])}
     names = ("ap", "eer", "accuracy", "precision", "recall", "f1", "fpr", "brier", "ece")
     (tn, fp), (fn, tp) = of.confusion
@@ -173,7 +173,7 @@ def _percent(share: float) -> str:
 def evaluate(
     model: Annotated[str, typer.Option("--model", help="Version, alias (champion), or a detector's folder.")],
     manifest: Annotated[Path | None, typer.Option("--manifest", help="By default that of the model's lineage.")] = None,
-    dataset: Annotated[list[str] | None, typer.Option(help="Data sets to score; all by default.")] = None,
+    dataset: Annotated[list[str] | None, typer.Option(help="Datasets to score; all by default.")] = None,
     robustness: Annotated[
         bool, typer.Option("--robustness", help="Degrade the faces step by step too (36 times the work).")
     ] = False,
@@ -202,7 +202,7 @@ def evaluate(
     version = None if (folder / "weights.safetensors").is_file() else Registry(store).resolve(model)
     if version is not None:
         rows = lineage_manifest(version, manifest)
-        named = [domain for domain in version.tags.get("test_domains", "").split(",") if domain]
+        named = [name for name in version.tags.get("test_datasets", "").split(",") if name]
     elif manifest is not None:
         rows, named = Manifest.read(manifest), []
     else:
@@ -213,12 +213,12 @@ def evaluate(
     name = f"evaluate version {version.number}" if version else f"evaluate {folder.name}"
     key = f"evaluate/{version.model_id if version else load_model(folder).digest}/{rows.digest}"
     with run(store, project, name, key=key, tags={"manifest": rows.digest}) as active:
-        for domain in sorted(set(rows.rows["dataset"])):
-            active.opened_test(domain)
+        for name in sorted(set(rows.rows["dataset"])):
+            active.opened_test(name)
         scored = fetch_and_evaluate(store, version, rows, cache) if version else evaluate_detector(folder, rows, cache)
-        for domain, metrics in model_metrics(scored).items():
+        for name, metrics in model_metrics(scored).items():
             if version is not None:
-                score_model(store, version.model_id, domain, rows.select(dataset=domain).digest, metrics, active)
+                score_model(store, version.model_id, name, rows.select(dataset=name).digest, metrics, active)
         active.text("evaluation_by_source.json", scored.by_source.to_json())
         active.text("evaluation_by_frame.json", scored.by_frame.to_json())
         for figure, picture in evaluation_figures(scored.by_source, scored.table).items():
@@ -247,13 +247,13 @@ def evaluate(
     if withheld is not None and scored.band is not None:
         print_table(_percentages(withheld), _band_title(scored.band))
     if ladder is not None:
-        for domain in ladder.datasets:
-            print_table(ladder_table(ladder, domain), f"{domain}: AUC/FPR by source on the robustness ladder")
-        for domain in ladder.datasets:
-            typer.echo(worst_sentence(ladder, domain))
+        for name in ladder.datasets:
+            print_table(ladder_table(ladder, name), f"{name}: AUC/FPR by source on the robustness ladder")
+        for name in ladder.datasets:
+            typer.echo(worst_sentence(ladder, name))
     for remark in remarks(scored.by_source):
         typer.echo(f"note: {remark}")
-    typer.echo("test rows opened so far: " + ", ".join(f"{domain} {count}" for domain, count in openings.items()))
+    typer.echo("test rows opened so far: " + ", ".join(f"{dataset} {count}" for dataset, count in openings.items()))
 
 
 class Combination(StrEnum):
@@ -279,7 +279,7 @@ def explain(
     count: Annotated[int, typer.Option("--count", min=1, max=64, help="Faces: half worst mistakes, half hits.")] = 8,
     row: Annotated[list[int] | None, typer.Option("--row", help="Rows of the manifest instead; repeatable.")] = None,
     split: Annotated[str, typer.Option(help="val, train or test (which is counted as an opening).")] = "val",
-    dataset: Annotated[list[str] | None, typer.Option(help="Data sets to choose from; all by default.")] = None,
+    dataset: Annotated[list[str] | None, typer.Option(help="Datasets to choose from; all by default.")] = None,
     method: Annotated[list[Method] | None, typer.Option("--method", help="All three by default; repeatable.")] = None,
     masked: Annotated[int, typer.Option(min=0, help="Forged faces with a known mask to score by, at most.")] = 48,
     cache: Cache = DEFAULT_CACHE,
@@ -325,7 +325,7 @@ def ensemble(
     manifest: Annotated[Path, typer.Option("--manifest", help="Its val rows weigh and calibrate the ensemble.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for the ensemble.")],
     combination: Annotated[Combination, typer.Option(help="How the members are weighed.")] = Combination.mean,
-    dataset: Annotated[list[str] | None, typer.Option(help="Data sets whose val rows count; all by default.")] = None,
+    dataset: Annotated[list[str] | None, typer.Option(help="Datasets whose val rows count; all by default.")] = None,
     project: Annotated[str, typer.Option(help="Name of the MLflow experiment.")] = "detectors",
     cache: Cache = DEFAULT_CACHE,
     mlruns: Mlruns = DEFAULT_MLRUNS,
@@ -343,7 +343,7 @@ def ensemble(
         manifest,
         out,
         combination=combination.value,
-        domains=dataset or (),
+        datasets=dataset or (),
         project=project,
         cache=cache,
     )

@@ -42,7 +42,7 @@ def add_to(app: typer.Typer) -> None:
 def compare(
     config: Config, workers: Workers = 1, settings: Set = None, dry_run: DryRun = False, as_json: AsJson = False
 ) -> None:
-    """Did synthetic faces help? Every arm with several seeds, all else equal, on sealed faces of every test domain.
+    """Did synthetic faces help? Every arm with several seeds, all else equal, on sealed faces of every test dataset.
 
     Arms: none, class weights, oversampling, self-blend, gan, gan-matched, gan-composite, self-blend+gan-composite
     (section `comparison` of the file). The same command goes on where it was stopped.
@@ -71,7 +71,7 @@ def compare(
     typer.echo("")
     for sentence in result.notes:
         typer.echo(f"  {sentence}")
-    opened = ", ".join(f"{domain} {count}" for domain, count in result.openings.items())
+    opened = ", ".join(f"{dataset} {count}" for dataset, count in result.openings.items())
     typer.echo(f"\ntest rows opened so far: {opened}")
     typer.echo(f"hours      {sum(result.hours.values()):.2f}\nforest     {result.folder / 'forest.png'}")
     typer.echo("next       counterforge ui")
@@ -79,9 +79,7 @@ def compare(
 
 def matrix(
     config: Config,
-    mode: Annotated[
-        str | None, typer.Option(help="one-by-one, leave-one-data-set-out or leave-one-method-out.")
-    ] = None,
+    mode: Annotated[str | None, typer.Option(help="one-by-one, leave-one-dataset-out or leave-one-method-out.")] = None,
     workers: Workers = 1,
     settings: Set = None,
     dry_run: DryRun = False,
@@ -99,10 +97,10 @@ def matrix(
     if as_json:
         answer(result.to_json(), True, "")
         return
-    cells = result.cells.rename(columns={"trained_on": "arm", "tested_on": "domain"})
+    cells = result.cells.rename(columns={"trained_on": "arm", "tested_on": "dataset"})
     cells["arm"] = cells["arm"].astype(str)
     wide = _wide(cells, "auc", "{:.3f} [{:.3f}, {:.3f}]").rename(columns={"arm": "trained on"})
-    wide["in domain"] = result.summary["in_domain"].to_numpy()
+    wide["in dataset"] = result.summary["in_domain"].to_numpy()
     wide[MEAN_UNSEEN] = result.summary["mean_unseen"].to_numpy()
     worst = zip(result.summary["worst_unseen"], result.summary["worst_on"], strict=True)
     wide[WORST_UNSEEN] = [f"{value:.3f} ({name})" if name else "" for value, name in worst]
@@ -110,9 +108,9 @@ def matrix(
     print_table(wide, f"{resolved.project}, {result.mode}: AUC by source on sealed test faces, {seeds}")
     for sentence in result.notes:
         typer.echo(f"  {sentence}")
-    opened = ", ".join(f"{domain} {count}" for domain, count in result.openings.items())
+    opened = ", ".join(f"{dataset} {count}" for dataset, count in result.openings.items())
     typer.echo(f"test rows opened so far: {opened}\nheat map   {result.folder / 'matrix.png'}")
-    typer.echo("next       counterforge ui, models sorted by auc_worst_unseen or auc/<data set>")
+    typer.echo("next       counterforge ui, models sorted by auc_worst_unseen or auc/<dataset>")
 
 
 def _wide(table: pd.DataFrame, value: str, form: str) -> pd.DataFrame:
@@ -121,7 +119,7 @@ def _wide(table: pd.DataFrame, value: str, form: str) -> pd.DataFrame:
         for row in table.to_dict("records")
     ]
     wide = table.assign(cell=cells).pivot_table(
-        index="arm", columns="domain", values="cell", aggfunc="first", sort=False
+        index="arm", columns="dataset", values="cell", aggfunc="first", sort=False
     )
     return wide.reset_index()
 
@@ -188,7 +186,7 @@ def _tell(outcome: Outcome, config: RunConfig) -> None:
             for row in outcome.table.itertuples()
         ]
     )
-    wide = table.pivot_table(index="arm", columns="domain", values="text", aggfunc="first", sort=False)
+    wide = table.pivot_table(index="arm", columns="dataset", values="text", aggfunc="first", sort=False)
     print_table(wide.reset_index(), f"{config.project}: AUC on sealed test faces, by source, with 95 % intervals")
     for difference in outcome.differences.to_dict("records"):
         typer.echo(f"  {difference_sentence(difference)}")

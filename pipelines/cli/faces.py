@@ -30,7 +30,7 @@ app = typer.Typer(help="Face data: crops and a manifest from photographs and vid
 def ingest(
     source: Annotated[Path, typer.Argument(help="Folder that holds real/ and fake/.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for the crops and manifest.parquet.")],
-    dataset: Annotated[str | None, typer.Option(help="Name of the data set; the folder's by default.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Name of the dataset; the folder's by default.")] = None,
     every_seconds: Annotated[float | None, typer.Option(help="One frame of a video every so often [3].")] = None,
     already_cropped: Annotated[bool, typer.Option("--already-cropped", help="Pictures are face crops.")] = False,
     name_pattern: Annotated[
@@ -99,7 +99,7 @@ def audit(
     out: Annotated[Path, typer.Option("--out", help="Folder for audit.json, audit.png and what was measured.")] = Path(
         "runs/audit"
     ),
-    dataset: Annotated[list[str] | None, typer.Option(help="Data sets to audit; all by default.")] = None,
+    dataset: Annotated[list[str] | None, typer.Option(help="Datasets to audit; all by default.")] = None,
     equalise: Annotated[
         Path | None, typer.Option("--equalise", help="Write a copy here whose crops all have one size and encoding.")
     ] = None,
@@ -135,7 +135,7 @@ def audit(
         for name in dataset:
             if name not in set(rows.rows["dataset"]):
                 known = ", ".join(sorted(set(rows.rows["dataset"])))
-                raise UserError(f"there is no data set {name} in {manifest}: it holds {known}")
+                raise UserError(f"there is no dataset {name} in {manifest}: it holds {known}")
         rows = rows.select(dataset=dataset)
     found = run(rows, decision, out / "traces.parquet")
     paths = write_audit(found, out)

@@ -15,7 +15,7 @@ app = typer.Typer(help="The registry: list, compare, promote, roll back, export.
 
 @app.command("list")
 def list_models(mlruns: Mlruns = DEFAULT_MLRUNS, as_json: AsJson = False) -> None:
-    """All versions with their aliases, lineage and AUC by test domain, newest first."""
+    """All versions with their aliases, lineage and AUC by test dataset, newest first."""
     from tracking.registry import Registry
     from tracking.store import open_store
 
@@ -40,7 +40,7 @@ def promote(
     candidate: Annotated[str, typer.Argument(help="Version or alias, such as 3 or challenger; or a run, or m-...")],
     gate: Annotated[Path | None, typer.Option("--gate", help="YAML file of rules, such as configs/gate.yaml.")] = None,
     manifest: Annotated[Path | None, typer.Option("--manifest", help="By default that of the model's lineage.")] = None,
-    dataset: Annotated[list[str] | None, typer.Option(help="Test domains to compare on.")] = None,
+    dataset: Annotated[list[str] | None, typer.Option(help="Test datasets to compare on.")] = None,
     cache: Cache = DEFAULT_CACHE,
     mlruns: Mlruns = DEFAULT_MLRUNS,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Decide, but move no alias and keep no report.")] = False,
@@ -56,7 +56,7 @@ def promote(
     rules = read_gate(gate)
     store = open_store(mlruns)
     verdict = evaluate_gate(
-        store, candidate, gate=rules, manifest=manifest, domains=dataset or (), cache=cache, dry_run=dry_run
+        store, candidate, gate=rules, manifest=manifest, datasets=dataset or (), cache=cache, dry_run=dry_run
     )
     outcome = "not promoted" if not verdict.promoted else "would be promoted" if dry_run else "promoted"
     if verdict.checks and not as_json:
@@ -109,24 +109,24 @@ def compare(
     first: Annotated[str, typer.Argument(help="Version or alias.")],
     second: Annotated[str, typer.Argument(help="Version or alias that it is held against.")],
     manifest: Annotated[Path | None, typer.Option("--manifest", help="By default that of the first's lineage.")] = None,
-    dataset: Annotated[list[str] | None, typer.Option(help="Test domains to compare on.")] = None,
+    dataset: Annotated[list[str] | None, typer.Option(help="Test datasets to compare on.")] = None,
     metric: Annotated[str, typer.Option(help="auc, ap, eer, accuracy, recall, fpr or f1.")] = "auc",
     cache: Cache = DEFAULT_CACHE,
     mlruns: Mlruns = DEFAULT_MLRUNS,
     as_json: AsJson = False,
 ) -> None:
-    """Two models on the same sealed groups: each one's figure, and the difference with its interval, by domain."""
+    """Two models on the same sealed groups: each one's figure, and the difference with its interval, by dataset."""
     import pandas as pd
 
     from pipelines.release.compare import compare_versions
     from tracking.store import open_store
 
     result = compare_versions(
-        open_store(mlruns), first, second, manifest=manifest, domains=dataset or (), metric=metric, cache=cache
+        open_store(mlruns), first, second, manifest=manifest, datasets=dataset or (), metric=metric, cache=cache
     )
     if not as_json:
         print_table(
-            pd.DataFrame(result["domains"]), f"{metric} by source, version {result['first']} and {result['second']}"
+            pd.DataFrame(result["datasets"]), f"{metric} by source, version {result['first']} and {result['second']}"
         )
     answer(result, as_json, str(result["sentence"]))
 

@@ -96,7 +96,7 @@ def _dry_run(config: RunConfig, workers: int, as_json: bool) -> None:
     known = manifest.is_file()
     faces = 1000
     if known:
-        faces = len(Manifest.read(manifest).select(dataset=config.domains.train, split="train"))
+        faces = len(Manifest.read(manifest).select(dataset=config.datasets.train, split="train"))
     costs = trial_costs(config.study, base, faces)
     places = terms(config.study).places
     hours = places * sum(cost.trial for cost in costs) / len(costs) / 3600 / workers
@@ -155,7 +155,7 @@ def report(
     mlruns: Mlruns = DEFAULT_MLRUNS,
     storage: Storage = None,
     seeds: Annotated[int, typer.Option(help="Train the best recipe again so often, with fresh seeds.", min=0)] = 0,
-    sealed: Annotated[bool, typer.Option(help="Open the sealed test rows of the study's domains; counted.")] = True,
+    sealed: Annotated[bool, typer.Option(help="Open the sealed test rows of the study's datasets; counted.")] = True,
     out: Annotated[Path | None, typer.Option("--out", help="The HTML file; beside the study by default.")] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -47,13 +47,13 @@ def summary_table(of: DataSetAudit) -> pd.DataFrame:
 
 
 def audit_figure(found: Audit) -> Figure:
-    """What a probe reaches with each family of traces, one panel a data set; what is flagged is coloured."""
+    """What a probe reaches with each family of traces, one panel a dataset; what is flagged is coloured."""
     shown = [one for one in found.datasets.values() if one.whole is not None]
     figure = Figure(figsize=(4.2 * max(len(shown), 1), 3.8), dpi=100, layout="constrained")
     if not shown:
         axes = figure.add_subplot()
         axes.set_axis_off()
-        axes.text(0.5, 0.5, "no data set holds both reals and fakes", ha="center", transform=axes.transAxes)
+        axes.text(0.5, 0.5, "no dataset holds both reals and fakes", ha="center", transform=axes.transAxes)
         return figure
     panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
     for axes, one in zip(panels, shown, strict=True):
@@ -96,11 +96,11 @@ def audit_step(manifest: Manifest, folder: Path) -> dict[str, Any]:
 
 
 def warnings_of(audited: Mapping[str, Any], detector: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """What `warn_if_near` says about each data set of a detector, on stderr too.
+    """What `warn_if_near` says about each dataset of a detector, on stderr too.
 
     Args:
         audited: the result of `audit_step`.
-        detector: its metrics by data set.
+        detector: its metrics by dataset.
     """
     probes = audited["probes"]
     found = [warn_if_near(probes[name], metrics) for name, metrics in detector.items() if name in probes]
@@ -111,7 +111,7 @@ def warnings_of(audited: Mapping[str, Any], detector: Mapping[str, Mapping[str, 
 
 
 def log_audit(run: Run, audited: Mapping[str, Any], warnings: Sequence[str], models: Sequence[str]) -> None:
-    """The probes' AUC as metrics `probe_auc/<data set>` of run and models, the tag `audit_warning`, and the files."""
+    """The probes' AUC as metrics `probe_auc/<dataset>` of run and models, the tag `audit_warning`, and the files."""
     for name, one in audited["probes"].items():
         if one["auc"] is not None:
             for model in models:
@@ -122,14 +122,14 @@ def log_audit(run: Run, audited: Mapping[str, Any], warnings: Sequence[str], mod
 
 
 def warn_if_near(probe: DataSetAudit | Mapping[str, Any], detector: Mapping[str, float]) -> str | None:
-    """One sentence if a probe that looks at no face comes near the detector on this data set, or else None.
+    """One sentence if a probe that looks at no face comes near the detector on this dataset, or else None.
 
     Near is three quarters of the detector's lift over 0.5, or an interval that reaches the detector's. A probe that
     found no shortcut is never near, and a detector that is not above 0.5 has learned none.
 
     Args:
-        probe: the audit of the data set, or its entry in the `probes` of `audit_step`.
-        detector: metrics of the detector on this data set: `auc`, and `auc_low` where it is known.
+        probe: the audit of the dataset, or its entry in the `probes` of `audit_step`.
+        detector: metrics of the detector on this dataset: `auc`, and `auc_low` where it is known.
     """
     best = _best(probe) if isinstance(probe, DataSetAudit) else probe
     if not best["families"] or not detector.get("auc_low", detector["auc"]) > 0.5:

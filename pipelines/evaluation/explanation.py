@@ -112,8 +112,8 @@ def explain_model(store: Store, model: str, manifest: Manifest, out: Path, cache
         rows = options.get("rows") or ()
         inside = [row for row in rows if 0 <= row < len(manifest)]
         test = manifest.rows.iloc[inside] if rows else manifest.rows[manifest.rows["split"] == options.get("split")]
-        for domain in sorted(set(test.loc[test["split"] == "test", "dataset"])):
-            active.opened_test(domain)
+        for dataset in sorted(set(test.loc[test["split"] == "test", "dataset"])):
+            active.opened_test(dataset)
         explained = explain_faces(loaded, manifest, out, cache, **options)
         active.figure(explained.picture, PICTURE)
         for row in explained.localisation.to_dict("records"):

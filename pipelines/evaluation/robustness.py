@@ -26,7 +26,7 @@ def run_robustness(store: Store, version: Version | None, folder: Path, rows: Ma
 
 
 def log_ladder(run: Run, ladder: Ladder, rows: Manifest, model_id: str | None) -> None:
-    """Curves `robust_auc/<kind>/<data set>` (fpr, recall) by step; `robust_worst_auc/<data set>` on the model."""
+    """Curves `robust_auc/<kind>/<dataset>` (fpr, recall) by step; `robust_worst_auc/<dataset>` on the model."""
     kinds = dict.fromkeys(rung.kind for rung in ladder.rungs if rung.kind != CLEAN)
     for name in ladder.datasets:
         for kind in kinds:
@@ -46,7 +46,7 @@ def log_ladder(run: Run, ladder: Ladder, rows: Manifest, model_id: str | None) -
 
 
 def ladder_table(ladder: Ladder, name: str) -> pd.DataFrame:
-    """AUC and FPR of one data set: one row a degradation, one column a step."""
+    """AUC and FPR of one dataset: one row a degradation, one column a step."""
     rows = []
     clean = ladder.clean(name)
     for kind in dict.fromkeys(rung.kind for rung in ladder.rungs if rung.kind != CLEAN):

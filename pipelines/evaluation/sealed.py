@@ -33,23 +33,23 @@ class Scored:
         return None if self.band is None else abstention(per_source(self.table), self.band)
 
 
-def sealed_rows(manifest: Manifest, domains: Sequence[str] = ()) -> Manifest:
-    """The sealed rows of the given data sets, or of all.
+def sealed_rows(manifest: Manifest, datasets: Sequence[str] = ()) -> Manifest:
+    """The sealed rows of the given datasets, or of all.
 
     Raises:
-        UserError: there are none, or a data set has one class only.
+        UserError: there are none, or a dataset has one class only.
     """
     rows = manifest.select(split="test")
-    if domains:
-        rows = rows.select(dataset=domains)
-    for domain in domains or sorted(set(rows.rows["dataset"])):
-        here = rows.select(dataset=domain)
+    if datasets:
+        rows = rows.select(dataset=datasets)
+    for dataset in datasets or sorted(set(rows.rows["dataset"])):
+        here = rows.select(dataset=dataset)
         if not len(here):
             known = ", ".join(sorted(set(manifest.rows["dataset"])))
-            raise UserError(f"data set {domain} has no test rows: data sets of the manifest are {known}")
+            raise UserError(f"dataset {dataset} has no test rows: datasets of the manifest are {known}")
         if here.targets.min() == here.targets.max():
             kind = "fakes" if here.targets.max() else "reals"
-            raise UserError(f"the test rows of {domain} are all {kind}: add the other class, or leave {domain} out")
+            raise UserError(f"the test rows of {dataset} are all {kind}: add the other class, or leave {dataset} out")
     if not len(rows):
         raise UserError(f"the manifest in {manifest.root} has no test rows: nothing can be evaluated")
     return rows
@@ -68,7 +68,7 @@ def evaluate_detector(folder: Path, rows: Manifest, cache: Path, device: str = "
 
 
 def model_metrics(scored: Scored) -> dict[str, dict[str, float]]:
-    """Metrics by data set as they stand on the LoggedModel: `auc`, ..., with `_low` and `_high` where known.
+    """Metrics by dataset as they stand on the LoggedModel: `auc`, ..., with `_low` and `_high` where known.
 
     The names are the figures by source; those by frame have the prefix `frame_`.
     """

@@ -83,10 +83,10 @@ def arm_of(method: str) -> str:
     return f"with {method.replace('+', ' and ')}"
 
 
-def keep_few_fakes(manifest: Manifest, domains: tuple[str, ...], share: float, seed: int = 0) -> Manifest:
-    """The manifest without some train fakes of the given data sets: `share` of their groups stay, chosen by name."""
+def keep_few_fakes(manifest: Manifest, datasets: tuple[str, ...], share: float, seed: int = 0) -> Manifest:
+    """The manifest without some train fakes of the given datasets: `share` of their groups stay, chosen by name."""
     rows = manifest.rows
-    concerned = rows["dataset"].isin(domains) & (rows["split"] == "train") & (rows["label"] == "fake")
+    concerned = rows["dataset"].isin(datasets) & (rows["split"] == "train") & (rows["label"] == "fake")
     stays = [split_of(f"few/{group}", seed, (share, 1 - share, 0.0)) == "train" for group in manifest.groups]
     return manifest.where((~concerned | pd.Series(stays, index=rows.index)).to_numpy(dtype=bool))
 

@@ -1,4 +1,4 @@
-"""Did synthetic faces help? Every arm with every seed, all else equal, on sealed faces of every test domain.
+"""Did synthetic faces help? Every arm with every seed, all else equal, on sealed faces of every test dataset.
 
 An arm is what is done about the shortage of fakes (`pipelines.experiments.arms`). All arms see the same real-world
 rows and the same settings; those with synthetic faces get the same number of them. Nothing is chosen by test rows:
@@ -46,12 +46,12 @@ class Comparison:
     """What came out.
 
     Attributes:
-        table: one row an arm and domain (`mean` of them too, where there are several): arm, domain, auc, low, high,
+        table: one row an arm and dataset (`mean` of them too, where there are several): arm, dataset, auc, low, high,
             per_seed, synthetic, real, fake, groups.
-        differences: one row an arm but the reference, and domain: arm, domain, value, low, high, per_seed, p, p_holm.
+        differences: one row an arm but the reference, and dataset: arm, dataset, value, low, high, per_seed, p, p_holm.
         verdicts: sentences, the headlines first.
         notes: what the figures do not say.
-        openings: how often the test rows of each data set have been opened so far, over the whole experiment.
+        openings: how often the test rows of each dataset have been opened so far, over the whole experiment.
         hours: of faces, generator and all the rest, over all attempts.
     """
 
@@ -80,7 +80,7 @@ def execute(config: RunConfig, workers: int = 1) -> Comparison:
     """Train, score and compare; what is done already is read back.
 
     Raises:
-        UserError: an arm cannot be made, a test domain has one class, or a detector cannot be trained.
+        UserError: an arm cannot be made, a test dataset has one class, or a detector cannot be trained.
     """
     plan = config.comparison
     _check_generator(config)
@@ -93,15 +93,15 @@ def execute(config: RunConfig, workers: int = 1) -> Comparison:
     steps = Steps(config.out / "steps", total=1 + (plan.generator == "train" and bool(plan.needing_generator)))
     faces = prepare_dataset(config, steps)
     reduced, full = Manifest.read(faces.reduced), Manifest.read(faces.full)
-    rows = sealed_rows(full, config.domains.test)
+    rows = sealed_rows(full, config.datasets.test)
     _check_rows(config, reduced)
     generator = plan.generator_folder
     if plan.generator == "train" and plan.needing_generator:
         generator = train_or_load_generator(config, reduced, store, steps)
     materials = TrialContext(
         reduced,
-        config.domains.train,
-        config.domains.validation,
+        config.datasets.train,
+        config.datasets.validation,
         generator if plan.needing_generator else None,
         config.out,
         config.out / "cache",
@@ -124,7 +124,7 @@ def execute(config: RunConfig, workers: int = 1) -> Comparison:
             "comparison",
             key=key,
             params={"arms": list(plan.arms), "seeds": list(plan.seeds), "reference": plan.reference}
-            | config.model_dump(mode="json", include={"domains", "keep_train_fakes", "synthetic_share", "psi"}),
+            | config.model_dump(mode="json", include={"datasets", "keep_train_fakes", "synthetic_share", "psi"}),
             tags={"manifest": full.digest, "test_rows": rows.digest},
             description=f"{len(plan.arms)} arms, {len(plan.seeds)} seeds each, held against {plan.reference!r}: "
             "one run below for each arm, and one below that for each detector.",
@@ -166,7 +166,7 @@ def execute(config: RunConfig, workers: int = 1) -> Comparison:
 def estimate(
     scored: Mapping[tuple[str, int], pd.DataFrame], arms: Sequence[str], seeds: Sequence[int], reference: str
 ) -> dict[str, dict[str, Repeated]]:
-    """AUC by source of every arm and its difference to the reference, by domain and arm; `mean` of several domains.
+    """AUC by source of every arm and its difference to the reference, by dataset and arm; `mean` of several datasets.
 
     Args:
         scored: score tables of the same rows, by arm and seed.
@@ -174,8 +174,8 @@ def estimate(
     by_source = {place: per_source(table) for place, table in scored.items()}
     first = next(iter(by_source.values()))
     figures: dict[str, dict[str, Repeated]] = {}
-    for domain in sorted(set(first["dataset"])):
-        here = (first["dataset"] == domain).to_numpy(dtype=bool)
+    for dataset in sorted(set(first["dataset"])):
+        here = (first["dataset"] == dataset).to_numpy(dtype=bool)
         sample = Sample(
             (first["label"] == "fake").to_numpy(dtype=np.int64)[here],
             first["group"].to_numpy(dtype=np.str_)[here],
@@ -184,7 +184,7 @@ def estimate(
                 for arm in arms
             },
         )
-        figures[str(domain)] = over_seeds(sample, reference)
+        figures[str(dataset)] = over_seeds(sample, reference)
     if len(figures) > 1:
         figures[MEAN] = {arm: mean_over_sets([of[arm] for of in figures.values()]) for arm in arms}
     return figures
@@ -212,12 +212,12 @@ def _check_generator(config: RunConfig) -> None:
 
 
 def _check_rows(config: RunConfig, reduced: Manifest) -> None:
-    train = reduced.select(dataset=config.domains.train, split="train")
+    train = reduced.select(dataset=config.datasets.train, split="train")
     fakes = int(train.targets.sum())
     reals = len(train) - fakes
     if not (reals and fakes):
         raise UserError(
-            f"the train rows of {', '.join(config.domains.train)} hold {reals} reals and {fakes} fakes: every arm "
+            f"the train rows of {', '.join(config.datasets.train)} hold {reals} reals and {fakes} fakes: every arm "
             "learns from both, so add what is missing"
         )
     if config.comparison.forged and not wanted_fakes(reals, fakes, config.synthetic_share):
@@ -236,19 +236,19 @@ def _tables(
     sources = per_source(next(iter(scored.values())))
     synthetic = {arm: detector.synthetic for (arm, _), detector in trained.items()}
     table, differences = [], []
-    for domain, of in figures.items():
-        here = sources if domain == MEAN else sources[sources["dataset"] == domain]
+    for dataset, of in figures.items():
+        here = sources if dataset == MEAN else sources[sources["dataset"] == dataset]
         fakes = int((here["label"] == "fake").sum())
         for arm, repeated in of.items():
             interval = repeated.interval
-            row: dict[str, Any] = {"arm": arm, "domain": domain, "auc": interval.value, "low": interval.low}
+            row: dict[str, Any] = {"arm": arm, "dataset": dataset, "auc": interval.value, "low": interval.low}
             row |= {"high": interval.high, "per_seed": list(repeated.per_seed), "synthetic": synthetic[arm]}
             row |= {"real": len(here) - fakes, "fake": fakes, "groups": here["group"].nunique()}
             table.append(row)
             difference = repeated.difference
             if arm == reference or difference is None:
                 continue
-            change: dict[str, Any] = {"arm": arm, "domain": domain, "value": difference.value, "low": difference.low}
+            change: dict[str, Any] = {"arm": arm, "dataset": dataset, "value": difference.value, "low": difference.low}
             change |= {"high": difference.high, "per_seed": list(repeated.differences), "p": two_sided(difference)}
             differences.append(change)
     changes = pd.DataFrame(differences)
@@ -270,9 +270,9 @@ def _record(result: Comparison, parent: Run, arms: Mapping[str, Run]) -> None:
     parent.tags({"verdict": " ".join(result.verdicts), "mlflow.note.content": described(result)})
     for arm, run in arms.items():
         own = result.table[result.table["arm"] == arm]
-        metrics = {f"{n}/{r['domain']}": r[c] for r in own.to_dict("records") for n, c in _AUC.items()}
+        metrics = {f"{n}/{r['dataset']}": r[c] for r in own.to_dict("records") for n, c in _AUC.items()}
         theirs = result.differences[result.differences["arm"] == arm]
-        metrics |= {f"{n}/{r['domain']}": r[c] for r in theirs.to_dict("records") for n, c in _DIFFERENCE.items()}
+        metrics |= {f"{n}/{r['dataset']}": r[c] for r in theirs.to_dict("records") for n, c in _DIFFERENCE.items()}
         metrics["synthetic_faces"] = float(own["synthetic"].iloc[0])
         run.metrics({name: value for name, value in metrics.items() if value == value})
 
@@ -280,15 +280,15 @@ def _record(result: Comparison, parent: Run, arms: Mapping[str, Run]) -> None:
 def described(result: Comparison) -> str:
     """What the parent run says of itself in the MLflow UI, markdown: what can be told, and every AUC."""
     cells = {
-        (row["arm"], row["domain"]): f"{row['auc']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+        (row["arm"], row["dataset"]): f"{row['auc']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
         for row in result.table.to_dict("records")
     }
-    arms, domains = (list(dict.fromkeys(result.table[name])) for name in ("arm", "domain"))
+    arms, datasets = (list(dict.fromkeys(result.table[name])) for name in ("arm", "dataset"))
     told = [sentence for sentence in result.verdicts if NO_DIFFERENCE not in sentence]
     lines = [f"- {sentence}" for sentence in told or [f"{NO_DIFFERENCE} between any arm and '{result.reference}'"]]
     lines += ["", "AUC by source, 95 % interval over groups and seeds:", ""]
-    lines += [f"| arm | {' | '.join(domains)} |", "|---" * (len(domains) + 1) + "|"]
-    lines += [f"| {arm} | {' | '.join(cells[arm, domain] for domain in domains)} |" for arm in arms]
+    lines += [f"| arm | {' | '.join(datasets)} |", "|---" * (len(datasets) + 1) + "|"]
+    lines += [f"| {arm} | {' | '.join(cells[arm, dataset] for dataset in datasets)} |" for arm in arms]
     lines += [
         "",
         f"{len(result.seeds)} seeds each, held against '{result.reference}'. The differences are drawn in `forest.png` "

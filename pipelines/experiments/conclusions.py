@@ -29,39 +29,39 @@ def outcome(low: float, high: float, p_holm: float, seeds: int) -> str:
 
 
 def verdicts(differences: pd.DataFrame, reference: str, forged: Sequence[str], seeds: int) -> tuple[str, ...]:
-    """A headline for each domain about synthetic faces, then a sentence for every arm.
+    """A headline for each dataset about synthetic faces, then a sentence for every arm.
 
     Args:
-        differences: columns arm, domain, value, low, high, p_holm.
+        differences: columns arm, dataset, value, low, high, p_holm.
         forged: the arms with synthetic faces.
     """
     rows = differences.to_dict("records")
-    found = {(r["arm"], r["domain"]): outcome(r["low"], r["high"], r["p_holm"], seeds) for r in rows}
-    figures = {(r["arm"], r["domain"]): f"{r['value']:+.3f} [{r['low']:+.3f}, {r['high']:+.3f}]" for r in rows}
-    domains = list(dict.fromkeys(differences["domain"]))
+    found = {(r["arm"], r["dataset"]): outcome(r["low"], r["high"], r["p_holm"], seeds) for r in rows}
+    figures = {(r["arm"], r["dataset"]): f"{r['value']:+.3f} [{r['low']:+.3f}, {r['high']:+.3f}]" for r in rows}
+    datasets = list(dict.fromkeys(differences["dataset"]))
     sentences = []
     own = [arm for arm in dict.fromkeys(differences["arm"]) if arm in forged]
-    for domain in domains if own else []:
-        place = where(domain)
+    for dataset in datasets if own else []:
+        place = where(dataset)
         parts = []
         for kind, words in (("helped", f"helped {place}"), ("harmed", f"did harm {place}")):
-            which = [f"{arm} {figures[arm, domain]}" for arm in own if found[arm, domain] == kind]
+            which = [f"{arm} {figures[arm, dataset]}" for arm in own if found[arm, dataset] == kind]
             if which:
                 parts.append(f"synthetic faces {words}: {', '.join(which)}")
         if not parts:
-            values = differences[(differences["domain"] == domain) & differences["arm"].isin(own)]
+            values = differences[(differences["dataset"] == dataset) & differences["arm"].isin(own)]
             if (values["low"] != values["low"]).all():
                 parts.append(f"whether synthetic faces helped {place} cannot be told: too few identities or sources")
             else:
                 best = str(values.loc[values["value"].idxmax(), "arm"])
                 parts.append(
-                    f"synthetic faces did not help {place}: {figures[best, domain]} for {best}, the best of {len(own)}"
+                    f"synthetic faces did not help {place}: {figures[best, dataset]} for {best}, the best of {len(own)}"
                     if len(own) > 1
-                    else f"synthetic faces did not help {place}: {figures[best, domain]} for {best}"
+                    else f"synthetic faces did not help {place}: {figures[best, dataset]} for {best}"
                 )
         sentences.append(_capital("; ".join(parts)))
-    for (arm, domain), kind in found.items():
-        sentences.append(f"{arm} against {reference}, {where(domain)}: {_WORDS[kind]}, AUC {figures[arm, domain]}")
+    for (arm, dataset), kind in found.items():
+        sentences.append(f"{arm} against {reference}, {where(dataset)}: {_WORDS[kind]}, AUC {figures[arm, dataset]}")
     return tuple(sentences)
 
 
@@ -84,17 +84,17 @@ def notes(
         said.append(f"Nothing is claimed: {seeds} of at least {CLAIM_SEEDS} seeds.")
     if needing_generator:
         said.append("All seeds share one generator: another training of it might do better or worse.")
-    few = table[(table["groups"] < 20) & (table["domain"] != MEAN)].drop_duplicates("domain")
+    few = table[(table["groups"] < 20) & (table["dataset"] != MEAN)].drop_duplicates("dataset")
     said += [
-        f"{row.domain} has {row.groups} identities or sources: what it says is hardly more than an anecdote."
+        f"{row.dataset} has {row.groups} identities or sources: what it says is hardly more than an anecdote."
         for row in few.itertuples()
     ]
     return tuple(said)
 
 
-def where(domain: str) -> str:
-    """The domain in a sentence."""
-    return "on the mean over the domains" if domain == MEAN else f"on {domain}"
+def where(dataset: str) -> str:
+    """The dataset in a sentence."""
+    return "on the mean over the datasets" if dataset == MEAN else f"on {dataset}"
 
 
 def _capital(sentence: str) -> str:

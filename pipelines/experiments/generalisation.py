@@ -1,8 +1,8 @@
 """How far a detector carries: trained on the rows, tested on the columns, one cell each, with intervals.
 
-Modes: one data set at a time; all but one; all but one method of forging. In each cell is the AUC by source on sealed
+Modes: one dataset at a time; all but one; all but one method of forging. In each cell is the AUC by source on sealed
 rows, the mean over the seeds, with an interval over groups and seeds; beside them the mean and the worst of what the
-row has never seen. Every detector carries its figures as `auc/<data set>` (or `auc/method/<method>`).
+row has never seen. Every detector carries its figures as `auc/<dataset>` (or `auc/method/<method>`).
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Matrix:
         cells: one row a cell: trained_on, tested_on, seen (in training), auc, low, high, per_seed, real, fake, groups.
         summary: one row a training: trained_on, in_domain (mean of what it has seen), mean_unseen, worst_unseen,
             worst_on; nan where there is none.
-        notes: data sets that could not be trained on, and why.
+        notes: datasets that could not be trained on, and why.
     """
 
     mode: str
@@ -76,13 +76,13 @@ def execute(config: RunConfig, workers: int = 1) -> Matrix:
     All fakes are trained on, whatever `keep_train_fakes` says, and no synthetic ones.
 
     Raises:
-        UserError: the data sets do not allow the mode, or a test domain has one class.
+        UserError: the datasets do not allow the mode, or a test dataset has one class.
     """
     plan = config.matrix
     store = open_store(config.mlruns)
     full = Manifest.read(prepare_dataset(config, Steps(config.out / "steps", total=1)).full)
     rows, left_out = rows_of(plan, full)
-    test = sealed_rows(full, config.domains.test)
+    test = sealed_rows(full, config.datasets.test)
     columns = columns_of(plan, rows, test)
     detectors = {seed: config.detector.model_copy(update={"seed": seed}) for seed in plan.seeds}
     texts = [full.digest, test.digest, plan.model_dump_json(), *(d.model_dump_json() for d in detectors.values())]
@@ -112,7 +112,7 @@ def execute(config: RunConfig, workers: int = 1) -> Matrix:
                 TrialSpec(detector=detector),
                 _materials(row, full, config, store),
                 runs[row.name].id,
-                {"trained_on": ",".join(row.domains), "without_method": row.without or "", "matrix": key},
+                {"trained_on": ",".join(row.datasets), "without_method": row.without or "", "matrix": key},
             )
             for row in rows
             for seed, detector in detectors.items()
@@ -156,7 +156,7 @@ def heat_map(matrix: Matrix) -> Figure:
 
 def _materials(row: Row, full: Manifest, config: RunConfig, store: Store) -> TrialContext:
     return TrialContext(
-        row.manifest(full), row.domains, (), None, config.out, config.out / "cache", store, config.project
+        row.manifest(full), row.datasets, (), None, config.out, config.out / "cache", store, config.project
     )
 
 
@@ -236,10 +236,10 @@ def _record(
 
 @dataclass(frozen=True)
 class Row:
-    """One training: its name, the data sets it learns from, and the method whose fakes it never sees, if any."""
+    """One training: its name, the datasets it learns from, and the method whose fakes it never sees, if any."""
 
     name: str
-    domains: tuple[str, ...]
+    datasets: tuple[str, ...]
     without: str | None = None
 
     def manifest(self, full: Manifest) -> Manifest:
@@ -253,14 +253,14 @@ class Row:
     def has_seen(self, column: Column, full: Manifest) -> bool:
         """Whether the column's kind of face stands in this row's training."""
         if column.method is None:
-            return column.name in self.domains
-        train = self.manifest(full).select(dataset=self.domains, split="train", label="fake")
+            return column.name in self.datasets
+        train = self.manifest(full).select(dataset=self.datasets, split="train", label="fake")
         return column.method in set(train.rows["method"])
 
 
 @dataclass(frozen=True)
 class Column:
-    """One test: a data set, or a method's fakes against the reals of the data sets that hold them."""
+    """One test: a dataset, or a method's fakes against the reals of the datasets that hold them."""
 
     name: str
     method: str | None
@@ -273,28 +273,28 @@ class Column:
 
 
 def rows_of(config: MatrixConfig, full: Manifest) -> tuple[list[Row], list[str]]:
-    """The rows, and a sentence for each data set that cannot be trained on.
+    """The rows, and a sentence for each dataset that cannot be trained on.
 
     Raises:
-        UserError: a data set does not exist or cannot be trained on, or the mode needs more of them.
+        UserError: a dataset does not exist or cannot be trained on, or the mode needs more of them.
     """
     known = sorted(set(full.rows["dataset"]))
     for name in config.datasets:
         if name not in known:
-            raise UserError(f"matrix.datasets names {name!r}, but the data sets are {', '.join(known)}")
+            raise UserError(f"matrix.datasets names {name!r}, but the datasets are {', '.join(known)}")
     lacking = {name: _lacks(full.select(dataset=name)) for name in config.datasets or known}
     left_out = [f"{name} is tested on only: {why}" for name, why in lacking.items() if why]
     if config.datasets and left_out:
         raise UserError(f"{left_out[0]}; take it out of matrix.datasets, or give it other split_shares")
     trained = [name for name, why in lacking.items() if not why]
     if not trained:
-        raise UserError(f"no data set can be trained on ({'; '.join(left_out)}): change their split_shares")
+        raise UserError(f"no dataset can be trained on ({'; '.join(left_out)}): change their split_shares")
     if config.mode == "one-by-one":
         return [Row(name, (name,)) for name in trained], left_out
-    if config.mode == "leave-one-data-set-out":
+    if config.mode == "leave-one-dataset-out":
         if len(trained) < 2:
             raise UserError(
-                f"to leave one data set out takes two or more that can be trained on, and there is {trained[0]} alone: "
+                f"to leave one dataset out takes two or more that can be trained on, and there is {trained[0]} alone: "
                 "add another, or take --mode one-by-one"
             )
         return [Row(f"all but {name}", tuple(n for n in trained if n != name)) for name in trained], left_out
@@ -317,7 +317,7 @@ def columns_of(config: MatrixConfig, rows: list[Row], test: Manifest) -> list[Co
     datasets, methods = (test.rows[name].to_numpy(dtype=np.str_) for name in ("dataset", "method"))
     fake = test.targets == 1
     if config.mode != "leave-one-method-out":
-        first = list(dict.fromkeys(name for row in rows for name in row.domains))
+        first = list(dict.fromkeys(name for row in rows for name in row.datasets))
         own = [row.name for row in rows] if config.mode == "one-by-one" else sorted(first)
         names = [*(name for name in own if name in datasets), *sorted(set(datasets) - set(own))]
         return [Column(str(name), None, datasets == name) for name in names]

@@ -149,7 +149,7 @@ def _score(exam: ScoreJob) -> pd.DataFrame:
         scores = table["score"].to_numpy(dtype=np.float64)[keep]
         by_frame, by_source = (evaluate(here.rows, scores, detector.threshold, by=by) for by in BOTH)
         metrics = model_metrics(Scored(table[keep], by_frame, by_source))
-        if len(metrics) > 1:  # one column over several data sets: what counts is all of it
+        if len(metrics) > 1:  # one column over several datasets: what counts is all of it
             metrics = {name: {"auc": by_source.results[ALL].metrics["auc"]}}
         score_model(exam.store, exam.trained.model_id, name, here.digest, next(iter(metrics.values())), active)
     _replace(done, lambda path: path.write_text(json.dumps(key)))

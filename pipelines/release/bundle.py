@@ -183,7 +183,7 @@ def _faces(version: Version, given: Path | None) -> Manifest | None:
 
 
 def _some(manifest: Manifest, count: int) -> Manifest:
-    """At most so many rows, chosen by their hashes, of every data set, class and method as they come."""
+    """At most so many rows, chosen by their hashes, of every dataset, class and method as they come."""
     chosen = manifest.rows["sha256"].rank(method="first") <= count
     return manifest.where(chosen.to_numpy(dtype=bool))
 

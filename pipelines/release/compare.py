@@ -23,15 +23,15 @@ def compare_versions(
     second: str | int,
     *,
     manifest: Path | None = None,
-    domains: Sequence[str] = (),
+    datasets: Sequence[str] = (),
     metric: str = "auc",
     cache: Path = Path("cache"),
 ) -> dict[str, Any]:
-    """A metric of both by source, and their paired difference with its interval, by domain; the opening is counted.
+    """A metric of both by source, and their paired difference with its interval, by dataset; the opening is counted.
 
     Returns:
-        `first`, `second` (version numbers), `metric`, `domains` (one row each: domain, first, second, difference, low,
-        high, confidence that the first's is higher), and a `sentence`.
+        `first`, `second` (version numbers), `metric`, `datasets` (one row each: dataset, first, second, difference,
+        low, high, confidence that the first's is higher), and a `sentence`.
 
     Raises:
         UserError: no such metric, or the manifest or its rows are missing.
@@ -40,7 +40,7 @@ def compare_versions(
         raise UserError(f"there is no metric {metric!r} with an interval: choose one of {', '.join(RANKED)}")
     versions = [find_version(store, each) for each in (first, second)]
     numbers = [version.number for version in versions]
-    rows = judged_rows(versions[0], manifest, domains)
+    rows = judged_rows(versions[0], manifest, datasets)
     with run(
         store,
         versions[0].tags.get("project", "comparisons"),
@@ -49,23 +49,23 @@ def compare_versions(
         tags={"versions": f"{numbers[0]},{numbers[1]}", "manifest": rows.digest},
         description="Two registered models on the same sealed test groups.",
     ) as active:
-        for domain in sorted(set(rows.rows["dataset"])):
-            active.opened_test(domain)
+        for dataset in sorted(set(rows.rows["dataset"])):
+            active.opened_test(dataset)
         a, b = (fetch_and_evaluate(store, version, rows, cache) for version in versions)
         thresholds = a.by_source.threshold, b.by_source.threshold
         paired = compare(a.table, b.table, metric=metric, by="source", thresholds=thresholds)
         table = []
-        for domain, difference in paired.items():
+        for dataset, difference in paired.items():
             own = (
-                [each.by_source.results[domain].metrics[metric] for each in (a, b)]
-                if domain in a.by_source.results
+                [each.by_source.results[dataset].metrics[metric] for each in (a, b)]
+                if dataset in a.by_source.results
                 else []
             )
             if not own:
                 own = [each.by_source.mean(metric) for each in (a, b)]
             table.append(
                 {
-                    "domain": "all, pooled" if domain == ALL else domain,
+                    "dataset": "all, pooled" if dataset == ALL else dataset,
                     f"version {numbers[0]}": own[0],
                     f"version {numbers[1]}": own[1],
                     "difference": difference.value,
@@ -86,9 +86,9 @@ def compare_versions(
             "first": numbers[0],
             "second": numbers[1],
             "metric": metric,
-            "domains": table,
+            "datasets": table,
             "sentence": f"{over}: {outcome}, {main.value:+.3f} [{main.low:+.3f}, {main.high:+.3f}]",
         }
         active.text("comparison.json", json.dumps(result, indent=2))
-        active.metrics({f"{metric}_difference/{domain}": difference.value for domain, difference in paired.items()})
+        active.metrics({f"{metric}_difference/{dataset}": difference.value for dataset, difference in paired.items()})
     return result

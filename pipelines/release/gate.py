@@ -20,7 +20,7 @@ from tracking.runs import PROBE_AUC, ROBUST_WORST_AUC
 
 
 class AgainstChampion(BaseModel):
-    """How a candidate must stand to the champion, by mean AUC over the test domains, on the same groups."""
+    """How a candidate must stand to the champion, by mean AUC over the test datasets, on the same groups."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -46,10 +46,10 @@ class Gate(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    domains: tuple[str, ...] = Field((), description="test domains that are looked at; by default the model's own")
+    datasets: tuple[str, ...] = Field((), description="test datasets that are looked at; by default the model's own")
     champion: AgainstChampion = AgainstChampion()
-    min_worst_auc_low: float | None = Field(None, ge=0, le=1, description="lower bound of AUC on the worst domain")
-    max_ece: float | None = Field(None, ge=0, le=1, description="calibration error on the worst domain, by source")
+    min_worst_auc_low: float | None = Field(None, ge=0, le=1, description="lower bound of AUC on the worst dataset")
+    max_ece: float | None = Field(None, ge=0, le=1, description="calibration error on the worst dataset, by source")
     min_robust_auc: float | None = Field(None, ge=0, le=1, description="AUC at the worst step of the robustness ladder")
     max_ms_per_image: float | None = Field(None, gt=0, description="median of one image, measured on this machine")
     max_probe_auc: float | None = Field(None, ge=0.5, le=1, description="what the shortcut audit's probe may reach")
@@ -81,7 +81,7 @@ class Evidence:
     version: int
     champion: int | None
     evaluation: Evaluation  # of the candidate, by source
-    paired: Mapping[str, Difference]  # candidate minus champion, by domain and their mean
+    paired: Mapping[str, Difference]  # candidate minus champion, by dataset and their mean
     metrics: Mapping[str, float]  # of the candidate's logged model
     costs: Costs = Costs()
     champion_costs: Costs = Costs()
@@ -100,30 +100,30 @@ class Check:
 
 
 def main_difference(paired: Mapping[str, Difference]) -> tuple[str, Difference]:
-    """The difference that decides, and what it is of: the mean over domains, or the only one."""
-    domains = [name for name in paired if name not in (MEAN, "all")]
+    """The difference that decides, and what it is of: the mean over datasets, or the only one."""
+    datasets = [name for name in paired if name not in (MEAN, "all")]
     if MEAN in paired:
-        return f"mean AUC over {', '.join(domains)}", paired[MEAN]
-    return f"AUC on {domains[0]}", paired[domains[0]]
+        return f"mean AUC over {', '.join(datasets)}", paired[MEAN]
+    return f"AUC on {datasets[0]}", paired[datasets[0]]
 
 
 def check(gate: Gate, evidence: Evidence) -> list[Check]:
     """The answer of every rule that the gate asks for, that against the champion first."""
     checks = [_against_champion(gate.champion, evidence)]
-    domains = evidence.evaluation.results
+    datasets = evidence.evaluation.results
     names = evidence.evaluation.datasets
     if gate.min_worst_auc_low is not None:
-        lows = {name: domains[name].intervals["auc"].low for name in names}
+        lows = {name: datasets[name].intervals["auc"].low for name in names}
         worst = min(names, key=lambda name: -math.inf if math.isnan(lows[name]) else lows[name])
-        text = f"{domains[worst].intervals['auc']} on {worst}"
+        text = f"{datasets[worst].intervals['auc']} on {worst}"
         if math.isnan(lows[worst]):
             text = f"{worst} has too few identities or sources for an interval"
-        wanted = f"lower bound of AUC on the worst domain at least {gate.min_worst_auc_low:g}"
-        checks.append(Check("worst domain", lows[worst] >= gate.min_worst_auc_low, wanted, text))
+        wanted = f"lower bound of AUC on the worst dataset at least {gate.min_worst_auc_low:g}"
+        checks.append(Check("worst dataset", lows[worst] >= gate.min_worst_auc_low, wanted, text))
     if gate.max_ece is not None:
-        worst = max(names, key=lambda name: domains[name].metrics["ece"])
-        value = domains[worst].metrics["ece"]
-        wanted = f"calibration error on the worst domain at most {gate.max_ece:g}"
+        worst = max(names, key=lambda name: datasets[name].metrics["ece"])
+        value = datasets[worst].metrics["ece"]
+        wanted = f"calibration error on the worst dataset at most {gate.max_ece:g}"
         checks.append(Check("calibration", value <= gate.max_ece, wanted, f"{value:.3f} on {worst}"))
     if gate.min_robust_auc is not None:
         wanted = f"AUC at the worst step of the robustness ladder at least {gate.min_robust_auc:g}"
@@ -181,7 +181,7 @@ def _against_champion(rule: AgainstChampion, evidence: Evidence) -> Check:
 def _logged(
     rule: str, metrics: Mapping[str, float], name: str, command: str, wanted: str, low: float = -1, high: float = 2
 ) -> Check:
-    """The worst value over data sets of a figure that another command logged on the model."""
+    """The worst value over datasets of a figure that another command logged on the model."""
     found = {key.removeprefix(f"{name}/"): value for key, value in metrics.items() if key.startswith(f"{name}/")}
     if not found:
         return Check(rule, False, wanted, f"not measured: `counterforge {command}` does")

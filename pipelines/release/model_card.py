@@ -32,7 +32,7 @@ def version_card(store: Store, version: Version, extra: Sequence[str] = ()) -> s
 def _card(
     version: Version, model: FaceModel, metrics: Mapping[str, float], missing: Sequence[str], extra: Sequence[str]
 ) -> str:
-    domains = sorted(name.removeprefix("auc/") for name in metrics if name.startswith("auc/"))
+    datasets = sorted(name.removeprefix("auc/") for name in metrics if name.startswith("auc/"))
     tags = version.tags
     aliases = f" ({', '.join(version.aliases)})" if version.aliases else ""
     lines = [
@@ -56,19 +56,19 @@ def _card(
         f"- Trained and calibrated on the manifest `{tags.get('training_manifest') or model.manifest_digest or '?'}` "
         f"(of `{tags.get('manifest', '?')}`), whose test rows stayed sealed",
         f"- Synthetic faces: {_synthetic(tags)}",
-        f"- Evaluated on {', '.join(domains) or 'nothing yet: run `counterforge evaluate`'}",
+        f"- Evaluated on {', '.join(datasets) or 'nothing yet: run `counterforge evaluate`'}",
         "",
     ]
-    if domains:
+    if datasets:
         lines += ["## Figures, by source (photograph or video), on sealed test rows", ""]
-        lines += [f"| data set | AUC [95 % interval] | {' | '.join(_FIGURES)} |", "|---|---|" + "---|" * len(_FIGURES)]
-        for domain in domains:
-            low, high = (metrics.get(f"auc_{end}/{domain}", math.nan) for end in ("low", "high"))
-            auc = f"{metrics[f'auc/{domain}']:.3f} [{_number(low)}, {_number(high)}]"
-            values = " | ".join(_number(metrics.get(f"{name}/{domain}", math.nan)) for name in _FIGURES)
-            lines.append(f"| {domain} | {auc} | {values} |")
+        lines += [f"| dataset | AUC [95 % interval] | {' | '.join(_FIGURES)} |", "|---|---|" + "---|" * len(_FIGURES)]
+        for dataset in datasets:
+            low, high = (metrics.get(f"auc_{end}/{dataset}", math.nan) for end in ("low", "high"))
+            auc = f"{metrics[f'auc/{dataset}']:.3f} [{_number(low)}, {_number(high)}]"
+            values = " | ".join(_number(metrics.get(f"{name}/{dataset}", math.nan)) for name in _FIGURES)
+            lines.append(f"| {dataset} | {auc} | {values} |")
         lines += ["", "Accuracy, recall and false positive rate (fpr) are at the threshold that was fixed on val.", ""]
-    lines += ["## Limits", "", *(f"- {limit}" for limit in _limits(metrics, domains, missing)), ""]
+    lines += ["## Limits", "", *(f"- {limit}" for limit in _limits(metrics, datasets, missing)), ""]
     if extra:
         lines += ["## Files", "", *(f"- {sentence}" for sentence in extra), ""]
     if tags.get("promoted_because"):
@@ -107,22 +107,22 @@ def _synthetic(tags: Mapping[str, str]) -> str:
     return f"{tags.get('synthetic_faces', 'some')} in train, of the generator `{generator}`"
 
 
-def _limits(metrics: Mapping[str, float], domains: Sequence[str], missing: Sequence[str]) -> list[str]:
+def _limits(metrics: Mapping[str, float], datasets: Sequence[str], missing: Sequence[str]) -> list[str]:
     """What the figures say against it, in sentences."""
     limits = []
-    for domain in domains:
-        low, high = (metrics.get(f"auc_{end}/{domain}", math.nan) for end in ("low", "high"))
+    for dataset in datasets:
+        low, high = (metrics.get(f"auc_{end}/{dataset}", math.nan) for end in ("low", "high"))
         if high < 0.5:
-            limits.append(f"On {domain} its AUC lies below 0.5 beyond doubt: it ranks reals above fakes there.")
+            limits.append(f"On {dataset} its AUC lies below 0.5 beyond doubt: it ranks reals above fakes there.")
         elif low <= 0.5:
-            limits.append(f"On {domain} it cannot be told from guessing: the interval of its AUC holds 0.5.")
-        fpr, recall = (metrics.get(f"{name}/{domain}", math.nan) for name in ("fpr", "recall"))
+            limits.append(f"On {dataset} it cannot be told from guessing: the interval of its AUC holds 0.5.")
+        fpr, recall = (metrics.get(f"{name}/{dataset}", math.nan) for name in ("fpr", "recall"))
         if fpr > 0.2:
-            limits.append(f"On {domain} it calls {fpr:.0%} of the real faces fake at its threshold.")
+            limits.append(f"On {dataset} it calls {fpr:.0%} of the real faces fake at its threshold.")
         if recall < 0.5:
-            limits.append(f"On {domain} it misses {1 - recall:.0%} of the fakes at its threshold.")
-        if metrics.get(f"ece/{domain}", 0.0) > 0.15:
-            limits.append(f"On {domain} its probabilities are off by {metrics[f'ece/{domain}']:.2f} on average.")
+            limits.append(f"On {dataset} it misses {1 - recall:.0%} of the fakes at its threshold.")
+        if metrics.get(f"ece/{dataset}", 0.0) > 0.15:
+            limits.append(f"On {dataset} its probabilities are off by {metrics[f'ece/{dataset}']:.2f} on average.")
     limits += [f"Lineage: {what}." for what in missing]
     limits.append(
         "Fakes of methods that are not in the table were not tested; expect less there than in any row of it."

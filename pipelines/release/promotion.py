@@ -36,12 +36,12 @@ class Verdict:
     reason: str
     champion: int | None  # the champion that the candidate was held against
     difference: dict[str, float] | None  # candidate minus champion: value, low, high, level, probability
-    by_domain: dict[str, dict[str, float]]
+    by_dataset: dict[str, dict[str, float]]
     checks: list[dict[str, Any]] = field(default_factory=list)  # rule, passed, wanted, measured
 
 
 def register_candidate(
-    store: Store, model_id: str, manifest: Path, *, project: str, domains: Sequence[str], tags: dict[str, Any]
+    store: Store, model_id: str, manifest: Path, *, project: str, datasets: Sequence[str], tags: dict[str, Any]
 ) -> int:
     """Make a trained model a version of the registry, with the lineage that a later comparison needs."""
     full = Manifest.read(manifest)
@@ -50,16 +50,16 @@ def register_candidate(
         "project": project,
         "test_manifest": full.digest,
         "test_manifest_path": str(manifest.resolve()),
-        "test_domains": ",".join(domains),
+        "test_datasets": ",".join(datasets),
     }
     registry = Registry(store)
     return registry.challenge(registry.register(model_id, lineage).number).number
 
 
-def judged_rows(version: Version, manifest: Path | None, domains: Sequence[str] = ()) -> Manifest:
-    """The sealed rows that a version is judged on: of the given domains, or else of those in its lineage."""
-    named = [domain for domain in version.tags.get("test_domains", "").split(",") if domain]
-    return sealed_rows(lineage_manifest(version, manifest), list(domains) or named)
+def judged_rows(version: Version, manifest: Path | None, datasets: Sequence[str] = ()) -> Manifest:
+    """The sealed rows that a version is judged on: of the given datasets, or else of those in its lineage."""
+    named = [dataset for dataset in version.tags.get("test_datasets", "").split(",") if dataset]
+    return sealed_rows(lineage_manifest(version, manifest), list(datasets) or named)
 
 
 def fetch_and_evaluate(store: Store, version: Version, rows: Manifest, cache: Path) -> Scored:
@@ -74,13 +74,13 @@ def evaluate_gate(
     *,
     gate: Gate | None = None,
     manifest: Path | None = None,
-    domains: Sequence[str] = (),
+    datasets: Sequence[str] = (),
     cache: Path = Path("cache"),
     dry_run: bool = False,
 ) -> Verdict:
     """Hold a candidate against the champion on sealed test rows, and promote it if every rule of the gate holds.
 
-    By default it must be better: the paired 95 % interval of the mean AUC over the test domains, by source, resampled
+    By default it must be better: the paired 95 % interval of the mean AUC over the test datasets, by source, resampled
     over identities or sources, lies above zero. Where there is no champion the candidate is held against knowing
     nothing (AUC 0.5). Its lineage must be traced in any case. The report stays on the version, promoted or refused,
     unless it is a dry run.
@@ -94,7 +94,7 @@ def evaluate_gate(
     champion = registry.champion()
     if champion is not None and champion.number == version.number:
         return Verdict(version.number, True, f"version {version.number} is the champion already", None, None, {})
-    rows = judged_rows(version, manifest, list(domains) or gate.domains)
+    rows = judged_rows(version, manifest, list(datasets) or gate.datasets)
     against = champion.number if champion else "none"
     rules = hashlib.sha256(gate.model_dump_json().encode()).hexdigest()[:8]
     with run(
@@ -106,8 +106,8 @@ def evaluate_gate(
         params=gate.model_dump(mode="json"),
         description="Candidate against champion on the same sealed test groups.",
     ) as active:
-        for domain in sorted(set(rows.rows["dataset"])):
-            active.opened_test(domain)
+        for dataset in sorted(set(rows.rows["dataset"])):
+            active.opened_test(dataset)
         evidence = _gather(store, version, champion, rows, cache, gate, active)
         verdict = _verdict(version, champion, evidence.paired, check(gate, evidence))
         report = asdict(verdict) | {"gate": gate.model_dump(mode="json")}

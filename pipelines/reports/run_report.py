@@ -41,8 +41,8 @@ def write_report(
     """Write the report of a run and the figures beside it (`figures/*.png`), and return its path.
 
     Args:
-        table: columns arm, domain, auc, low, high, objective, synthetic, real, fake, groups.
-        differences: columns arm, domain, value, low, high, probability: the arm minus that without synthetic faces.
+        table: columns arm, dataset, auc, low, high, objective, synthetic, real, fake, groups.
+        differences: columns arm, dataset, value, low, high, probability: the arm minus that without synthetic faces.
         evaluations: of every arm, by source.
         tables: score tables of every arm.
         candidate: the arm that was put forward for promotion.
@@ -70,10 +70,10 @@ def write_report(
     text = template.render(
         title=title,
         cells=_cells(table),
-        domains=list(dict.fromkeys(table["domain"])),
+        datasets=list(dict.fromkeys(table["dataset"])),
         arms=list(dict.fromkeys(table["arm"])),
         synthetic=table.drop_duplicates("arm").set_index("arm")["synthetic"].to_dict(),
-        counts=table.drop_duplicates("domain").set_index("domain")[["real", "fake", "groups"]].to_dict("index"),
+        counts=table.drop_duplicates("dataset").set_index("dataset")[["real", "fake", "groups"]].to_dict("index"),
         differences=[difference_sentence(row) for row in differences.to_dict("records")],
         candidate=candidate,
         audited=audited,
@@ -93,7 +93,7 @@ def write_report(
 
 
 def difference_sentence(difference: Mapping[str, Any]) -> str:
-    """What the synthetic faces did on one domain, in words, whichever way it went."""
+    """What the synthetic faces did on one dataset, in words, whichever way it went."""
     low, high = difference["low"], difference["high"]
     figure = f"AUC {difference['value']:+.3f} [{low:+.3f}, {high:+.3f}]"
     if low > 0:
@@ -105,7 +105,7 @@ def difference_sentence(difference: Mapping[str, Any]) -> str:
     else:
         verdict = "too few identities or sources for an interval"
     arm = difference.get("arm", WITH)
-    return f"{'' if arm == WITH else f'{arm}, '}{difference['domain']}: {verdict}, {figure}"
+    return f"{'' if arm == WITH else f'{arm}, '}{difference['dataset']}: {verdict}, {figure}"
 
 
 def next_commands(verdict: Mapping[str, Any]) -> tuple[str, str, str]:
@@ -117,7 +117,7 @@ def next_commands(verdict: Mapping[str, Any]) -> tuple[str, str, str]:
 
 def _matrix(table: pd.DataFrame) -> Figure:
     def wide(column: str) -> pd.DataFrame:
-        return table.pivot_table(index="arm", columns="domain", values=column, sort=False, dropna=False)
+        return table.pivot_table(index="arm", columns="dataset", values=column, sort=False, dropna=False)
 
     return generalisation_matrix(wide("auc"), low=wide("low"), high=wide("high"))
 
@@ -126,7 +126,7 @@ def _cells(table: pd.DataFrame) -> dict[str, dict[str, str]]:
     cells: dict[str, dict[str, str]] = {}
     for row in table.to_dict("records"):
         interval = f" [{row['low']:.3f}, {row['high']:.3f}]" if row["low"] == row["low"] else ""
-        cells.setdefault(row["arm"], {})[row["domain"]] = f"{row['auc']:.3f}{interval}"
+        cells.setdefault(row["arm"], {})[row["dataset"]] = f"{row['auc']:.3f}{interval}"
     return cells
 
 

@@ -47,9 +47,9 @@ _CAPTIONS = {
 
 @dataclass(frozen=True)
 class Review:
-    """The best trial's scores on val and on the sealed rows, by domain and seed, and where the report lies.
+    """The best trial's scores on val and on the sealed rows, by dataset and seed, and where the report lies.
 
-    `optimism` has the columns domain, seed, val, test, low, high, optimism (val minus test).
+    `optimism` has the columns dataset, seed, val, test, low, high, optimism (val minus test).
     """
 
     study: str
@@ -67,7 +67,7 @@ def review(study: optuna.Study, *, seeds: int = 0, sealed: bool = True, out: Pat
 
     Args:
         seeds: how many times the best recipe is trained again, each time with another seed.
-        sealed: open the sealed test rows of the study's domains; False shows val only.
+        sealed: open the sealed test rows of the study's datasets; False shows val only.
         out: the HTML file; by default in the study's folder.
 
     Raises:
@@ -102,11 +102,11 @@ def review(study: optuna.Study, *, seeds: int = 0, sealed: bool = True, out: Pat
         description="The best trial on val and on the sealed test rows, under its own and under fresh seeds.",
     ) as active:
         if rows is not None:
-            for domain in sorted(set(rows.rows["dataset"])):
-                active.opened_test(domain)
+            for dataset in sorted(set(rows.rows["dataset"])):
+                active.opened_test(dataset)
         for seed, path, val in candidates:
             scores += _scores(seed, path, val, rows, materials, active)
-        optimism = pd.DataFrame(scores, columns=["domain", "seed", "val", "test", "low", "high", "optimism"])
+        optimism = pd.DataFrame(scores, columns=["dataset", "seed", "val", "test", "low", "high", "optimism"])
         active.text("optimism.csv", optimism.to_csv(index=False))
     drawn = figures(study, config)
     for name, figure in drawn.items():
@@ -137,20 +137,20 @@ def _weights(folder: Path, model_id: str, materials: TrialContext) -> Path:
 
 
 def _val(materials: TrialContext, folder: Path) -> dict[str, dict[str, float]]:
-    domains = list(dict.fromkeys((*materials.train_domains, *materials.validation_domains)))
-    rows = materials.manifest.select(dataset=domains, split="val")
-    return validate(Detector.load(folder), rows, materials.judging_domains, materials).val
+    datasets = list(dict.fromkeys((*materials.train_domains, *materials.validation_datasets)))
+    rows = materials.manifest.select(dataset=datasets, split="val")
+    return validate(Detector.load(folder), rows, materials.judging_datasets, materials).val
 
 
 def _test_rows(materials: TrialContext) -> Manifest | None:
-    """The sealed rows of the study's own domains that hold both labels."""
+    """The sealed rows of the study's own datasets that hold both labels."""
     rows = materials.manifest.select(split="test")
-    domains = [
-        domain
-        for domain in dict.fromkeys((*materials.train_domains, *materials.validation_domains))
-        if len(set(rows.select(dataset=domain).rows["label"])) == 2
+    datasets = [
+        dataset
+        for dataset in dict.fromkeys((*materials.train_domains, *materials.validation_datasets))
+        if len(set(rows.select(dataset=dataset).rows["label"])) == 2
     ]
-    return sealed_rows(materials.manifest, domains) if domains else None
+    return sealed_rows(materials.manifest, datasets) if datasets else None
 
 
 def _scores(
@@ -163,13 +163,13 @@ def _scores(
 ) -> list[dict[str, Any]]:
     found = []
     evaluated = evaluate_detector(folder, rows, materials.cache).by_frame if rows is not None else None
-    for domain, figures_of in val.items():
-        row: dict[str, Any] = {"domain": domain, "seed": seed, "val": figures_of["auc"]}
-        if evaluated is not None and domain in evaluated.results:
-            interval = evaluated.results[domain].intervals["auc"]
+    for dataset, figures_of in val.items():
+        row: dict[str, Any] = {"dataset": dataset, "seed": seed, "val": figures_of["auc"]}
+        if evaluated is not None and dataset in evaluated.results:
+            interval = evaluated.results[dataset].intervals["auc"]
             row |= {"test": interval.value, "low": interval.low, "high": interval.high}
             row["optimism"] = row["val"] - interval.value
-            known = {f"seed {seed}/val_auc/{domain}": row["val"], f"seed {seed}/test_auc/{domain}": interval.value}
+            known = {f"seed {seed}/val_auc/{dataset}": row["val"], f"seed {seed}/test_auc/{dataset}": interval.value}
             active.metrics({name: value for name, value in known.items() if not math.isnan(value)})
         found.append(row)
     return found
@@ -227,14 +227,14 @@ def _write(
 
 def _verdict(optimism: pd.DataFrame) -> str:
     sentences = []
-    for domain, rows in optimism.groupby("domain", sort=False):
+    for dataset, rows in optimism.groupby("dataset", sort=False):
         tested = rows.dropna(subset=["test"])
         if tested.empty:
             continue
         chosen = tested.iloc[0]
         inside = chosen["low"] <= chosen["val"] <= chosen["high"]
         sentences.append(
-            f"On {domain} the val score lies {'within' if inside else 'outside'} the test interval "
+            f"On {dataset} the val score lies {'within' if inside else 'outside'} the test interval "
             f"(val minus test {chosen['optimism']:+.3f})."
         )
         fresh = tested["test"].tolist()[1:]

@@ -71,12 +71,12 @@ def test_forensic_ablation_fills_its_table_and_goes_on_where_it_was(
     script = importlib.import_module("forensic_ablation")
     script.main()
     record = json.loads(capsys.readouterr().out)
-    per_seed = {(row["arm"], row["domain"]): np.array(row["per_seed"]) for row in record["auc"]}
-    domains = {domain for _, domain in per_seed}
-    assert len(per_seed) == 2 * len(domains)
-    assert {difference["domain"] for difference in record["differences"]} == domains
+    per_seed = {(row["arm"], row["dataset"]): np.array(row["per_seed"]) for row in record["auc"]}
+    datasets = {dataset for _, dataset in per_seed}
+    assert len(per_seed) == 2 * len(datasets)
+    assert {difference["dataset"] for difference in record["differences"]} == datasets
     for difference in record["differences"]:
-        gain = per_seed["texture", difference["domain"]] - per_seed["none", difference["domain"]]
+        gain = per_seed["texture", difference["dataset"]] - per_seed["none", difference["dataset"]]
         assert difference["per_seed"] == pytest.approx(list(gain))
     assert record["ratio"] == 1.0
     assert plot.read_bytes().startswith(b"\x89PNG")

@@ -36,8 +36,8 @@ def test_every_figure_is_in_the_record_and_a_second_call_repeats_them(tmp_path: 
     assert json.loads(out.read_text()) == record
     assert {"hardware", "versions", "date", "goal", "hours"} <= set(record)
     assert (record["ratio"], record["met"]) == (1.0, True)
-    assert {(row["arm"], row["domain"]) for row in record["table"]} == {
-        (arm, domain) for arm in ("none", "oversampling") for domain in ("near", "far", "mean")
+    assert {(row["arm"], row["dataset"]) for row in record["table"]} == {
+        (arm, dataset) for arm in ("none", "oversampling") for dataset in ("near", "far", "mean")
     }
     assert len(record["verdicts"]) == 3
     assert record["lift"] == {}  # no arm with synthetic faces

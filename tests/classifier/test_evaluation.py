@@ -29,7 +29,7 @@ from metrics.intervals import bootstrap, paired_difference
 
 
 def make_manifest(seed: int = 0, people: int = 24) -> tuple[Manifest, np.ndarray]:
-    """Two data sets: in `clips` people are filmed and forged in two ways; `photos` knows no identities."""
+    """Two datasets: in `clips` people are filmed and forged in two ways; `photos` knows no identities."""
     random = np.random.default_rng(seed)
     rows, scores = [], []
     for person in range(people):

@@ -27,7 +27,7 @@ from classifier.figures import (
 
 
 def make_rows(datasets: int = 2, people: int = 20, *, fakes_only: str = "") -> tuple[pd.DataFrame, np.ndarray]:
-    """Rows and scores of data sets d0, d1, ...; one of them may hold fakes only."""
+    """Rows and scores of datasets d0, d1, ...; one of them may hold fakes only."""
     random = np.random.default_rng(0)
     rows = []
     for number in range(datasets):
@@ -77,7 +77,7 @@ def test_roc_curves_name_each_data_set_and_its_interval() -> None:
 
 def test_a_data_set_of_one_class_has_no_curve() -> None:
     assert "d1" not in texts(roc_curves(evaluated(fakes_only="d1")))
-    assert "no data set holds both" in texts(roc_curves(evaluated(datasets=1, fakes_only="d0")))
+    assert "no dataset holds both" in texts(roc_curves(evaluated(datasets=1, fakes_only="d0")))
 
 
 def test_a_band_is_left_out_where_it_is_unknown() -> None:
@@ -109,7 +109,7 @@ def test_precision_recall_curves_are_scikit_learns_and_start_from_guessing() -> 
         guessing = [line for line in axes.lines if list(line.get_ydata()) == [targets.mean()] * 2]
         assert len(guessing) >= 1
     pixels(figure)
-    assert "no data set holds both" in texts(precision_recall_curves(table[table["label"] == "fake"], 0.5))
+    assert "no dataset holds both" in texts(precision_recall_curves(table[table["label"] == "fake"], 0.5))
 
 
 def test_every_figure_of_an_evaluation_is_there() -> None:

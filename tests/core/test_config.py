@@ -10,7 +10,7 @@ from core.config import override, read_yaml, validate
 from core.errors import UserError
 from pipelines.configuration import RunConfig
 
-MINIMAL = {"project": "p", "out": "o", "embedded": True, "domains": {"train": ["a"]}}
+MINIMAL = {"project": "p", "out": "o", "embedded": True, "datasets": {"train": ["a"]}}
 
 
 def test_numbers_in_scientific_notation_are_numbers(tmp_path: Path) -> None:
@@ -46,7 +46,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         ({"study": {"space": {"psi": {"low": 0, "high": 1, "log": True}}}}, r"^study\.space\.psi \{.*a bound above 0"),
         ({"synthetic_share": 1.4}, r"synthetic_share 1\.4: Input should be less than 1 \(here\)"),
         ({"detector": {"backbone": "resnet19"}}, r"resnet1?"),
-        ({"domains": {"train": ["a"], "validation": ["a"]}}, "a domain has one part"),
+        ({"datasets": {"train": ["a"], "validation": ["a"]}}, "a dataset has one part"),
         ({"embedded": False}, "embedded: true"),
         ({"faces": [{"source": "x", "every_second": 2}], "embedded": False}, "did you mean every_seconds"),
         ({"gan": {"image_size": 48}}, "not a power of two: take 32 or 64"),
@@ -58,7 +58,7 @@ def test_errors_name_the_place_and_the_remedy(changes: dict[str, object], words:
 
 
 def test_a_missing_key_is_named() -> None:
-    with pytest.raises(UserError, match=r"domains is missing \(here\)"):
+    with pytest.raises(UserError, match=r"datasets is missing \(here\)"):
         validate(RunConfig, {"project": "p", "out": "o", "embedded": True}, "here")
 
 

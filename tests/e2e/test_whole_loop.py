@@ -69,7 +69,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory, config: dict[str, An
 def test_it_ends_in_a_table_a_report_and_a_champion(uninterrupted: tuple[Path, dict[str, Any]]) -> None:
     folder, result = uninterrupted
     assert {row["arm"] for row in result["table"]} == {"without synthetic", "with synthetic"}
-    assert {row["domain"] for row in result["table"]} == {"orl-swap", "orl-resynth"}
+    assert {row["dataset"] for row in result["table"]} == {"orl-swap", "orl-resynth"}
     assert all(0 <= row["low"] <= row["auc"] <= row["high"] <= 1 for row in result["table"])
     html = (folder / result["report"]).read_text()
     assert "http" not in html.replace("http-equiv", "")  # nothing is loaded from elsewhere
@@ -93,12 +93,12 @@ def test_evaluate_gives_the_figures_of_the_report(uninterrupted: tuple[Path, dic
     again = json.loads(call(folder, "evaluate", "--model", str(result["verdict"]["version"]), "--json"))
     for row in result["table"]:
         if row["arm"] == result["candidate"]:
-            interval = again["by_source"]["results"][row["domain"]]["intervals"]["auc"]
+            interval = again["by_source"]["results"][row["dataset"]]["intervals"]["auc"]
             assert (interval["value"], interval["low"], interval["high"]) == (row["auc"], row["low"], row["high"])
     assert again["openings"]["orl-swap"] >= 2
     band = again["abstention"]
     assert 0 <= band["low"] <= band["high"]
-    assert {row["dataset"] for row in band["datasets"]} == {row["domain"] for row in result["table"]}
+    assert {row["dataset"] for row in band["datasets"]} == {row["dataset"] for row in result["table"]}
     names = ("roc", "precision_recall", "confusion", "reliability", "histograms")
     runs = [{path.parent for path in (folder / "mlruns").rglob(f"figures/{name}.png")} for name in names]
     assert len(set.intersection(*runs)) == 1

@@ -104,7 +104,7 @@ def test_same_bytes_again_and_after_a_kill(built: Manifest, tmp_path: Path) -> N
 def test_an_intact_folder_is_returned_at_once(built: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Photographs, "load", lambda: pytest.fail("it was built again"))
     assert embedded(built.root).digest == built.digest
-    with pytest.raises(pytest.fail.Exception):  # another seed is another data set
+    with pytest.raises(pytest.fail.Exception):  # another seed is another dataset
         embedded(built.root, seed=1)
 
 

@@ -228,7 +228,7 @@ def test_each_model_has_its_own_threshold(pair: Paired) -> None:
 
 def test_a_mean_over_data_sets_is_unweighted_and_sharper_than_its_parts(pair: Paired) -> None:
     few = Paired(*(np.asarray(column)[: len(pair.groups) // 3] for column in pair))
-    parts = [paired_difference(*domain, replicates=400) for domain in (pair, few)]
+    parts = [paired_difference(*dataset, replicates=400) for dataset in (pair, few)]
     found = paired_difference_of_means([pair, few], replicates=400)
     assert found.value == pytest.approx((parts[0].value + parts[1].value) / 2)
     four = paired_difference_of_means([pair] * 4, replicates=400)
@@ -238,7 +238,7 @@ def test_a_mean_over_data_sets_is_unweighted_and_sharper_than_its_parts(pair: Pa
 
 
 def test_a_mean_over_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="no data set"):
+    with pytest.raises(ValueError, match="no dataset"):
         paired_difference_of_means([])
 
 

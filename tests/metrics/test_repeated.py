@@ -121,7 +121,7 @@ def test_faultless_models_and_too_few_groups_have_a_defined_result() -> None:
 
 
 def test_the_mean_over_sets_counts_a_seed_once() -> None:
-    """Three data sets, one and the same three seeds: the spread over seeds does not shrink with the data sets."""
+    """Three datasets, one and the same three seeds: the spread over seeds does not shrink with the datasets."""
     parts = [over_seeds(drawn(np.random.default_rng(8), spread=1.0, groups=400), "none", replicates=50)["more"]] * 3
     mean = mean_over_sets(parts)
     assert mean.difference is not None

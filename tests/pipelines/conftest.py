@@ -68,7 +68,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The manifest of two data sets: in `near` the weave is plain, in `far` it is hardly there."""
+    """The manifest of two datasets: in `near` the weave is plain, in `far` it is hardly there."""
     folder = tmp_path_factory.mktemp("faces")
     rows = draw(folder, "near", contrast=24, seed=0) + draw(folder, "far", contrast=6, seed=1)
     return Manifest.build(rows, folder).write(folder / "manifest.parquet")
@@ -115,6 +115,6 @@ def register(store: Store, faces: Path, tmp_path_factory: pytest.TempPathFactory
         lineage = {"manifest": digest, "training_manifest": digest, "generator": "none"} | tags
         with run(store, "gates", name, key=name) as active:
             model_id = log_detector(active, name=name, folder=folder, tags=lineage)
-        return register_candidate(store, model_id, faces, project="gates", domains=("near",), tags={"arm": name})
+        return register_candidate(store, model_id, faces, project="gates", datasets=("near",), tags={"arm": name})
 
     return make

@@ -1,4 +1,4 @@
-"""Data sets of smooth blobs against the same with the weave of a bad generator, as folders that a run takes in."""
+"""Datasets of smooth blobs against the same with the weave of a bad generator, as folders that a run takes in."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def pictures(
 
 
 def configuration(folder: Path, names: tuple[str, ...], **changes: Any) -> Path:
-    """A YAML file over data sets that lie in `folder`; detectors train their head on 32 pixels, in seconds."""
+    """A YAML file over datasets that lie in `folder`; detectors train their head on 32 pixels, in seconds."""
     content = {
         "project": "weave",
         "out": str(folder / "out"),
         "mlruns": str(folder / "mlruns"),
         "faces": [{"dataset": name, "source": str(folder / name), "already_cropped": True} for name in names],
-        "domains": {"train": [names[0]]},
+        "datasets": {"train": [names[0]]},
         "detector": {"image_size": SIDE, "epochs": 2, "frozen_epochs": 2, "augmentation": 0, "device": "cpu"},
         "comparison": {"arms": ["none", "oversampling"], "seeds": [0, 1]},
     } | changes

@@ -100,7 +100,7 @@ def test_the_leaderboard_ranks_by_data_set(store: Store, experiment: str, make_c
             score_model(store, ids[name], "celeb df", "d2", {"auc": 1 - auc}, handle)
     with run(store, experiment, "unscored", key="unscored") as handle:
         log_detector(handle, name="unscored", folder=make_checkpoint(9))
-    # The newest score counts; the digest picks the content of the data set.
+    # The newest score counts; the digest picks the content of the dataset.
     assert list(leaderboard(store, experiment, "auc/celeb df")["name"]) == ["a", "c", "b", "unscored"]
     table = leaderboard(store, experiment, "auc/celeb df", digest="d1")
     assert list(table["name"]) == ["b", "c", "a", "unscored"]

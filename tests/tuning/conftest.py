@@ -1,4 +1,4 @@
-"""What the tests of studies share: tiny faces of two domains, and one tracking folder."""
+"""What the tests of studies share: tiny faces of two datasets, and one tracking folder."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 @pytest.fixture(scope="session")
 def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
-    """Domain a with train, val and test, domain b without train: smooth blobs, and fakes that carry a weave."""
+    """Dataset a with train, val and test, dataset b without train: smooth blobs, and fakes that carry a weave."""
     random = np.random.default_rng(0)
     weave = 24 * (np.indices((32, 32)).sum(0) % 2)[..., None]
     folder = tmp_path_factory.mktemp("faces")
     rows = []
-    for domain, split, count in (
+    for dataset, split, count in (
         ("a", "train", 12),
         ("a", "val", 8),
         ("b", "val", 8),
@@ -41,13 +41,13 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
             fake = i % 2 == 1
             low = Image.fromarray(random.integers(0, 200, (4, 4, 3), dtype=np.uint8))
             pixels = np.asarray(low.resize((32, 32), Image.Resampling.BICUBIC), dtype=np.int64) + (weave if fake else 0)
-            file = folder / f"{domain}-{split}-{i}.png"
+            file = folder / f"{dataset}-{split}-{i}.png"
             Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(file)
             rows.append(
                 {
                     "path": file.name,
                     "label": "fake" if fake else "real",
-                    "dataset": domain,
+                    "dataset": dataset,
                     "method": "weave" if fake else "pristine",
                     "source": file.stem,
                     "split": split,

@@ -129,7 +129,7 @@ def test_a_warm_start_learns_from_the_same_space_only(base: TrialSpec, materials
     assert sum("warm_start" in t.user_attrs for t in study.get_trials()) == 2
     assert second.best_value >= first.best_value  # the earlier ones measured the same
     assert len(second.history) == 1
-    elsewhere = replace(materials, validation_domains=())
+    elsewhere = replace(materials, validation_datasets=())
     third = launch(config(name="u", trials=2, warm_start=first.name), base, elsewhere)
     best = first.history.sort_values("value", ascending=False)["learning_rate"].tolist()
     assert third.history["learning_rate"].tolist() == best  # other data: its best values are tried first

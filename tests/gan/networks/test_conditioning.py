@@ -25,7 +25,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def two_sets(blobs: Manifest) -> Manifest:
-    """18 faces of one data set and 6 of another."""
+    """18 faces of one dataset and 6 of another."""
     rows = blobs.rows.copy()
     rows["dataset"] = ["bright" if index % 4 else "dark" for index in range(len(rows))]
     return Manifest.build(rows, blobs.root)

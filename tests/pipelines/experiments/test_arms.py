@@ -14,7 +14,7 @@ from pipelines.experiments.arms import ALL_FAKES, WITH, WITHOUT, base_trial, kee
 from pipelines.reports.run_report import difference_sentence
 from tuning.trial import TrialSpec
 
-MINIMAL = {"project": "p", "out": "o", "embedded": True, "domains": {"train": ["a"]}}
+MINIMAL = {"project": "p", "out": "o", "embedded": True, "datasets": {"train": ["a"]}}
 
 
 def specs(**changes: object) -> tuple[RunConfig, TrialSpec]:
@@ -56,7 +56,7 @@ def test_each_kind_of_synthetic_face_gets_an_arm() -> None:
 
 
 def test_a_difference_says_which_arm_it_is_of() -> None:
-    figures = {"domain": "a", "value": 0.1, "low": 0.05, "high": 0.2}
+    figures = {"dataset": "a", "value": 0.1, "low": 0.05, "high": 0.2}
     assert difference_sentence({"arm": WITH, **figures}) == "a: the synthetic faces helped, AUC +0.100 [+0.050, +0.200]"
     assert difference_sentence({"arm": "with self-blend", **figures}).startswith("with self-blend, a: ")
 

@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def tables(effect: float, seeds: int = 3) -> dict[tuple[str, int], pd.DataFrame]:
-    """Score tables of two arms on one data set of 120 sources of 3 frames."""
+    """Score tables of two arms on one dataset of 120 sources of 3 frames."""
     random = np.random.default_rng(0)
     fake = np.repeat(np.arange(120) % 2, 3)
     common = np.repeat(random.normal(0, 1, 120), 3)
@@ -58,7 +58,7 @@ def said(effect: float, seeds: int = 3) -> tuple[str, ...]:
     difference = figures["far"]["gan"].difference
     assert difference is not None
     p = 2 * min(difference.probability, 1 - difference.probability)
-    row = {"arm": "gan", "domain": "far", "value": difference.value, "low": difference.low, "high": difference.high}
+    row = {"arm": "gan", "dataset": "far", "value": difference.value, "low": difference.low, "high": difference.high}
     return verdicts(pd.DataFrame([row | {"p_holm": p}]), "none", ("gan",), seeds)
 
 
@@ -81,7 +81,7 @@ def test_nothing_is_claimed_from_one_seed() -> None:
 
 
 def test_arms_differ_in_one_thing() -> None:
-    config = RunConfig.model_validate({"project": "p", "out": "o", "embedded": True, "domains": {"train": ["a"]}})
+    config = RunConfig.model_validate({"project": "p", "out": "o", "embedded": True, "datasets": {"train": ["a"]}})
     specs = {arm: arm_trial(arm, 1, config.detector, 0.5, 0.7) for arm in ARMS}
     plain = specs["none"]
     assert plain.detector.balance == "none"
@@ -95,10 +95,10 @@ def test_arms_differ_in_one_thing() -> None:
 
 @pytest.mark.parametrize("difference", [-0.2, 0.0, 0.2])
 def test_the_run_says_what_can_be_told_and_otherwise_that_nothing_can(difference: float) -> None:
-    interval = {"arm": "gan", "domain": "far", "low": difference - 0.1, "high": difference + 0.1}
+    interval = {"arm": "gan", "dataset": "far", "low": difference - 0.1, "high": difference + 0.1}
     differences = pd.DataFrame([interval | {"value": difference, "p_holm": 0.01 if difference else 1.0}])
     said = verdicts(differences, "none", ("gan",) if difference else (), 3)
-    row = {"domain": "far", "auc": 0.7, "low": 0.6, "high": 0.8}
+    row = {"dataset": "far", "auc": 0.7, "low": 0.6, "high": 0.8}
     table = pd.DataFrame([row | {"arm": "none"}, row | {"arm": "gan"}])
     result = Comparison("none", (0, 1, 2), table, differences, said, (), {}, {}, Path(), "")
     bullets = [line[2:] for line in described(result).splitlines() if line.startswith("- ")]
@@ -150,7 +150,7 @@ def test_killed_it_ends_in_the_same_table_and_doubles_no_run(
     assert len(workers) >= 2
     assert not psutil.wait_procs(workers, timeout=60)[1]  # none goes on, nor sleeps with the database locked
     resumed = compare(monkeypatch, capsys, str(ground))
-    assert len(resumed["table"]) == 6  # two arms on two domains and their mean
+    assert len(resumed["table"]) == 6  # two arms on two datasets and their mean
     assert len(resumed["differences"]) == 3
     assert resumed["openings"] == {"near": 1, "far": 1}
 
@@ -219,7 +219,7 @@ def fail(
         (["comparison.arms=[none, gan]", "comparison.generator=nowhere"], "nowhere"),
         (["comparison.arms=[none, gan-composite]", "gan.image_size=16"], "needs faces of 24 pixels"),
         (["comparison.arms=[none, self-blend]", "synthetic_share=0.1"], "no arm would get a synthetic face"),
-        (["domains.test=[elsewhere]"], "elsewhere"),
+        (["datasets.test=[elsewhere]"], "elsewhere"),
         (["detector.paired=true"], "the arm oversampling cannot be trained by these settings"),
     ],
 )
@@ -227,7 +227,7 @@ def test_a_mistake_is_one_sentence(fail: Callable[..., str], settings: list[str]
     assert sentence in fail(*settings)
 
 
-def test_a_test_domain_of_one_class_is_named(fail: Callable[..., str], ground: Path, tmp_path: Path) -> None:
+def test_a_test_dataset_of_one_class_is_named(fail: Callable[..., str], ground: Path, tmp_path: Path) -> None:
     pictures(tmp_path / "lone", 0, 2, real=30, fake=0)
     content = read_yaml(ground)
     lone = {"dataset": "lone", "source": str(tmp_path / "lone"), "already_cropped": True}

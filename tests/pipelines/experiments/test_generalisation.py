@@ -20,7 +20,7 @@ from tracking.store import open_store
 
 
 def manifest(tmp_path: Path, *, splits: dict[str, tuple[str, ...]], methods: dict[str, tuple[str, ...]]) -> Manifest:
-    """Two reals and two fakes of each method, for each data set and split."""
+    """Two reals and two fakes of each method, for each dataset and split."""
     rows: list[dict[str, object]] = []
     for dataset, present in splits.items():
         for split in present:
@@ -39,7 +39,7 @@ ALL = ("train", "val", "test")
 
 @pytest.fixture
 def three(tmp_path: Path) -> Manifest:
-    """Two data sets to train on, and one to test on only."""
+    """Two datasets to train on, and one to test on only."""
     return manifest(
         tmp_path,
         splits={"a": ALL, "b": ALL, "c": ("val", "test")},
@@ -63,8 +63,8 @@ def test_one_by_one_has_what_was_seen_on_the_diagonal(three: Manifest) -> None:
 
 
 def test_leaving_a_data_set_out_has_what_was_not_seen_on_the_diagonal(three: Manifest) -> None:
-    rows, _, columns, seen = table("leave-one-data-set-out", three)
-    assert [(row.name, row.domains) for row in rows] == [("all but a", ("b",)), ("all but b", ("a",))]
+    rows, _, columns, seen = table("leave-one-dataset-out", three)
+    assert [(row.name, row.datasets) for row in rows] == [("all but a", ("b",)), ("all but b", ("a",))]
     assert columns == ["a", "b", "c"]
     assert seen == [[False, True, False], [True, False, False]]
 
@@ -93,10 +93,10 @@ def test_a_method_stands_against_the_reals_of_its_data_sets(three: Manifest) -> 
 @pytest.mark.parametrize(
     ("config", "splits", "methods", "sentence"),
     [
-        ({}, {"a": ("test",)}, {"a": ("m",)}, "no data set can be trained on"),
+        ({}, {"a": ("test",)}, {"a": ("m",)}, "no dataset can be trained on"),
         ({"datasets": ("x",)}, {"a": ALL}, {"a": ("m",)}, "matrix.datasets names 'x'"),
         ({"datasets": ("b",)}, {"a": ALL, "b": ("test",)}, {"a": ("m",), "b": ("m",)}, "b is tested on only"),
-        ({"mode": "leave-one-data-set-out"}, {"a": ALL}, {"a": ("m",)}, "there is a alone"),
+        ({"mode": "leave-one-dataset-out"}, {"a": ALL}, {"a": ("m",)}, "there is a alone"),
         ({"mode": "leave-one-method-out"}, {"a": ALL}, {"a": ("m",)}, "are all 'm'"),
     ],
 )

@@ -87,7 +87,7 @@ def test_it_arrives_as_it_left(
     np.testing.assert_array_equal(*(score(model, rows, cache) for model in models))
     with pytest.raises(UserError, match="names no manifest in its lineage"):
         evaluate_gate(there, 1, cache=cache)
-    verdict = evaluate_gate(there, 1, manifest=faces, domains=["near"], cache=cache)
+    verdict = evaluate_gate(there, 1, manifest=faces, datasets=["near"], cache=cache)
     assert verdict.promoted
 
 
@@ -125,13 +125,13 @@ def test_an_ensemble_is_registered_and_judged_like_one_model(
 ) -> None:
     numbers = [str(register(make_detector(seed=seed), f"member{seed}")) for seed in (3, 4)]
     made = ensemble(
-        store, numbers, faces, tmp_path / "e", combination="stacking", domains=["near"], project="gates", cache=cache
+        store, numbers, faces, tmp_path / "e", combination="stacking", datasets=["near"], project="gates", cache=cache
     )
     assert [row["model"] for row in made["members"]] == numbers
     assert made["note"] == ""
     version = Registry(store).resolve(made["version"])
     assert version.tags["generator"] == "none"
-    assert version.tags["test_domains"] == "near"
+    assert version.tags["test_datasets"] == "near"
     assert isinstance(load_model(fetch_model(store, version.uri, tmp_path / "fetched"), "cpu"), Ensemble)
     verdict = evaluate_gate(store, made["version"], cache=cache, dry_run=True)
     assert next(each for each in verdict.checks if each["rule"] == "lineage")["passed"]

@@ -22,19 +22,19 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.fixture(scope="module")
 def evidence() -> Evidence:
-    """Two domains of 40 sources each: AUC about 0.95 on `good`, 0.6 on `poor`; 0.02 above version 1."""
+    """Two datasets of 40 sources each: AUC about 0.95 on `good`, 0.6 on `poor`; 0.02 above version 1."""
     random = np.random.default_rng(0)
     rows, scores = [], []
-    for domain, gap in (("good", 2.5), ("poor", 0.4)):
+    for dataset, gap in (("good", 2.5), ("poor", 0.4)):
         for number in range(40):
             label = ("real", "fake")[number % 2]
             rows.append(
                 {
                     "sha256": f"{len(rows):064x}",
-                    "dataset": domain,
+                    "dataset": dataset,
                     "label": label,
                     "method": "weave",
-                    "source": f"{domain}{number}",
+                    "source": f"{dataset}{number}",
                     "identity": None,
                 }
             )
@@ -94,11 +94,11 @@ def test_non_inferior_needs_a_reason(evidence: Evidence) -> None:
     assert "its licence allows selling" in found.wanted
 
 
-def test_the_worst_domain_decides(evidence: Evidence) -> None:
+def test_the_worst_dataset_decides(evidence: Evidence) -> None:
     low = evidence.evaluation.results["poor"].intervals["auc"].low
     assert low < evidence.evaluation.results["good"].intervals["auc"].low
-    assert answers(evidence, min_worst_auc_low=low - 0.01)["worst domain"].passed
-    refused = answers(evidence, min_worst_auc_low=min(low + 0.01, 1.0))["worst domain"]
+    assert answers(evidence, min_worst_auc_low=low - 0.01)["worst dataset"].passed
+    refused = answers(evidence, min_worst_auc_low=min(low + 0.01, 1.0))["worst dataset"]
     assert not refused.passed
     assert "on poor" in refused.measured
     worst = max(evidence.evaluation.results[name].metrics["ece"] for name in ("good", "poor"))

@@ -66,7 +66,7 @@ def test_the_first_good_one_is_promoted_with_every_rule_measured(
     verdict = judge(versions["good0"], gate=gate)
     assert [each["rule"] for each in verdict.checks] == [
         "champion",
-        "worst domain",
+        "worst dataset",
         "calibration",
         "latency",
         "lineage",
@@ -124,7 +124,7 @@ def test_compare_says_which_is_higher(versions: dict[str, int], store: Store, ca
     good, guess = versions["good0"], versions["guess"]
     result = compare_versions(store, good, guess, cache=cache)
     assert f"version {good}'s is higher beyond doubt" in result["sentence"]
-    (row,) = result["domains"]
+    (row,) = result["datasets"]
     assert row["low"] <= row["difference"] <= row["high"]
     assert row["difference"] == pytest.approx(row[f"version {good}"] - row[f"version {guess}"])
     assert "no difference can be told" in compare_versions(store, good, versions["good2"], cache=cache)["sentence"]

@@ -37,7 +37,7 @@ def test_a_report_shows_how_optimistic_the_choice_was(
     study = load(materials.store.root, result.name)
     found = review(study, seeds=2)
     table = found.optimism
-    assert set(table["domain"]) == {"a", "b"}
+    assert set(table["dataset"]) == {"a", "b"}
     assert table["seed"].nunique() == 3
     first = table.iloc[0]
     assert first["low"] <= first["test"] <= first["high"]
