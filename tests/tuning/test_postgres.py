@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 
 from tests.tuning import postgres
 from tests.tuning.killable_workers import terms
-from tests.tuning.test_faults import check_nothing_lost_nothing_twice, nursery
+from tests.tuning.test_faults import check_nothing_lost_nothing_twice, killable_workers
 from tests.tuning.test_study import config
 from tracking.store import Store
 from tuning.queue import Claims
@@ -29,7 +29,7 @@ def server() -> Iterator[postgres.Postgres]:
 
 
 def test_workers_of_many_machines_killed_at_random_moments(server: postgres.Postgres, store: Store) -> None:
-    nursery(server.url, "far", store.root, 12, 2, 6, 3)
+    killable_workers(server.url, "far", store.root, 12, 2, 6, 3)
     study = optuna.load_study(study_name="far", storage=StudyStorage(server.url).storage())
     check_nothing_lost_nothing_twice(study, store, 12, 6)
 
@@ -51,7 +51,7 @@ def test_the_database_is_killed_in_the_middle(server: postgres.Postgres, store: 
     thread = threading.Thread(target=trouble, daemon=True)
     thread.start()
     try:
-        nursery(server.url, "outage", store.root, 20, 2, 0, 0)
+        killable_workers(server.url, "outage", store.root, 20, 2, 0, 0)
     finally:
         thread.join(timeout=150)
     assert len(outages) == 2

@@ -36,7 +36,6 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 import torch
-from classifier import progress
 from classifier.config import DetectorConfig
 from classifier.training.training import train
 from core.manifest import Manifest
@@ -49,7 +48,7 @@ def killing(content, file, save=torch.save):
             Path(file).write_bytes(b"half")
         os.kill(os.getpid(), signal.SIGKILL)
     save(content, file)
-progress.torch.save = killing
+torch.save = killing
 train(Manifest.read(manifest), DetectorConfig.model_validate_json(config), Path(out), Path(cache))
 """
 

@@ -10,7 +10,7 @@ import pytest
 
 from classifier.models.detector import Detector
 from core.errors import UserError
-from pipelines import promotion
+from pipelines.release import promotion
 from pipelines.release.compare import compare_versions
 from pipelines.release.gate import Gate
 from pipelines.release.promotion import Verdict, evaluate_gate
