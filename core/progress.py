@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from tqdm import tqdm
+
+# Where a training job sends its metrics: called with name -> value, and the step that they belong to.
+Report = Callable[[Mapping[str, float], int], None]
+
+
+def ignore(_metrics: Mapping[str, float], _step: int) -> None:
+    """A report that goes nowhere."""
 
 
 def progress_bar(total: int | None, what: str, unit: str, *, delay: float = 2, **options: Any) -> tqdm:

@@ -24,6 +24,7 @@ from tqdm import tqdm
 from core.device import pick_device
 from core.errors import UserError
 from core.manifest import Manifest
+from core.progress import Report, ignore
 from core.signals import deferred_interrupt
 from faces.features import Features, features
 from faces.loading import Crops, load_crops
@@ -38,12 +39,6 @@ from gan.warm_start import start_from
 from metrics.distributions import Estimate
 
 FEWEST_FACES = 16
-
-Report = Callable[[Mapping[str, float], int], None]
-
-
-def ignore(metrics: Mapping[str, float], step: int) -> None:
-    """A report that goes nowhere."""
 
 
 def train(

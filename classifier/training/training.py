@@ -38,17 +38,13 @@ from classifier.training.optim import averaged, optimizer, prepare, schedule, se
 from core.device import autocast, keep_freed_memory, pick_device, pick_precision
 from core.errors import UserError
 from core.manifest import Manifest
+from core.progress import Report, ignore
 from core.signals import deferred_interrupt
 from faces.augmentation import augment
 from faces.loading import Crops, load_crops
 
-Report = Callable[[Mapping[str, float], int], None]
 HISTORY, STATE = "history.json", "training.pt"
 _log = logging.getLogger(__name__)
-
-
-def ignore(_metrics: Mapping[str, float], _step: int) -> None:
-    """A report that goes nowhere."""
 
 
 def train(manifest: Manifest, config: DetectorConfig, out: Path, cache: Path, report: Report = ignore) -> Path:
