@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -15,6 +16,7 @@ from pydantic_core import ErrorDetails
 from core.errors import UserError
 
 Model = TypeVar("Model", bound=BaseModel)
+_MOST_NODES = 100_000
 
 
 class _Loader(yaml.SafeLoader):
@@ -35,16 +37,56 @@ def read_yaml(path: Path) -> dict[str, Any]:
         UserError: no such file, not YAML, or not a mapping.
     """
     try:
-        content = yaml.load(path.read_text(), Loader=_Loader)
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise UserError(f"no configuration at {path}: give the path of a YAML file, see configs/") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not YAML: {error}") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): give the path of a YAML file") from error
+    content = _parsed(text, str(path))
     if content is None:
         return {}
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a {type(content).__name__}, not `key: value` lines: see configs/ for examples")
     return content
+
+
+def _parsed(text: str, where: str) -> Any:
+    """The content of YAML text, in bounded time and memory.
+
+    Raises:
+        UserError: not YAML, a tag that is not plain YAML, or aliases that stand for too much.
+    """
+    try:
+        node = yaml.compose(text, _Loader)
+        if node is not None and _expanded(node, {}) > _MOST_NODES:
+            raise UserError(f"{where}: its aliases stand for more than {_MOST_NODES} values: write them out")
+        return yaml.load(text, Loader=_Loader)
+    except RecursionError as error:
+        raise UserError(f"{where} is not YAML that can be read: it is nested too deeply, or in itself") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{where} is not YAML: {' '.join(str(error).split())}") from error
+    except UserError:
+        raise
+    except ValueError as error:  # dates and numbers that Python does not have
+        raise UserError(f"{where}: {' '.join(str(error).split())}: put the value in quotes, or correct it") from error
+
+
+def _expanded(node: yaml.Node, known: dict[int, int]) -> int:
+    """How many values a node stands for once its aliases are written out; RecursionError where it holds itself."""
+    if id(node) in known:
+        if known[id(node)] < 0:
+            raise RecursionError
+        return known[id(node)]
+    known[id(node)] = -1
+    total = 1
+    if isinstance(node, yaml.SequenceNode):
+        total += sum(_expanded(item, known) for item in node.value)
+    elif isinstance(node, yaml.MappingNode):
+        total += sum(_expanded(part, known) for pair in node.value for part in pair)
+    known[id(node)] = total
+    return total
 
 
 def validate(model: type[Model], content: Mapping[str, Any], where: str) -> Model:
@@ -63,26 +105,38 @@ def override(content: Mapping[str, Any], settings: Sequence[str]) -> dict[str, A
     """`content` with `a.b=value` settings of the command line laid over it; values are read as YAML.
 
     Raises:
-        UserError: a setting has no `=`.
+        UserError: a setting has no `=` or no key, or its value is not YAML.
     """
     result = _deep_copy(content)
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals:
             raise UserError(f"--set {setting} has no `=`: write --set section.key=value")
-        *parents, last = key.strip().split(".")
-        place = result
+        *parents, last = names = key.strip().split(".")
+        if not all(names):
+            raise UserError(f"--set {setting} names no key before the `=`: write --set section.key=value")
+        section = result
         for parent in parents:
-            inner = place.setdefault(parent, {})
+            inner = section.setdefault(parent, {})
             if not isinstance(inner, dict):
                 raise UserError(f"--set {setting}: {parent} is not a section: write --set section.key=value")
-            place = inner
-        place[last] = yaml.load(value, Loader=_Loader)
+            section = inner
+        section[last] = _parsed(value, f"--set {setting}")
     return result
 
 
 def _deep_copy(content: Mapping[str, Any]) -> dict[str, Any]:
     return {key: _deep_copy(value) if isinstance(value, Mapping) else value for key, value in content.items()}
+
+
+def _shown(value: object) -> str:
+    """A value in an error sentence, shortened."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = 80
+    try:
+        return short.repr(value)
+    except ValueError:  # Python refuses to write integers of thousands of digits
+        return f"(a {type(value).__name__} too long to show)"
 
 
 def _sentence(error: ErrorDetails, model: type[BaseModel], where: str) -> str:
@@ -98,7 +152,7 @@ def _sentence(error: ErrorDetails, model: type[BaseModel], where: str) -> str:
     if error["type"] == "missing":
         return f"{name} is missing ({where}): add it"
     reason = error["msg"].removeprefix("Value error, ")
-    return f"{name} {error['input']!r}: {reason} ({where})" if name else f"{reason} ({where})"
+    return f"{name} {_shown(error['input'])}: {reason} ({where})" if name else f"{reason} ({where})"
 
 
 def _keys_at(model: type[BaseModel], location: Sequence[str | int]) -> list[str]:

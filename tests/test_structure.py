@@ -20,7 +20,7 @@ def module(file: Path) -> str:
 
 
 def imported(file: Path, modules: set[str]) -> set[str]:
-    """Our modules that a file imports, inside functions too; not those that only a type checker or a lazy name needs."""
+    """Our modules that a file imports, inside functions too; not those that only a type checker needs."""
     tree = ast.parse(file.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":

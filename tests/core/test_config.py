@@ -78,3 +78,43 @@ def test_the_configurations_that_we_ship_are_valid(file: str) -> None:
     root = Path(__file__).parents[2]
     config = validate(RunConfig, read_yaml(root / file), file)
     assert config.study is not None
+
+
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n" for before, name in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (BOMB, "aliases stand for more than"),
+        ("a: &a\n  b: *a\n", "nested too deeply, or in itself"),
+        ("a: " + "[" * 5000 + "]" * 5000, "nested too deeply"),
+        ("a: !!python/object/apply:os.system ['true']", "is not YAML"),
+        ("a: 2001-13-45", "month must be in 1..12"),
+        ("a: " + "9" * 5000, "put the value in quotes"),
+        ("\t- tab", "is not YAML"),
+    ],
+)
+def test_yaml_that_is_no_configuration_is_refused_in_one_short_line(tmp_path: Path, text: str, why: str) -> None:
+    (tmp_path / "run.yaml").write_text(text)
+    with pytest.raises(UserError, match=why) as refused:
+        read_yaml(tmp_path / "run.yaml")
+    assert len(str(refused.value)) < 600
+
+
+def test_a_folder_in_place_of_a_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot be read"):
+        read_yaml(tmp_path)
+
+
+@pytest.mark.parametrize("setting", ["=1", ".a=1", "..=", "a=[", "a={", "a=&x *x", "a=" + "9" * 5000, "no equals sign"])
+def test_malformed_settings_are_refused(setting: str) -> None:
+    with pytest.raises(UserError, match="--set"):
+        override({"a": 1}, [setting])
+
+
+def test_aliases_within_bounds_are_yaml_like_any_other(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("a: &a {x: 1}\nb: {<<: *a, y: 2}\n")
+    assert read_yaml(tmp_path / "run.yaml")["b"] == {"x": 1, "y": 2}
