@@ -1,8 +1,8 @@
 """What the workbench costs beside a bare Optuna loop with MLflow logging done by hand: 200 very short trials.
 
 Both sides draw four parameters by the same sampler, sleep, log four parameters, three steps of two metrics and two
-tags into one MLflow run a trial below one parent, and store the result: ours through `tuning.workers.work` and
-`tracking.runs` (journal; claims, liveness, resumable runs), the other by `study.optimize` on Optuna's SQLite and
+tags into one MLflow run a trial below one parent, and store the result: ours through `tuning.worker.work` and
+`tracking.runs` (journal; queue, liveness, resumable runs), the other by `study.optimize` on Optuna's SQLite and
 `mlflow.start_run`. Both write the same kind of SQLite tracking database. The sides alternate in blocks, so that a
 busy machine disturbs both.
 
@@ -28,10 +28,10 @@ from record import hand_over, hardware, versions
 from tracking.runs import run
 from tracking.store import Store, open_store
 from tuning.config import StudyConfig
-from tuning.queue import Claims, Terms
+from tuning.queue import TrialQueue
 from tuning.space import Range, Space, Value, distributions
 from tuning.storage import StudyStorage, quiet_optuna
-from tuning.workers import Outcome, work
+from tuning.worker import Outcome, work
 
 GOAL = 1.15
 SPACE: Space = {name: Range(low=0.0, high=1.0) for name in ("a", "b", "c", "d")}
@@ -68,23 +68,23 @@ WRITES = ["create_new_trial", "set_trial_param", "set_trial_state_values", "set_
 
 def ours(store: Store, folder: Path, name: str, total: int, sampler: str) -> None:
     """Trials by the workbench, up to a total of `total`."""
-    shelf = StudyStorage(str(folder / f"{name}.journal"))
+    storage = StudyStorage(str(folder / f"{name}.journal"))
     with quiet_optuna():
-        study = optuna.create_study(study_name=name, storage=shelf.storage(), direction="maximize", load_if_exists=True)
+        study = optuna.create_study(study_name=name, storage=storage.open(), direction="maximize", load_if_exists=True)
     with run(store, "ours", name, key=name) as parent:
 
-        def evaluate(_: optuna.Trial, values: dict[str, Value], place: int) -> Outcome:
+        def evaluate(_: optuna.Trial, values: dict[str, Value], slot: int) -> Outcome:
             with run(
-                store, "ours", f"trial-{place:03d}", key=f"{name}/{place}", parent=parent.id,
-                tags={"study": name, "trial": place}, params=values,
+                store, "ours", f"trial-{slot:03d}", key=f"{name}/{slot}", parent=parent.id,
+                tags={"study": name, "trial": slot}, params=values,
             ) as active:  # fmt: skip
                 time.sleep(SLEEP_SECONDS)
                 for step in range(3):
                     active.metrics({"loss": 1 / (step + 1), "auc": 0.5}, step)
             return Outcome([sum(map(float, values.values()))], attributes={"run_id": active.id})
 
-        terms = Terms(total, sampler, 0, SPACE)  # type: ignore[arg-type]
-        work(Claims(study, shelf, terms), StudyConfig(trials=total, space=SPACE), evaluate)
+        config = StudyConfig(trials=total, sampler=sampler, pruner="none", space=SPACE)  # type: ignore[arg-type]
+        work(TrialQueue(study, storage, config), evaluate)
 
 
 def by_hand(store: Store, folder: Path, name: str, count: int, sampler: str) -> None:

@@ -1,11 +1,11 @@
 """Whether more workers mean more trials: 1 and 2 real ones on this machine, 1 to 64 simulated ones over PostgreSQL.
 
 A trial sleeps (the training stands still, so that two cores can stand in for a cluster), a quarter more or less than is
-said, as trials do; everything else is what a real worker does: places claimed under the lock, parameters drawn and
+said, as trials do; everything else is what a real worker does: slots taken under the lock, parameters drawn and
 stored, heartbeats, results told. All workers begin at once, when all are up and have done a trial of another study. The
 share of ideal throughput is the time that the workers slept in trials, divided by the time from the common beginning to
 the end of each one's last trial: what is missing was spent on the study itself. (A fixed total leaves some idle at the
-very end, with any number of workers; that is not counted.) A study is counted as right only when every place was done
+very end, with any number of workers; that is not counted.) A study is counted as right only when every slot was done
 exactly once. The simulated workers share this machine's cores with the database and each other, where those of a
 cluster have their own.
 
@@ -37,10 +37,10 @@ from optuna.trial import TrialState
 from record import hand_over, hardware, versions
 
 from tuning.config import StudyConfig
-from tuning.queue import PLACE, Claims, Terms
+from tuning.queue import TrialQueue, slot_of
 from tuning.space import Range, Space, Value
 from tuning.storage import StudyStorage, quiet_optuna
-from tuning.workers import Outcome, work
+from tuning.worker import Outcome, work
 
 GOAL = 0.9
 SPACE: Space = {name: Range(low=0.0, high=1.0) for name in ("a", "b", "c", "d")}
@@ -48,24 +48,24 @@ SPACE: Space = {name: Range(low=0.0, high=1.0) for name in ("a", "b", "c", "d")}
 
 def worker(address: str, name: str, total: int, sleep: float, ready: Any, memory: Any) -> None:
     """One worker whose trials sleep; all begin together, each after a trial of a study of its own, to warm up."""
-    shelf = StudyStorage(address)
+    storage = StudyStorage(address)
     with quiet_optuna():
-        study = optuna.load_study(study_name=name, storage=shelf.storage())
-        rehearsal = optuna.create_study(study_name=f"{name}-{os.getpid()}", storage=shelf.storage())
+        study = optuna.load_study(study_name=name, storage=storage.open())
+        rehearsal = optuna.create_study(study_name=f"{name}-{os.getpid()}", storage=storage.open())
 
     slept, last = 0.0, 0.0
 
-    def evaluate(trial: optuna.Trial, values: dict[str, Value], place: int) -> Outcome:
+    def evaluate(trial: optuna.Trial, values: dict[str, Value], slot: int) -> Outcome:
         nonlocal slept, last
-        seconds = sleep * np.random.default_rng([total, place]).uniform(0.75, 1.25)
+        seconds = sleep * np.random.default_rng([total, slot]).uniform(0.75, 1.25)
         if trial.study is study:
             time.sleep(seconds)
         slept, last = slept + seconds, time.perf_counter()
         return Outcome([sum(map(float, values.values()))], attributes={"run_id": name})
 
     def run(over: optuna.Study, trials: int) -> None:
-        config = StudyConfig(trials=trials, space=SPACE)
-        work(Claims(over, shelf, Terms(trials, "random", 0, SPACE)), config, evaluate, wait=False)
+        config = StudyConfig(trials=trials, sampler="random", space=SPACE)
+        work(TrialQueue(over, storage, config), evaluate, wait=False)
 
     run(rehearsal, 1)
     ready.wait()
@@ -79,11 +79,11 @@ def measure(address: str, workers: int, rounds: int, sleep: float) -> dict[str, 
     name, total = f"scaling-{workers}-{uuid.uuid4().hex[:6]}", workers * rounds
     if "://" not in address:
         address = str(Path(address) / f"{name}.journal")
-    shelf = StudyStorage(address)
+    storage = StudyStorage(address)
     with quiet_optuna():
-        optuna.create_study(study_name=name, storage=shelf.storage(), direction="maximize")
-    if shelf.engine is not None:
-        shelf.engine.dispose()  # forked workers must not share a connection
+        optuna.create_study(study_name=name, storage=storage.open(), direction="maximize")
+    if storage.engine is not None:
+        storage.engine.dispose()  # forked workers must not share a connection
     context = multiprocessing.get_context("fork")
     ready, memory = context.Barrier(workers + 1), context.Queue()
     processes = [
@@ -97,8 +97,8 @@ def measure(address: str, workers: int, rounds: int, sleep: float) -> dict[str, 
     for process in processes:
         process.join()
     seconds = time.perf_counter() - began
-    trials = optuna.load_study(study_name=name, storage=StudyStorage(address).storage()).get_trials()
-    done = Counter(t.user_attrs[PLACE] for t in trials if t.state == TrialState.COMPLETE)
+    trials = optuna.load_study(study_name=name, storage=StudyStorage(address).open()).get_trials()
+    done = Counter(slot_of(t) for t in trials if t.state == TrialState.COMPLETE)
     return {
         "workers": workers,
         "trials": total,

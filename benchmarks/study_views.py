@@ -30,9 +30,9 @@ from record import hand_over, hardware, versions
 
 from tracking.store import open_store
 from tuning.config import DEFAULT_SPACE, StudyConfig
-from tuning.queue import PLACE, WORKER
+from tuning.queue import SLOT, WORKER
 from tuning.space import distributions
-from tuning.storage import StudyStorage, quiet_optuna, shelf_for
+from tuning.storage import StudyStorage, quiet_optuna, storage_of
 
 GOAL_STATUS, GOAL_UI = 10.0, 10.0
 
@@ -40,9 +40,9 @@ GOAL_STATUS, GOAL_UI = 10.0, 10.0
 def fill_study(root: Path, name: str, count: int) -> float:
     """A journal of `count` finished trials; returns the megabytes that it takes."""
     random = optuna.samplers.RandomSampler(seed=0)
-    shelf: StudyStorage = shelf_for(root, name)
+    storage: StudyStorage = storage_of(root, name)
     with quiet_optuna():
-        study = optuna.create_study(study_name=name, storage=shelf.storage(), direction="maximize", sampler=random)
+        study = optuna.create_study(study_name=name, storage=storage.open(), direction="maximize", sampler=random)
         config = StudyConfig(name="views", trials=count)
         study.set_user_attr("config", json.loads(config.model_dump_json()))
         space, start = distributions(DEFAULT_SPACE), datetime.datetime(2026, 1, 1)
@@ -56,12 +56,12 @@ def fill_study(root: Path, name: str, count: int) -> float:
                 params=drawn,
                 distributions=space,
                 value=0.5 + 0.4 * drawn["augmentation"] * (number % 17) / 17,
-                user_attrs={PLACE: number, WORKER: "w", "run_id": f"{number:032x}", "noise": 0.01},
+                user_attrs={SLOT: number, WORKER: "w", "run_id": f"{number:032x}", "noise": 0.01},
             )
             trial.datetime_start = start + datetime.timedelta(minutes=number)
             trial.datetime_complete = trial.datetime_start + datetime.timedelta(seconds=40)
             study.add_trial(trial)
-    return shelf.path.stat().st_size / 1e6
+    return storage.path.stat().st_size / 1e6
 
 
 def fill_runs(root: Path, count: int) -> None:

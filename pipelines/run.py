@@ -25,7 +25,7 @@ from tracking.models import score_model
 from tracking.runs import run as tracked_run
 from tracking.runs import test_openings
 from tracking.store import Store, open_store
-from tuning.identity import check_study, needs_generator
+from tuning.identity import FinalTraining, check_study, needs_generator
 from tuning.study import StudyResult, launch
 from tuning.trial import Trained, TrialContext, TrialSpec
 
@@ -84,7 +84,7 @@ def execute(config: RunConfig) -> Outcome:
         if config.study is not None:
             study_inputs = [*shared, config.study.model_dump_json(), json.dumps(config.study_detector)]
             study_inputs.append(base.model_dump_json())
-            study = steps.do("study", study_inputs, lambda: _study(config, materials, parent.id))
+            study = steps.do("study", study_inputs, lambda: _study(config, ground, parent.id))
             best = TrialSpec.model_validate(study["best"])
         arms = plan_arms(config, base, best)
         arm_inputs = [*shared, full.digest, *(f"{name}{spec.model_dump_json()}" for name, spec in arms.items())]
@@ -154,13 +154,25 @@ def search(config: RunConfig, *, workers: int = 1, new: bool = False, cluster: s
     store = open_store(config.mlruns)
     needed = needs_generator(config.study, study_base(config))
     ground = _ground(config, store, Steps(config.out / "steps", total=1 + needed), None, generator=needed)
-    return launch(config.study, study_base(config), ground.materials, workers=workers, new=new, cluster=cluster)
+    return launch(
+        config.study,
+        study_base(config),
+        ground.materials,
+        workers=workers,
+        new=new,
+        cluster=cluster,
+        final=_final_training(config, ground),
+    )
 
 
 def study_base(config: RunConfig) -> TrialSpec:
     """The trial that all those of the study vary: the run's detector, made cheaper by `study_detector`."""
     base = base_trial(config)
     return base.with_parameters(config.study_detector) if config.study_detector else base
+
+
+def _final_training(config: RunConfig, ground: _Ground) -> FinalTraining:
+    return FinalTraining(base_trial(config), ground.manifest, config.datasets.test)
 
 
 def _ground(config: RunConfig, store: Store, steps: Steps, parent: str | None, *, generator: bool = True) -> _Ground:
@@ -184,11 +196,12 @@ def _key(kind: str, *parts: str) -> str:
     return f"{kind}/{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:24]}"
 
 
-def _study(config: RunConfig, materials: TrialContext, parent: str) -> dict[str, Any]:
+def _study(config: RunConfig, ground: _Ground, parent: str) -> dict[str, Any]:
     assert config.study is not None
+    materials = ground.materials
     if not needs_generator(config.study, study_base(config)):  # the same study as that of `search`
         materials = replace(materials, generator=None)
-    result = launch(config.study, study_base(config), materials, parent)
+    result = launch(config.study, study_base(config), materials, parent, final=_final_training(config, ground))
     return {
         "name": result.name,
         "best": result.best.model_dump(mode="json"),

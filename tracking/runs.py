@@ -261,6 +261,13 @@ def attach(store: Store, run_id: str) -> Run:
     return Run(store, run_id, info.experiment_id, info.run_name)
 
 
+def run_seconds(store: Store, run_id: str) -> float:
+    """Seconds from the start of a run to its end, or to now where it has not ended."""
+    with explained(f"find the run {run_id}", store.tracking_uri):
+        info = store.client.get_run(run_id).info
+    return float((info.end_time or time.time() * 1000) - info.start_time) / 1000
+
+
 def fail_left_running(store: Store, experiment: str, parent: str, why: str, prefix: str = "") -> list[str]:
     """Mark the children of `parent` as FAILED that a killed process left RUNNING, with `why` as the tag `error`.
 

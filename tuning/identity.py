@@ -8,7 +8,7 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,6 @@ from core.manifest import Manifest
 from gan.balancing import BalanceConfig
 from tracking.store import open_store
 from tuning.config import StudyConfig
-from tuning.queue import Terms
 from tuning.samplers import check_sampler
 from tuning.space import Choice, Range, Value, check_point, in_order
 from tuning.storage import load, names
@@ -28,31 +27,35 @@ from tuning.trial import FORGING, TrialContext, TrialSpec
 
 # Settings that decide when a study ends and where it lives, but not what its trials are.
 _FREE = {"name", "trials", "hours", "patience", "retries", "keep", "warm_start", "storage", "generators"}
-DEFINITION, CONFIG, BASE, MATERIALS, RUN = "definition", "config", "base", "materials", "run_id"
+DEFINITION, CONFIG, BASE, CONTEXT, RUN = "definition", "config", "base", "materials", "run_id"  # user attributes
+FINAL = "final"
 
 
-def definition(config: StudyConfig, base: TrialSpec, materials: TrialContext) -> dict[str, Any]:
+def definition(config: StudyConfig, base: TrialSpec, context: TrialContext) -> dict[str, Any]:
     """All that makes two studies incomparable, in JSON's types."""
     searched = json.loads(config.model_dump_json(exclude=_FREE))
     searched["space"] = {name: searched["space"][name] for name in sorted(searched["space"])}
     detector = json.loads(base.model_dump_json())
-    return {**searched, "detector": detector, "data": materials.digest, "project": materials.experiment}
+    # Precisions go in by their names of before version 0.2, so that a study that was begun then is found again.
+    precision = detector["detector"]["precision"]
+    detector["detector"]["precision"] = {"float32": "32", "bfloat16": "bf16"}.get(precision, precision)
+    return {**searched, "detector": detector, "data": context.digest, "project": context.experiment}
 
 
-def study_name(config: StudyConfig, base: TrialSpec, materials: TrialContext) -> str:
+def study_name(config: StudyConfig, base: TrialSpec, context: TrialContext) -> str:
     """The study's name and 8 hex digits over its definition."""
-    text = json.dumps(definition(config, base, materials), sort_keys=True)
+    text = json.dumps(definition(config, base, context), sort_keys=True)
     return f"{config.name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
-def prepared(config: StudyConfig, base: TrialSpec, materials: TrialContext) -> tuple[TrialSpec, TrialContext]:
-    """The trial that all others vary, with the fixed values, and the materials with the named generators.
+def prepared(config: StudyConfig, base: TrialSpec, context: TrialContext) -> tuple[TrialSpec, TrialContext]:
+    """The trial that all others vary, with the fixed values, and the context with the named generators.
 
     Raises:
         UserError: anything in the configuration that no trial could be run with.
     """
     return check_study(config, base), replace(
-        materials, generators={name: path.resolve() for name, path in config.generators.items()}
+        context, generators={name: path.resolve() for name, path in config.generators.items()}
     )
 
 
@@ -144,11 +147,6 @@ def _checked(base: TrialSpec, name: str, value: object, where: str, searched: Se
         raise UserError(f"{where}: {value!r} cannot be searched: {reason}") from error
 
 
-def terms(config: StudyConfig) -> Terms:
-    """What decides the places of the study."""
-    return Terms(config.trials, config.sampler, config.seed, config.space, config.enqueue, config.retries)
-
-
 def refuse_other_of_same_name(name: str, config: StudyConfig, wanted: Mapping[str, Any], root: Path) -> None:
     """Refuse a study whose name another definition has taken, unless it exists itself already.
 
@@ -189,29 +187,51 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 # --- for workers elsewhere
 
 
-def remember(study: optuna.Study, config: StudyConfig, base: TrialSpec, materials: TrialContext, run_id: str) -> None:
+@dataclass(frozen=True)
+class FinalTraining:
+    """What the winner of a study is trained by and judged on, beside what its trials have in common."""
+
+    base: TrialSpec  # at full cost, where the trials were made cheaper
+    manifest: Path  # with the sealed test rows
+    datasets: tuple[str, ...]  # whose test rows the gate looks at; all where it is empty
+
+
+def remember(
+    study: optuna.Study,
+    config: StudyConfig,
+    base: TrialSpec,
+    context: TrialContext,
+    run_id: str,
+    final: FinalTraining | None = None,
+) -> None:
     """Write down with the study what a worker needs; the data must lie at the same path for every worker."""
     name = study.study_name
-    path = materials.work.resolve() / "studies" / name / "manifest.parquet"
+    path = context.work.resolve() / "studies" / name / "manifest.parquet"
     if not path.is_file():
-        materials.manifest.write(path)
+        context.manifest.write(path)
     content: dict[str, Any] = {
         CONFIG: json.loads(config.model_dump_json(exclude={"storage"})),  # it may hold a password
         BASE: json.loads(base.model_dump_json()),
         RUN: run_id,
-        MATERIALS: {
+        CONTEXT: {
             "manifest": str(path),
-            "train_domains": list(materials.train_domains),
-            "validation_datasets": list(materials.validation_datasets),
-            "generator": str(materials.generator.resolve()) if materials.generator else None,
-            "generators": {key: str(value) for key, value in materials.generators.items()},
-            "work": str(materials.work.resolve()),
-            "cache": str(materials.cache.resolve()),
-            "mlruns": str(materials.store.root),
-            "tracking": materials.store.tracking_uri if materials.store.is_server else None,
-            "experiment": materials.experiment,
+            "train_datasets": list(context.train_datasets),
+            "validation_datasets": list(context.validation_datasets),
+            "generator": str(context.generator.resolve()) if context.generator else None,
+            "generators": {key: str(value) for key, value in context.generators.items()},
+            "work": str(context.work.resolve()),
+            "cache": str(context.cache.resolve()),
+            "mlruns": str(context.store.root),
+            "tracking": context.store.tracking_uri if context.store.is_server else None,
+            "experiment": context.experiment,
         },
     }
+    if final is not None:
+        content[FINAL] = {
+            "base": json.loads(final.base.model_dump_json()),
+            "manifest": str(final.manifest.resolve()),
+            "datasets": list(final.datasets),
+        }
     known = study.user_attrs
     for key, value in content.items():
         if known.get(key) != value:
@@ -225,9 +245,9 @@ def recall(study: optuna.Study) -> tuple[StudyConfig, TrialSpec, TrialContext, s
         UserError: it is missing, or the data are not where they were.
     """
     known = study.user_attrs
-    if MATERIALS not in known:
+    if CONTEXT not in known:
         raise UserError(f"the study {study.study_name} was not made by `counterforge study launch`: launch it anew")
-    of = known[MATERIALS]
+    of = known[CONTEXT]
     if of["tracking"] and not os.environ.get("MLFLOW_TRACKING_URI"):
         os.environ["MLFLOW_TRACKING_URI"] = of["tracking"]
     if not Path(of["manifest"]).is_file():
@@ -235,10 +255,10 @@ def recall(study: optuna.Study) -> tuple[StudyConfig, TrialSpec, TrialContext, s
             f"the faces of {study.study_name} are not at {of['manifest']} on this machine: mount the folder at the "
             "same path as where the study was launched"
         )
-    materials = TrialContext(
+    context = TrialContext(
         Manifest.read(of["manifest"]),
-        tuple(of["train_domains"]),
-        tuple(of["validation_datasets"]),
+        tuple(of.get("train_datasets") or of["train_domains"]),  # as it was called before version 0.2
+        tuple(of["validation_datasets"] if "validation_datasets" in of else of["validation_domains"]),
         Path(of["generator"]) if of["generator"] else None,
         Path(of["work"]),
         Path(of["cache"]),
@@ -249,6 +269,21 @@ def recall(study: optuna.Study) -> tuple[StudyConfig, TrialSpec, TrialContext, s
     return (
         StudyConfig.model_validate(known[CONFIG]),
         TrialSpec.model_validate(known[BASE]),
-        materials,
+        context,
         str(known[RUN]),
     )
+
+
+def recall_final(study: optuna.Study) -> FinalTraining:
+    """What the winner is trained by, as `remember` wrote it.
+
+    Raises:
+        UserError: it is missing.
+    """
+    known = study.user_attrs.get(FINAL)
+    if known is None:
+        raise UserError(
+            f"the study {study.study_name} was launched by a version before 0.2, and does not say how its winner is "
+            "trained: launch it again with the same configuration (finished trials stay), then register it"
+        )
+    return FinalTraining(TrialSpec.model_validate(known["base"]), Path(known["manifest"]), tuple(known["datasets"]))

@@ -1,4 +1,7 @@
-"""Which trials are better than which: constraints first, then who is beaten by none, then the first objective."""
+"""What the finished trials say: which are the best, whether further ones still pay, and whose weights are kept.
+
+Trials are ranked by constraints first, then by how many others beat them (Pareto), then by the first objective.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,11 @@ from tracking.models import forget_model
 from tracking.store import Store
 from tuning.config import MAXIMISED, StudyConfig
 from tuning.queue import ERROR, finished, had_turn
+
+# A study in which this many trials in a row fail has a fault that more trials do not mend.
+MAX_FAILURES = 3
+NOISE = "noise"  # user attributes: the standard error of a trial's objective, ...
+FOLDER, MODEL, RUN = "folder", "model_id", "run_id"  # ... and where its detector is
 
 
 def feasible(trial: FrozenTrial) -> bool:
@@ -49,16 +57,11 @@ def ranked(trials: Sequence[FrozenTrial], config: StudyConfig) -> list[FrozenTri
     return sorted(complete, key=lambda t: (not feasible(t), beaten[t.number], -points[t.number][0], t.number))
 
 
-# A study in which this many trials in a row fail has a fault that more trials do not mend.
-MAX_FAILURES = 3
-NOISE = "noise"  # the standard error of a trial's objective
-
-
-def stop_reason(trials: Sequence[FrozenTrial], config: StudyConfig, places: int) -> str | None:
+def stop_reason(trials: Sequence[FrozenTrial], config: StudyConfig, total: int) -> str | None:
     """A sentence that says why no further trial should start, or None."""
     done = finished(trials)
-    if len(done) >= places:
-        return f"all {places} trials are done"
+    if len(done) >= total:
+        return f"all {total} trials are done"
     if config.hours is not None:
         spent = hours_spent(trials)
         if spent >= config.hours:
@@ -84,14 +87,12 @@ def recent_gain(done: Sequence[FrozenTrial], config: StudyConfig) -> tuple[float
     The noise is the standard error of the objective (from the intervals over groups or the spread over folds,
     whichever is larger), the median over the trials. A gain below it can be luck in which rows are in val.
     """
-    patience = config.patience or 0
-    sign = 1 if MAXIMISED[config.objectives[0]] else -1
     complete = [t for t in done if t.state == TrialState.COMPLETE]
-    recent = {t.number for t in done[-patience:]}
-    before = [sign * t.values[0] for t in complete if t.number not in recent]
-    if len(done) <= patience or not before:
+    recent = {t.number for t in done[-(config.patience or 0) :]}
+    before = [gains(t, config)[0] for t in complete if t.number not in recent]
+    if len(done) <= (config.patience or 0) or not before:
         return None
-    best = max(sign * t.values[0] for t in complete)
+    best = max(gains(t, config)[0] for t in complete)
     noises = [float(t.user_attrs[NOISE]) for t in complete if not math.isnan(float(t.user_attrs.get(NOISE, math.nan)))]
     return best - max(before), median(noises) if noises else 0.0
 
@@ -106,36 +107,29 @@ def check_failures(trials: Sequence[FrozenTrial], name: str) -> None:
     if len(last) == MAX_FAILURES and all(t.state == TrialState.FAIL for t in last):
         raise UserError(
             f"the last {MAX_FAILURES} trials of {name} failed: {last[-1].user_attrs[ERROR]} "
-            "(mend that, then launch it under another study.name or with --new)"
+            "(correct that, then launch it under another study.name or with --new)"
         )
 
 
-FOLDER, MODEL, RUN = "folder", "model_id", "run_id"
-
-
-def clean(trials: Sequence[FrozenTrial], config: StudyConfig, store: Store, work: Path) -> list[Path]:
-    """Delete the weights of all but the `config.keep` best trials, on disk and in MLflow; return what went.
+def clean(trials: Sequence[FrozenTrial], config: StudyConfig, store: Store, work: Path) -> None:
+    """Delete the weights of all but the `config.keep` best trials, on disk and in MLflow.
 
     A registered model stays, and so does a folder that others use (arms of a run, a trial with the same values).
     """
     best = {t.number for t in ranked(trials, config)[: config.keep]}
     kept = {t.user_attrs.get(FOLDER) for t in trials if t.number in best or t.state == TrialState.RUNNING}
     models = {t.user_attrs.get(MODEL) for t in trials if t.number in best}
-    gone: list[Path] = []
+    detectors = work / "detectors"
     for trial in had_turn(trials):
         folder = Path(str(trial.user_attrs.get(FOLDER, "")))
-        if trial.number in best or str(folder) in kept or not folder.is_relative_to(work / "detectors"):
+        if trial.number in best or str(folder) in kept or not folder.is_relative_to(detectors):
             continue
-        weights = folder / "weights.safetensors"
-        root = folder if folder.parent == work / "detectors" else folder.parent
-        if not weights.is_file() or len(list(root.glob("trained-*.json"))) > 1:
+        root = folder if folder.parent == detectors else folder.parent
+        if not (folder / "weights.safetensors").is_file() or len(list(root.glob("trained-*.json"))) > 1:
             continue
         model = trial.user_attrs.get(MODEL)
-        if model is not None and model not in models and not forget_model(store, str(model)):
-            continue
-        _empty(root)
-        gone.append(root)
-    return gone
+        if model is None or model in models or forget_model(store, str(model)):
+            _empty(root)
 
 
 def _empty(folder: Path) -> None:

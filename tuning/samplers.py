@@ -1,8 +1,8 @@
 """The samplers and pruners that a study can take, by name, and which of them do not go together.
 
-A sampler is made anew for every trial, seeded by the study's seed and the trial's place: what it suggests then depends
+A sampler is made anew for every trial, seeded by the study's seed and the trial's slot: what it suggests then depends
 on the history alone, and a killed study goes on as if it had not been killed (but for CMA-ES, which mixes the running
-number of a trial into its seed: it goes on, on another path). `grid` and `bruteforce` draw nothing: the place of a
+number of a trial into its seed: it goes on, on another path). `grid` and `bruteforce` draw nothing: the slot of a
 trial decides its values, so that each combination is tried exactly once, whoever dies on the way.
 """
 
@@ -30,9 +30,9 @@ STARTUP_TRIALS = 5
 POPULATION = 12
 
 
-def sampler(name: SamplerName, space: Mapping[str, Range | Choice], seed: int, position: int) -> BaseSampler:
-    """The sampler for the trial in the given place of its study."""
-    here = (seed * 1_000_003 + position) % 2**32
+def sampler(name: SamplerName, space: Mapping[str, Range | Choice], seed: int, slot: int) -> BaseSampler:
+    """The sampler for the trial in the given slot of its study."""
+    here = (seed * 1_000_003 + slot) % 2**32
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         match name:
@@ -107,7 +107,7 @@ def check_sampler(
         _check_cmaes(space, objectives, constrained)
     if name == "grid" and conditional(space):
         raise UserError(
-            f"sampler grid has no place for {', '.join(conditional(space))}, which not every trial has (study.space): "
+            f"sampler grid cannot search {', '.join(conditional(space))}, which not every trial has (study.space): "
             "take sampler bruteforce"
         )
     if name in LISTING:

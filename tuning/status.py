@@ -21,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tuning.config import StudyConfig
-from tuning.queue import ENDED, ERROR, PLACE, finished, had_turn
+from tuning.queue import ENDED, ERROR, finished, had_turn, slot_of
 from tuning.ranking import feasible, ranked
 from tuning.storage import load, names
 
@@ -90,7 +90,7 @@ def _row(trial: FrozenTrial, config: StudyConfig) -> dict[str, Any]:
         state = "breaks a constraint"
     taken = trial.duration or (datetime.now() - trial.datetime_start if trial.datetime_start else None)
     return {
-        "trial": trial.user_attrs.get(PLACE, trial.number),
+        "trial": slot_of(trial),
         "state": state,
         **dict(zip(config.objectives, values or [None] * len(config.objectives), strict=True)),
         "seconds": round(taken.total_seconds(), 1) if taken is not None else None,

@@ -4,32 +4,38 @@ A journal is a file `studies/<name>.journal` in the tracking folder that is only
 of processes of one machine may work on one study; nothing has to be started. Two things Optuna leaves open are
 closed here: the lock is the kernel's, which a killed process cannot leave behind, and a line that a kill or a full disk
 tore is cut off before the next one is written.
+
+This is the only file that uses Optuna's private interfaces: the numbers of trials in a storage, the states of trials
+set one by one, the session and the cache of a database, the keys of its system attributes.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import logging
 import os
+import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import optuna
+from filelock import FileLock
 from optuna.storages import (
     BaseStorage,
     JournalStorage,
     RDBStorage,
     RetryHeartbeatStaleTrialCallback,
+    fail_stale_trials,
     get_storage,
 )
 from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
 
@@ -41,6 +47,7 @@ BEAT_SECONDS = max(1, SILENCE_SECONDS // 6)
 # How long work waits for a database that went away.
 PATIENCE_SECONDS = 300.0
 _SUFFIX = ".journal"
+_POLL_SECONDS = 0.002  # how often a lock that another process holds is tried
 # What a call to the database raises while it is away.
 AWAY = (SQLAlchemyError, optuna.exceptions.StorageInternalError)
 _Result = TypeVar("_Result")
@@ -52,25 +59,21 @@ class StorageAwayError(UserError):
 
 
 class JournalLock:
-    """The kernel's lock on a file beside the journal; whoever gets it mends the journal's end."""
+    """A lock on a file beside the journal; whoever gets it mends the journal's end."""
 
     def __init__(self, journal: Path) -> None:
         self._journal = journal
-        self._held: IO[bytes] | None = None
+        self._lock = FileLock(journal.with_suffix(".lock"), poll_interval=_POLL_SECONDS)
 
     def acquire(self) -> bool:
         """Wait for the lock."""
-        held = self._journal.with_suffix(".lock").open("ab")
-        fcntl.flock(held, fcntl.LOCK_EX)
-        self._held = held
+        self._lock.acquire()
         _cut_torn_line(self._journal)
         return True
 
     def release(self) -> None:
         """Let go of it; the kernel does so too when the process ends in whatever way."""
-        if self._held is not None:
-            self._held.close()
-            self._held = None
+        self._lock.release()
 
 
 def _cut_torn_line(journal: Path) -> None:
@@ -90,7 +93,7 @@ def _cut_torn_line(journal: Path) -> None:
 
 
 class StudyStorage:
-    """One place that holds studies: the tracking folder, one journal, or a database.
+    """What holds one study or many: a journal, or a database.
 
     Attributes:
         address: what `optuna-dashboard` and `study worker` take: the path of a journal, or a URL.
@@ -98,7 +101,7 @@ class StudyStorage:
 
     def __init__(self, address: str, *, beat_seconds: int = BEAT_SECONDS, silence_seconds: int = SILENCE_SECONDS):
         self.address = address
-        self._beat, self._silence = beat_seconds, silence_seconds
+        self.beat_seconds, self._silence = beat_seconds, silence_seconds
         self._storage: Any = None  # Optuna keeps the type with the heartbeat to itself
         self._database: RDBStorage | None = None
 
@@ -118,7 +121,7 @@ class StudyStorage:
         password = urlsplit(self.address).password if self.is_database else None
         return self.address.replace(f":{password}@", ":...@") if password else self.address
 
-    def storage(self, patience_seconds: float = 0) -> Any:
+    def open(self, patience_seconds: float = 0) -> Any:
         """Optuna's storage, opened once; a database that is away is waited for as long as is said.
 
         Raises:
@@ -156,12 +159,11 @@ class StudyStorage:
         address = self.address.replace("postgresql://", "postgresql+psycopg://", 1)
         for last in (False, False, True):
             try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                with _stable():
                     self._database = RDBStorage(
                         address,
                         engine_kwargs={"pool_pre_ping": True, "connect_args": {"connect_timeout": 5}},
-                        heartbeat_interval=self._beat,
+                        heartbeat_interval=self.beat_seconds,
                         grace_period=self._silence,
                         # Whether a lost trial is tried again, and how often, tuning.queue decides under its lock.
                         heartbeat_stale_trial_callback=None,
@@ -186,10 +188,9 @@ class StudyStorage:
         In a database, what this thread writes meanwhile is one transaction with the lock: a server that is killed
         takes back all of it together, and nobody writes on who lost the lock without knowing.
         """
-        storage = self.storage()
+        storage = self.open()
         if self._database is None:
-            with self.path.with_suffix(".claims").open("ab") as held:
-                fcntl.flock(held, fcntl.LOCK_EX)
+            with FileLock(self.path.with_suffix(".queue"), poll_interval=_POLL_SECONDS):
                 yield
             return
         key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
@@ -206,19 +207,101 @@ class StudyStorage:
             storage.__init__(self._database)  # Optuna's cache must not remember what was taken back
             raise
 
-    def hears_all(self) -> bool:
-        """Whether the database has been up long enough for every living worker to have said so."""
+    # --- trials, one step at a time
+
+    def add_trial(self, study: optuna.Study, attributes: Mapping[str, Any], values: Mapping[str, Any]) -> int:
+        """A waiting trial with these user attributes, whose parameters take these values; its number in the storage."""
+        state, fixed = TrialState.WAITING, {"fixed_params": dict(values)}
+        trial = optuna.create_trial(state=state, user_attrs=dict(attributes), system_attrs=fixed)
+        return int(self.open().create_new_trial(study._study_id, trial))
+
+    def start_trial(self, trial_id: int) -> None:
+        """From waiting to running; in a database with a first heartbeat, since a silent trial is never found stale."""
+        if self.is_database:
+            self.open().record_heartbeat(trial_id)
+        self.open().set_trial_state_values(trial_id, TrialState.RUNNING)
+
+    def set_attributes(self, trial: Trial | FrozenTrial, attributes: Mapping[str, Any]) -> None:
+        """Set user attributes of a trial, those of other processes too."""
+        for name, value in attributes.items():
+            self.open().set_trial_user_attr(trial._trial_id, name, value)
+
+    def set_state(self, trial: Trial | FrozenTrial, state: TrialState) -> None:
+        """Set the state of a trial that has no values."""
+        self.open().set_trial_state_values(trial._trial_id, state)
+
+    def read_trial(self, trial: Trial) -> FrozenTrial:
+        """A trial as the storage knows it now."""
+        known: FrozenTrial = self.open().get_trial(trial._trial_id)
+        return known
+
+    @contextmanager
+    def heartbeat(self, trial: Trial) -> Iterator[None]:
+        """For as long as a trial runs: say so to the database now and then; a journal needs none."""
+        if not self.is_database:
+            yield
+            return
+        over = threading.Event()
+
+        def beat() -> None:
+            while not over.wait(self.beat_seconds):
+                with suppress(Exception):  # the database may be away; it is asked again soon
+                    self.open().record_heartbeat(trial._trial_id)
+
+        thread = threading.Thread(target=beat, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join(timeout=1)
+
+    def fail_silent_trials(self, study: optuna.Study) -> bool:
+        """Fail the running trials of a database whose workers fell silent; False where it is too early to tell.
+
+        A server that was away has to be up long enough for every living worker to have said so.
+        """
         assert self._database is not None
         query = text("SELECT now() - pg_postmaster_start_time() > make_interval(secs => :seconds)")
         with self._database.engine.connect() as connection:
-            return bool(connection.scalar(query, {"seconds": self._silence}))
+            if not connection.scalar(query, {"seconds": self._silence}):
+                return False
+        with _stable():
+            fail_stale_trials(study)
+        return True
 
 
-def retry_lost(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
-    """Queue a trial whose worker died to be taken up again: the same values, the same place in the study."""
+def storage_number(trial: Trial | FrozenTrial) -> int:
+    """The number of a trial in its storage, which tells it from those of other studies."""
+    return trial._trial_id
+
+
+def reported_steps(trial: Trial) -> set[int]:
+    """The steps that were reported to the pruner, by whichever worker."""
+    with _stable():
+        return set(trial.study._storage.get_trial(trial._trial_id).intermediate_values)
+
+
+def set_constraints(trial: Trial, constraints: Mapping[str, float]) -> None:
+    """Tell a trial's constraints (feasible <= 0); those that are told already are left out."""
+    known = patiently(lambda: trial.storage.get_trial_system_attrs(trial._trial_id)) if constraints else {}
+    for name, value in constraints.items():
+        if f"constraints:{name}" not in known:
+            patiently(lambda name=name, value=value: trial.set_constraint(name, value))  # type: ignore[misc]
+
+
+def retry_lost(study: optuna.Study, trial: FrozenTrial) -> None:
+    """Queue a trial whose worker died to be taken up again: the same values, the same slot in the study."""
+    with _stable():
+        RetryHeartbeatStaleTrialCallback(inherit_intermediate_values=True)(study, trial)
+
+
+@contextmanager
+def _stable() -> Iterator[None]:
+    """Without the warnings that an interface of Optuna is experimental: the range of its versions is pinned."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        RetryHeartbeatStaleTrialCallback(inherit_intermediate_values=True)(study, trial)
+        yield
 
 
 def patiently(call: Callable[[], _Result], seconds: float = PATIENCE_SECONDS) -> _Result:
@@ -243,7 +326,7 @@ def patiently(call: Callable[[], _Result], seconds: float = PATIENCE_SECONDS) ->
             pause = min(pause * 2, 5.0)
 
 
-def shelf_for(root: Path, name: str, storage: str | None = None) -> StudyStorage:
+def storage_of(root: Path, name: str, storage: str | None = None) -> StudyStorage:
     """Where the study `name` lives, or will live."""
     return StudyStorage(storage or str(root / "studies" / f"{name}{_SUFFIX}"))
 
@@ -255,9 +338,8 @@ def names(root: Path, storage: str | None = None) -> list[str]:
         UserError: the database cannot be reached.
     """
     if storage is not None and "://" in storage:
-        shelf = StudyStorage(storage)
         with quiet_optuna():
-            return sorted(patiently(lambda: optuna.get_all_study_names(shelf.storage()), 0))
+            return sorted(patiently(lambda: optuna.get_all_study_names(StudyStorage(storage).open()), 0))
     return sorted(path.stem for path in (root / "studies").glob(f"*{_SUFFIX}") if path.stat().st_size)
 
 
@@ -268,19 +350,19 @@ def load(root: Path, name: str, storage: str | None = None) -> optuna.Study:
         UserError: there is none, or there are several, or the database cannot be reached.
     """
     known = names(root, storage)
-    found = [name] if name in known else [each for each in known if each.startswith(name)]
+    matches = [name] if name in known else [each for each in known if each.startswith(name)]
     where = StudyStorage(storage).shown if storage else str(root)
-    if len(found) != 1:
-        problem = "several studies begin with" if found else "no study is called"
-        raise UserError(f"{problem} {name!r} in {where}: there is {', '.join(found or known) or 'none yet'}")
-    shelf = shelf_for(root, found[0], storage)
+    if len(matches) != 1:
+        problem = "several studies begin with" if matches else "no study is called"
+        raise UserError(f"{problem} {name!r} in {where}: there is {', '.join(matches or known) or 'none yet'}")
+    its_storage = storage_of(root, matches[0], storage)
     with quiet_optuna():
         try:
-            return optuna.load_study(study_name=found[0], storage=shelf.storage())
+            return optuna.load_study(study_name=matches[0], storage=its_storage.open())
         except KeyError as error:
-            raise UserError(f"the study {found[0]} in {where} was never begun: launch it again") from error
+            raise UserError(f"the study {matches[0]} in {where} was never begun: launch it again") from error
         except (json.JSONDecodeError, ValueError) as error:
-            raise UserError(f"{shelf.shown} is damaged ({error}): restore it from a copy") from error
+            raise UserError(f"{its_storage.shown} is damaged ({error}): restore it from a copy") from error
 
 
 @contextmanager

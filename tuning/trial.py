@@ -6,13 +6,11 @@ folder is named after everything that shapes the detector, and so is the MLflow 
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Self
@@ -20,6 +18,7 @@ from typing import Self
 import numpy as np
 import optuna
 import torch
+from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from classifier.config import DetectorConfig
@@ -27,6 +26,7 @@ from classifier.models.detector import WEIGHTS, Detector
 from classifier.scoring import score
 from classifier.training.training import train
 from core.errors import UserError
+from core.files import write_text
 from core.manifest import Manifest
 from core.splits import folds as fold_of_rows
 from gan.balancing import BalanceConfig, balance
@@ -34,7 +34,7 @@ from gan.checkpoint import generator_digest
 from metrics.binary import compute
 from metrics.intervals import bootstrap
 from tracking.models import log_detector
-from tracking.runs import run
+from tracking.runs import run, run_seconds
 from tracking.store import Store
 from tuning.space import Value
 
@@ -106,7 +106,7 @@ class TrialContext:
     """
 
     manifest: Manifest
-    train_domains: tuple[str, ...]
+    train_datasets: tuple[str, ...]
     validation_datasets: tuple[str, ...]
     generator: Path | None
     work: Path
@@ -119,14 +119,14 @@ class TrialContext:
     def digest(self) -> str:
         """16 hex digits over data, generators and roles."""
         generator = generator_digest(self.generator) if self.generator else ""
-        parts = [self.manifest.digest, generator, *self.train_domains, "|", *self.validation_datasets]
+        parts = [self.manifest.digest, generator, *self.train_datasets, "|", *self.validation_datasets]
         parts += [f"{name}={generator_digest(folder)}" for name, folder in sorted(self.generators.items())]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
     @property
     def judging_datasets(self) -> tuple[str, ...]:
         """Whose val rows choose between detectors."""
-        return self.validation_datasets or self.train_domains
+        return self.validation_datasets or self.train_datasets
 
     def generator_of(self, spec: TrialSpec) -> Path | None:
         """The generator that a trial takes its synthetic faces from."""
@@ -159,12 +159,12 @@ class Trained:
         return Path(self.folder)
 
 
-def training_set(spec: TrialSpec, materials: TrialContext, fold: int = 0, folds: int = 1) -> tuple[Manifest, int, str]:
+def training_set(spec: TrialSpec, context: TrialContext, fold: int = 0, folds: int = 1) -> tuple[Manifest, int, str]:
     """The rows that a detector is trained and early-stopped on, how many are synthetic, and what balancing did.
 
     With several folds, the train and val rows of the train datasets are dealt anew by group: fold `fold` is val.
     """
-    rows = materials.manifest.select(dataset=materials.train_domains, split=("train", "val"))
+    rows = context.manifest.select(dataset=context.train_datasets, split=("train", "val"))
     if folds > 1:
         rows = rows.where(~rows.synthetic)
         dealt = fold_of_rows(rows.rows["identity"], rows.rows["source"], folds)
@@ -172,12 +172,12 @@ def training_set(spec: TrialSpec, materials: TrialContext, fold: int = 0, folds:
         rows = Manifest.build(rows.rows.assign(split=split), rows.root, where=f"fold {fold + 1} of {folds}")
     if not spec.synthetic_share:
         return rows, 0, "no synthetic faces"
-    generator = materials.generator_of(spec)
+    generator = context.generator_of(spec)
     if generator is None and spec.balancing().needs_generator:
         raise UserError(
             f"synthetic_share {spec.synthetic_share} needs a generator: train one with `counterforge gan train`"
         )
-    balanced = balance(rows, generator, spec.balancing(), materials.work / "synthetic")
+    balanced = balance(rows, generator, spec.balancing(), context.work / "synthetic")
     return balanced.manifest, balanced.added, balanced.explanation
 
 
@@ -190,13 +190,13 @@ class Validation:
     error: float
 
 
-def validate(detector: Detector, rows: Manifest, datasets: Sequence[str], materials: TrialContext) -> Validation:
+def validate(detector: Detector, rows: Manifest, datasets: Sequence[str], context: TrialContext) -> Validation:
     """Score `rows` (val of every dataset), and sum up over `datasets`.
 
     The lower bound of the mean adds the datasets' margins in squares (MOVER, Zou & Donner 2008); that of the worst
     dataset is the lowest bound of all, which is on the safe side.
     """
-    scores = score(detector, rows, materials.cache)
+    scores = score(detector, rows, context.cache)
     names = rows.rows["dataset"].to_numpy()
     val = {}
     for dataset in dict.fromkeys(names.tolist()):
@@ -235,7 +235,7 @@ def latency_ms(detector: Detector, repeats: int = 7) -> float:
 
 def train_and_log(
     spec: TrialSpec,
-    materials: TrialContext,
+    context: TrialContext,
     *,
     name: str,
     parent: str | None = None,
@@ -254,29 +254,29 @@ def train_and_log(
     Raises:
         UserError: the data or the configuration does not allow it, or the loss became nan.
     """
-    digest = f"{materials.digest}{spec.model_dump_json()}" + (f"folds {folds}" if folds > 1 else "")
+    digest = f"{context.digest}{spec.model_dump_json()}" + (f"folds {folds}" if folds > 1 else "")
     key = hashlib.sha256(digest.encode()).hexdigest()[:12]
-    folder = materials.work / "detectors" / key
-    place = hashlib.sha256(f"{parent}/{name}/{key}".encode()).hexdigest()[:12]
-    record = folder / f"trained-{place}.json"
+    folder = context.work / "detectors" / key
+    run_key = hashlib.sha256(f"{parent}/{name}/{key}".encode()).hexdigest()[:12]
+    record = folder / f"trained-{run_key}.json"
     if record.is_file():
         return Trained(**json.loads(record.read_text()))
-    started = time.monotonic()
-    first, synthetic, explanation = training_set(spec, materials, 0, folds)
+    folder.mkdir(parents=True, exist_ok=True)
+    first, synthetic, explanation = training_set(spec, context, 0, folds)
     lineage = {
-        "manifest": materials.manifest.digest,
+        "manifest": context.manifest.digest,
         "training_manifest": first.digest,
         "generator": ",".join(sorted(first.rows["generator"].dropna().unique())) or "none",
         "detector_key": key,
         **(tags or {}),
     }
     with (
-        _alone(folder),
+        FileLock(folder / ".lock"),  # two trials that drew the same values share the work
         run(
-            materials.store,
-            materials.experiment,
+            context.store,
+            context.experiment,
             name,
-            key=place,
+            key=run_key,
             parent=parent,
             tags=lineage,
             params=spec.parameters(),
@@ -284,7 +284,7 @@ def train_and_log(
         ) as active,
     ):
         active.dataset(
-            "+".join(materials.train_domains) + ("+synthetic" if synthetic else ""),
+            "+".join(context.train_datasets) + ("+synthetic" if synthetic else ""),
             digest=first.digest,
             source=str(first.root),
             counts=_counts(first),
@@ -294,7 +294,7 @@ def train_and_log(
         validations: list[Validation] = []
         try:
             for fold in range(folds):
-                rows = first if fold == 0 else training_set(spec, materials, fold, folds)[0]
+                rows = first if fold == 0 else training_set(spec, context, fold, folds)[0]
                 offset = fold * spec.detector.epochs
 
                 def report(metrics: Mapping[str, float], epoch: int, offset: int = offset) -> None:
@@ -303,10 +303,10 @@ def train_and_log(
                         on_epoch(metrics, offset + epoch)
 
                 out = folder if folds == 1 else folder / f"fold-{fold}"
-                paths.append(train(rows, spec.detector, out, materials.cache, report))
+                paths.append(train(rows, spec.detector, out, context.cache, report))
                 detector = Detector.load(paths[-1])
-                judged, datasets = _judged(rows, materials, folds)
-                validations.append(validate(detector, judged, datasets, materials))
+                judged, datasets = _judged(rows, context, folds)
+                validations.append(validate(detector, judged, datasets, context))
                 if on_fold is not None:
                     on_fold(validations[-1].measures, fold)
         except optuna.TrialPruned as pruned:
@@ -340,25 +340,23 @@ def train_and_log(
         together.val,
         synthetic,
         explanation,
-        time.monotonic() - started,
+        run_seconds(context.store, active.id),
         measures,
         together.error,
         tuple(each.measures["mean_auc"] for each in validations),
     )
-    temporary = record.with_suffix(".tmp")
-    temporary.write_text(json.dumps(asdict(trained)))
-    temporary.replace(record)
+    write_text(record, json.dumps(asdict(trained)))
     return trained
 
 
-def _judged(rows: Manifest, materials: TrialContext, folds: int) -> tuple[Manifest, tuple[str, ...]]:
+def _judged(rows: Manifest, context: TrialContext, folds: int) -> tuple[Manifest, tuple[str, ...]]:
     """The rows that are scored, and the datasets that count."""
-    datasets = materials.judging_datasets
+    datasets = context.judging_datasets
     if folds == 1:
-        known = list(dict.fromkeys((*materials.train_domains, *materials.validation_datasets)))
-        return materials.manifest.select(dataset=known, split="val"), datasets
-    if materials.validation_datasets:
-        return materials.manifest.select(dataset=list(datasets), split="val"), datasets
+        known = list(dict.fromkeys((*context.train_datasets, *context.validation_datasets)))
+        return context.manifest.select(dataset=known, split="val"), datasets
+    if context.validation_datasets:
+        return context.manifest.select(dataset=list(datasets), split="val"), datasets
     return rows.select(split="val"), datasets
 
 
@@ -373,18 +371,6 @@ def _together(parts: Sequence[Validation]) -> Validation:
     measures = {name: float(np.mean([part.measures[name] for part in parts])) for name in parts[0].measures}
     spread = float(np.std([part.measures["mean_auc"] for part in parts], ddof=1)) / math.sqrt(len(parts))
     return Validation(val, measures, float(np.nanmax([spread, np.mean([part.error for part in parts])])))
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """One process at a time in a detector's folder: two trials that drew the same values share the work.
-
-    The kernel lets go of the lock when its holder dies, so that nothing is left to clear away.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _counts(manifest: Manifest) -> dict[str, int]:

@@ -1,139 +1,50 @@
-"""Workers: one takes trial after trial of a study until it ends; several of them share a machine.
+"""Many workers of one study: processes of this machine, each with its share of the cores or a GPU, or tasks of Ray.
 
-Each worker of a machine is a process of its own, with its share of the cores or a GPU to itself.
+Ray Tune is not used: it would bring a second search space, pruner and store of results.
 """
 
 from __future__ import annotations
 
-import logging
-import math
 import os
 import signal
 import subprocess
-import sys
-import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial, Trial, TrialState
-from tqdm import tqdm
+from optuna.trial import FrozenTrial
 
 from core.errors import UserError
-from tracking.store import TrackingError
-from tuning.config import StudyConfig
-from tuning.queue import ERROR, PLACE, Claims, finished
-from tuning.ranking import check_failures, stop_reason
-from tuning.space import Value, suggest
-from tuning.storage import AWAY, PATIENCE_SECONDS, StorageAwayError, patiently, quiet_optuna
+from core.progress import progress_bar
+from tuning.queue import finished
+from tuning.storage import patiently
+from tuning.worker import SAVING_SECONDS, join
 
-_log = logging.getLogger(__name__)
-# How often a worker that finds every place taken looks whether one became free.
-IDLE_SECONDS = 1.0
-SAID_AFTER_SECONDS = 10.0  # of idling; workers that end together idle for less
-SAVING_SECONDS = 60.0  # that an interrupted worker gets to save what it does
 # Workers that are killed are started again, but not for ever.
 MAX_RESTARTS = 20
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What a trial reached: a value for each objective, constraints (feasible <= 0), and what to remember."""
+@contextmanager
+def progress(study: optuna.Study, total: int) -> Iterator[Callable[..., None]]:
+    """A bar of the finished trials; what it yields brings it up to date, from the trials if they are read already."""
 
-    values: Sequence[float]
-    constraints: Mapping[str, float] = field(default_factory=dict)
-    attributes: Mapping[str, Any] = field(default_factory=dict)
+    def done() -> int:
+        return len(finished(patiently(lambda: study.get_trials(deepcopy=False))))
 
+    with progress_bar(total, study.study_name, "trial", initial=done()) as bar:
 
-Evaluate = Callable[[Trial, dict[str, Value], int], Outcome]
-"""Runs one trial: Optuna's trial, the drawn values, its place. It may raise optuna.TrialPruned."""
+        def update(trials: Sequence[FrozenTrial] | None = None, best: str = "") -> None:
+            bar.update((done() if trials is None else len(finished(trials))) - bar.n)
+            if best:
+                bar.set_postfix(best=best)
 
-
-def work(
-    claims: Claims,
-    config: StudyConfig,
-    evaluate: Evaluate,
-    *,
-    after: Callable[[Sequence[FrozenTrial]], None] | None = None,
-    wait: bool = True,
-) -> str:
-    """Take trials until the study ends, and return the sentence that says why it did.
-
-    Args:
-        after: called with all trials after each one that ended.
-        wait: stay while others still run, in case one of them dies and its trial must be taken up.
-
-    Raises:
-        UserError: the last trials all failed, or the database stayed away.
-        TrackingError, OSError: runs cannot be recorded; the trial is given back.
-    """
-    study, places = claims.study, claims.terms.places
-
-    def ended(trials: Sequence[FrozenTrial]) -> str | None:
-        check_failures(trials, study.study_name)
-        return stop_reason(trials, config, places)
-
-    idle_since: float | None = None
-    with quiet_optuna(), claims.living():
-        while True:
-            taken = claims.take(ended)
-            if isinstance(taken, str):
-                return taken
-            if taken is not None:
-                idle_since = None
-                _run(claims, taken, evaluate)
-                if after is not None:
-                    patiently(lambda: after(study.get_trials(deepcopy=False)))
-            elif wait:
-                now = time.monotonic()
-                if idle_since is None:
-                    idle_since = now
-                elif now - idle_since > SAID_AFTER_SECONDS:
-                    _log.warning("the last trials are with other workers: waiting, in case that one of them dies")
-                    idle_since = math.inf  # said once
-                time.sleep(IDLE_SECONDS)
-            else:
-                return "others run the last trials"
+        yield update
 
 
-def _run(claims: Claims, trial: Trial, evaluate: Evaluate) -> None:
-    place = int(trial.user_attrs[PLACE])
-    try:
-        with claims.beating(trial):
-            # Not patiently: a value that the database has and could not confirm would be drawn a second time.
-            values = suggest(trial, claims.terms.space)
-            outcome = evaluate(trial, values, place)
-            known = (
-                patiently(lambda: trial.storage.get_trial_system_attrs(trial._trial_id)) if outcome.constraints else {}
-            )
-            for name, value in outcome.constraints.items():
-                if f"constraints:{name}" not in known:
-                    patiently(lambda name=name, value=value: trial.set_constraint(name, value))  # type: ignore[misc]
-    except optuna.TrialPruned:
-        claims.finish(trial, TrialState.PRUNED)
-    except AWAY:
-        # The database went away while the trial ran: no fault of the trial's, which is taken up again when it is back.
-        claims.give_back(trial, PATIENCE_SECONDS)
-    except StorageAwayError:
-        raise
-    except (TrackingError, OSError, KeyboardInterrupt, SystemExit):
-        with suppress(Exception):  # the disk may be full: then the trial is found by the lock that we no longer hold
-            claims.give_back(trial)
-        raise
-    except Exception as error:
-        if not isinstance(error, UserError):
-            _log.exception("trial %d failed", place)
-        sentence = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-        claims.finish(trial, TrialState.FAIL, attributes={ERROR: sentence[:1000]})
-    else:
-        claims.finish(trial, TrialState.COMPLETE, list(outcome.values), outcome.attributes)
-
-
-# --- several on one machine
+# --- processes of this machine
 
 
 def environments(count: int) -> list[dict[str, str]]:
@@ -158,26 +69,27 @@ def _devices() -> list[str]:
 
 
 def supervise(
-    commands: Sequence[Sequence[str]],
+    command: Sequence[str],
+    workers: int,
     study: optuna.Study,
     total: int,
     logs: Path,
     *,
     max_restarts: int = MAX_RESTARTS,
 ) -> None:
-    """Run one process a command until all have ended by themselves; one that is killed is started again.
+    """Run the command in several processes until all have ended by themselves; one that is killed is started again.
 
     Raises:
         UserError: a worker refused to go on, with its sentence, or workers keep being killed.
         KeyboardInterrupt: passed on to the workers, which save what they do.
     """
     logs.mkdir(parents=True, exist_ok=True)
-    settings = environments(len(commands))
+    settings = environments(workers)
 
     def start(i: int) -> subprocess.Popen[bytes]:
         with (logs / f"worker-{i + 1}.log").open("ab") as log:
             return subprocess.Popen(
-                [*commands[i], "--parent", str(os.getpid())],
+                [*command, "--parent", str(os.getpid())],
                 env=settings[i],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -185,18 +97,13 @@ def supervise(
                 start_new_session=True,  # Ctrl-C reaches us alone, and we tell each of them once
             )
 
-    processes = [start(i) for i in range(len(commands))]
+    processes = [start(i) for i in range(workers)]
     restarts = 0
     try:
-        done = len(finished(patiently(lambda: study.get_trials(deepcopy=False))))
-        often = 0.5 if sys.stderr.isatty() else 15
-        with tqdm(
-            total=total, initial=done, desc=study.study_name, unit="trial", file=sys.stderr, mininterval=often
-        ) as bar:
+        with progress(study, total) as update:
             while any(process.poll() is None for process in processes):
                 time.sleep(0.5)
-                done = len(finished(patiently(lambda: study.get_trials(deepcopy=False))))
-                bar.update(done - bar.n)
+                update()
                 for i, process in enumerate(processes):
                     code = process.poll()
                     if code is not None and code < 0 and code != -signal.SIGINT:
@@ -231,16 +138,61 @@ def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
                 process.wait(timeout=max(0.1, deadline - time.monotonic()))
 
 
-def end_with(parent: int | None) -> None:
-    """End this process as by Ctrl-C when its launcher is gone, however that died, and by force if that takes long."""
-    if parent is None:
-        return
+# --- tasks of a cluster
 
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(SAVING_SECONDS)
-        os.kill(os.getpid(), signal.SIGKILL)
 
-    threading.Thread(target=watch, daemon=True).start()
+def run_on_cluster(
+    address: str, storage: str, study: optuna.Study, total: int, workers: int, *, gpus: float | None = None
+) -> None:
+    """Keep `workers` tasks on a Ray cluster until the study ends; tasks of a node that dies start on another one.
+
+    Args:
+        address: of the cluster, or auto.
+        storage: postgresql://...; a journal serves one machine only.
+        gpus: of each task; all GPUs of the cluster shared out evenly by default.
+
+    Raises:
+        UserError: Ray is not installed, the cluster does not answer, the storage is a file, or a worker refused.
+    """
+    if not storage.startswith("postgresql"):
+        raise UserError(
+            "a cluster needs a database that all its machines reach: set study.storage to postgresql://user:password@host/name"
+        )
+    try:
+        import ray
+    except ImportError as error:
+        raise UserError("--cluster needs Ray: install it with `pip install 'counterforge[cluster]'`") from error
+    if not ray.is_initialized():
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise UserError(
+                f"no Ray cluster answers at {address} ({str(error).splitlines()[0][:120]}): start one with "
+                "`ray start --head`, or correct the address"
+            ) from error
+    if gpus is None:
+        gpus = ray.cluster_resources().get("GPU", 0) / workers
+    task: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=-1, scheduling_strategy="SPREAD")(_work)
+    pending = [task.remote(storage, study.study_name) for _ in range(workers)]
+    try:
+        with progress(study, total) as update:
+            while pending:
+                ready, pending = ray.wait(pending, timeout=1)
+                update()
+                for sentence in ray.get(ready):
+                    if sentence is not None:
+                        raise UserError(sentence)
+    except KeyboardInterrupt:
+        for reference in pending:
+            ray.cancel(reference)
+        time.sleep(1)
+        raise
+
+
+def _work(storage: str, name: str) -> str | None:
+    """One worker, on whatever node; returns the sentence of a mistake that the user must correct."""
+    try:
+        join(storage, name)
+    except UserError as error:
+        return str(error)
+    return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -65,16 +66,35 @@ def launch(
     result = search(resolved, workers=workers, new=new, cluster=cluster)
     if not as_json:
         show(lambda: standing(load(resolved.mlruns.absolute(), result.name, study.storage)))
+    commands = _commands(result.name, resolved.mlruns, study.storage, ("report", "register"))
     answer(
         {
             "study": result.name,
             "best": result.best.model_dump(mode="json"),
             "best_value": result.best_value,
             "ended": result.ended,
+            "next": commands,
         },
         as_json,
-        f"{result.ended}; best objective {result.best_value:.3f}; review it with: counterforge ui",
+        f"{result.ended}; best {study.objectives[0]} {result.best_value:.3f}{_next(commands)}",
     )
+
+
+def _commands(name: str, mlruns: Path, storage: str | None, verbs: tuple[str, ...]) -> list[str]:
+    """What to type after a study, ready to be copied."""
+    from shlex import quote
+
+    from tuning.storage import StudyStorage
+
+    tracking = "" if mlruns == DEFAULT_MLRUNS else f" --mlruns {quote(str(mlruns))}"
+    known = os.environ.get("COUNTERFORGE_STORAGE")
+    database = "" if storage is None or storage == known else f" --storage {quote(StudyStorage(storage).shown)}"
+    commands = [f"counterforge study {verb} {name}{tracking}{database}" for verb in verbs]
+    return [*commands, f"counterforge ui{tracking}"]
+
+
+def _next(commands: list[str]) -> str:
+    return "\nnext:\n" + "\n".join(f"    {command}" for command in commands)
 
 
 app.command("resume", help="The same as launch: goes on to the total number of trials.")(launch)
@@ -87,7 +107,8 @@ def _dry_run(config: RunConfig, workers: int, as_json: bool) -> None:
     from core.manifest import Manifest
     from pipelines.run import study_base
     from tuning.cost import described, trial_costs
-    from tuning.identity import check_study, terms
+    from tuning.identity import check_study
+    from tuning.queue import slots
     from tuning.status import duration
 
     assert config.study is not None
@@ -98,20 +119,20 @@ def _dry_run(config: RunConfig, workers: int, as_json: bool) -> None:
     if known:
         faces = len(Manifest.read(manifest).select(dataset=config.datasets.train, split="train"))
     costs = trial_costs(config.study, base, faces)
-    places = terms(config.study).places
-    hours = places * sum(cost.trial for cost in costs) / len(costs) / 3600 / workers
+    trials = slots(config.study)
+    hours = trials * sum(cost.trial for cost in costs) / len(costs) / 3600 / workers
     seconds = {cost.backbone: round(cost.trial, 1) for cost in costs}
     if as_json:
         space = described(config.study.space)
-        answer({"space": space, "trials": places, "faces": faces, "trial_seconds": seconds, "hours": hours}, True, "")
+        answer({"space": space, "trials": trials, "faces": faces, "trial_seconds": seconds, "hours": hours}, True, "")
         return
     show_configuration(config)
-    print_table(pd.DataFrame(described(config.study.space)), f"{places} trials by {config.study.sampler} over")
+    print_table(pd.DataFrame(described(config.study.space)), f"{trials} trials by {config.study.sampler} over")
     rows = [[c.backbone, c.frozen_step * 1000, c.full_step * 1000, c.trial] for c in costs]
     columns = ["backbone", "head step ms", "full step ms", "trial s"]
     print_table(pd.DataFrame(rows, columns=columns), "cost, from one timed step")
     of = f"{faces} train faces" + ("" if known else " (a guess: the faces are not ingested yet)")
-    typer.echo(f"about {duration(hours * 3600)} for {places} trials of {of} by {workers} worker{'s' * (workers > 1)}")
+    typer.echo(f"about {duration(hours * 3600)} for {trials} trials of {of} by {workers} worker{'s' * (workers > 1)}")
 
 
 @app.command()
@@ -120,7 +141,7 @@ def worker(
     study: Annotated[str, typer.Argument(help="Full name of the study, as `study launch` printed it.")],
 ) -> None:
     """Work on a study that was launched elsewhere until it ends: one job of SLURM or Kubernetes, one terminal more."""
-    from tuning.study import join
+    from tuning.worker import join
 
     typer.echo(join(storage, study))
 
@@ -159,15 +180,55 @@ def report(
     out: Annotated[Path | None, typer.Option("--out", help="The HTML file; beside the study by default.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Figures of a study, and its best trial's val score beside the sealed test score. Also in its MLflow run."""
-    from pipelines.reports.study_report import review
+    """Write the report of a study: figures, and the best trial's val score beside its sealed test score."""
+    from pipelines.reports.study_report import review, write_report
     from tuning.storage import load
 
-    found = review(load(mlruns.absolute(), name, storage), seeds=seeds, sealed=sealed, out=out)
-    if as_json:
-        scores = found.optimism.astype(object).where(found.optimism.notna(), None).to_dict("records")
-        result = {"study": found.study, "best": found.best, "best_value": found.best_value, "scores": scores}
-        answer(result | {"importance": found.importance, "report": found.report}, True, "")
-        return
-    print_table(found.optimism, f"the best trial of {found.study}: AUC on val, and on sealed test rows")
-    typer.echo(f"report in {found.report}, and in the study's run: counterforge ui")
+    study = load(mlruns.absolute(), name, storage)
+    found = review(study, seeds=seeds, sealed=sealed)
+    commands = _commands(found.study, mlruns, storage, ("register",))
+    path = write_report(study, found, out=out, commands=commands)
+    if not as_json:
+        print_table(found.optimism, f"the best trial of {found.study}: AUC on val, and on sealed test rows")
+    result = {
+        "study": found.study,
+        "best": found.best.model_dump(mode="json"),
+        "best_value": found.best_value,
+        "scores": found.optimism.astype(object).where(found.optimism.notna(), None).to_dict("records"),
+        "importance": found.importance,
+        "report": path,
+        "next": commands,
+    }
+    answer(result, as_json, f"report in {path}, and in the study's run{_next(commands)}")
+
+
+@app.command()
+def register(
+    name: Annotated[str, typer.Argument(help="Study, or the beginning of its name.")],
+    mlruns: Mlruns = DEFAULT_MLRUNS,
+    storage: Storage = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train the winner of a study at full cost and register it as challenger. Repeating the command resumes."""
+    from pipelines.release.winner import register_winner
+    from tuning.storage import load
+
+    winner = register_winner(load(mlruns.absolute(), name, storage), dry_run=dry_run)
+    how = "trained at full cost" if winner.trained else "with the weights of the trial"
+    tracking = "" if mlruns == DEFAULT_MLRUNS else f" --mlruns {mlruns}"
+    commands = [] if dry_run or winner.champion else [f"counterforge models promote challenger{tracking}"]
+    if dry_run and not as_json:
+        show_configuration(winner.recipe)
+    text = f"trial {winner.trial} of {winner.study}, {how}"
+    if not dry_run:
+        text = f"version {winner.version} is the {'champion' if winner.champion else 'challenger'}: {text}"
+    result = {
+        "study": winner.study,
+        "trial": winner.trial,
+        "recipe": winner.recipe.model_dump(mode="json"),
+        "trained": winner.trained,
+        "version": winner.version,
+        "next": commands,
+    }
+    answer(result, as_json, text + (_next(commands) if commands else ""))

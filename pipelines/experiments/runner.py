@@ -37,7 +37,8 @@ from tracking.models import score_model
 from tracking.runs import OPENED_TEST, Run, attach, metric_name
 from tracking.store import Store, open_store
 from tuning.trial import Trained, TrialContext, TrialSpec, train_and_log
-from tuning.workers import end_with, environments
+from tuning.worker import end_with
+from tuning.workers import environments
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment
 from matplotlib.figure import Figure
 
 from classifier.evaluation import Evaluation
 from classifier.figures import evaluation_figures, generalisation_matrix
 from pipelines.experiments.arms import WITH
-from tuning.report import history_figure, importance_figure
+from pipelines.reports.page import png, write_page
+from tuning.config import StudyConfig
+from tuning.report import figures as study_figures
+from tuning.storage import load
 
 
 def write_report(
@@ -53,10 +52,11 @@ def write_report(
         **evaluation_figures(evaluations[candidate], tables[candidate]),
     }
     if study is not None:
-        figures["history"] = history_figure(pd.DataFrame(study["history"]))
-        if study["importance"]:
-            figures["importance"] = importance_figure(study["importance"])
-    pictures = {name: _png(figure) for name, figure in figures.items()}
+        searched = StudyConfig.model_validate(config["study"])
+        stored = load(Path(config["mlruns"]).absolute(), study["name"], searched.storage)
+        drawn = study_figures(stored, searched)
+        figures |= {name: drawn[f"{name}.png"] for name in ("history", "importance") if f"{name}.png" in drawn}
+    pictures = {name: png(figure) for name, figure in figures.items()}
     folder = path.parent / "figures"
     folder.mkdir(parents=True, exist_ok=True)
     for name, data in pictures.items():
@@ -64,10 +64,9 @@ def write_report(
     pictures["faces"] = contact_sheet.read_bytes()
     if samples is not None:
         pictures["samples"] = samples.read_bytes()
-    template = Environment(autoescape=True).from_string(
-        resources.files("pipelines.reports").joinpath("run_report.html").read_text(encoding="utf-8")
-    )
-    text = template.render(
+    return write_page(
+        path,
+        "run_report.html",
         title=title,
         cells=_cells(table),
         datasets=list(dict.fromkeys(table["dataset"])),
@@ -80,16 +79,12 @@ def write_report(
         study=study,
         verdict=verdict,
         openings=openings,
-        pictures={name: base64.b64encode(data).decode() for name, data in pictures.items()},
+        pictures=pictures,
         seconds=seconds,
         config=json.dumps(config, indent=2),
         evaluation=evaluations[candidate],
         next_commands=next_commands(verdict),
     )
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
-    return path
 
 
 def difference_sentence(difference: Mapping[str, Any]) -> str:
@@ -128,9 +123,3 @@ def _cells(table: pd.DataFrame) -> dict[str, dict[str, str]]:
         interval = f" [{row['low']:.3f}, {row['high']:.3f}]" if row["low"] == row["low"] else ""
         cells.setdefault(row["arm"], {})[row["dataset"]] = f"{row['auc']:.3f}{interval}"
     return cells
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return buffer.getvalue()

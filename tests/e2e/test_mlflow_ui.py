@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.tuning.conftest import base, manifest, materials, store
+from tests.tuning.conftest import base, context, manifest, store
 from tracking.registry import Registry
 from tracking.ui import serve
 from tuning.config import StudyConfig
@@ -19,7 +19,7 @@ from tuning.space import Range
 from tuning.study import StudyResult, launch
 from tuning.trial import TrialContext, TrialSpec
 
-__all__ = ["base", "manifest", "materials", "store"]
+__all__ = ["base", "context", "manifest", "store"]
 pytestmark = pytest.mark.slow
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 MODELS = "workflowType=machine_learning"  # the view for models, as `counterforge ui` names its pages
@@ -45,7 +45,7 @@ def shot(page: Any, name: str) -> None:
         page.screenshot(path=str(Path(SHOTS) / f"{name}.png"))
 
 
-def study(base: TrialSpec, materials: TrialContext) -> StudyResult:
+def study(base: TrialSpec, context: TrialContext) -> StudyResult:
     """Four trials, and the best one registered as the champion."""
     config = StudyConfig(
         name="faces",
@@ -56,26 +56,24 @@ def study(base: TrialSpec, materials: TrialContext) -> StudyResult:
             "weight_decay": Range(low=1e-4, high=1e-1, log=True),
         },
     )
-    result = launch(config, base, materials)
+    result = launch(config, base, context)
     best = result.history.loc[result.history["value"].idxmax(), "run_id"]
-    client = materials.store.client
-    (model,) = client.search_logged_models(
-        [materials.store.experiment(materials.experiment)], f"source_run_id = '{best}'"
-    )
-    registry = Registry(materials.store)
+    client = context.store.client
+    (model,) = client.search_logged_models([context.store.experiment(context.experiment)], f"source_run_id = '{best}'")
+    registry = Registry(context.store)
     version = registry.register(model.model_id, {"study": result.name})
     registry.promote(version.number, {"reason": "the test"}, why="for the test")
     return result
 
 
 def test_the_ui_shows_study_children_pictures_and_champion(
-    page: Any, base: TrialSpec, materials: TrialContext, monkeypatch: pytest.MonkeyPatch
+    page: Any, base: TrialSpec, context: TrialContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tracking.ui._START_SECONDS", 400)  # this is no test of speed
-    materials = replace(materials, experiment="faces")
-    result = study(base, materials)
-    experiment = materials.store.experiment(materials.experiment)
-    with serve(materials.store.root) as server:
+    context = replace(context, experiment="faces")
+    result = study(base, context)
+    experiment = context.store.experiment(context.experiment)
+    with serve(context.store.root) as server:
         page.goto(f"{server.address}/#/experiments/{experiment}/runs?{MODELS}")
         page.get_by_role("link", name="Model registry").wait_for()
         page.get_by_text(result.name).first.wait_for()

@@ -78,7 +78,7 @@ def base() -> TrialSpec:
 
 
 @pytest.fixture
-def materials(request: pytest.FixtureRequest, tmp_path: Path, manifest: Manifest, store: Store) -> TrialContext:
+def context(request: pytest.FixtureRequest, tmp_path: Path, manifest: Manifest, store: Store) -> TrialContext:
     """Of an experiment of the test's own; the cache is shared."""
     cache = Path(manifest.root) / "cache"
     return TrialContext(manifest, ("a",), ("b",), None, tmp_path / "work", cache, store, request.node.name[:60])

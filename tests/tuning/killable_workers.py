@@ -21,40 +21,40 @@ import optuna
 from tracking.runs import run
 from tracking.store import open_store
 from tuning.config import StudyConfig
-from tuning.queue import Claims, Terms
+from tuning.queue import TrialQueue
 from tuning.space import Range, Value
 from tuning.storage import StudyStorage, patiently, quiet_optuna
-from tuning.workers import Outcome, work
+from tuning.worker import Outcome, work
 
 STEPS = 12
 SPACE = {"x": Range(low=0.0, high=1.0)}
 
 
-def terms(total: int) -> Terms:
-    return Terms(total, "random", 0, SPACE, retries=100)
+def settings(total: int, retries: int = 100) -> StudyConfig:
+    return StudyConfig(trials=total, sampler="random", space=SPACE, retries=retries)
 
 
 def worker(address: str, name: str, mlruns: str, total: int, *, beat_seconds: int = 1, silence_seconds: int = 8) -> str:
     """Work on the study until it ends."""
     store = open_store(Path(mlruns))
-    shelf = StudyStorage(address, beat_seconds=beat_seconds, silence_seconds=silence_seconds)
+    storage = StudyStorage(address, beat_seconds=beat_seconds, silence_seconds=silence_seconds)
     with quiet_optuna():
-        storage = shelf.storage(60)
+        opened = storage.open(60)
         study = patiently(
-            lambda: optuna.create_study(study_name=name, storage=storage, direction="maximize", load_if_exists=True)
+            lambda: optuna.create_study(study_name=name, storage=opened, direction="maximize", load_if_exists=True)
         )
     folder = Path(mlruns) / "tiny" / name
     folder.mkdir(parents=True, exist_ok=True)
 
-    def evaluate(_: optuna.Trial, values: dict[str, Value], place: int) -> Outcome:
-        checkpoint = folder / f"{place}.json"
+    def evaluate(_: optuna.Trial, values: dict[str, Value], slot: int) -> Outcome:
+        checkpoint = folder / f"{slot}.json"
         state = json.loads(checkpoint.read_text()) if checkpoint.exists() else {"step": 0, "x": values["x"]}
         assert state["x"] == values["x"], "taken up again with other values"
-        with run(store, name, f"trial-{place:03d}", key=f"{name}/{place}") as active:
+        with run(store, name, f"trial-{slot:03d}", key=f"{name}/{slot}") as active:
             while state["step"] < STEPS:
                 time.sleep(0.01)
                 with (folder / "steps.log").open("a") as log:
-                    log.write(f"{place} {state['step']}\n")
+                    log.write(f"{slot} {state['step']}\n")
                 active.metrics({"loss": 1 / (state["step"] + 1)}, state["step"])
                 state["step"] += 1
                 temporary = checkpoint.with_suffix(f".{os.getpid()}.tmp")
@@ -62,7 +62,7 @@ def worker(address: str, name: str, mlruns: str, total: int, *, beat_seconds: in
                 temporary.replace(checkpoint)
         return Outcome([float(values["x"])], attributes={"run_id": active.id})
 
-    return work(Claims(study, shelf, terms(total)), StudyConfig(trials=total, space=SPACE), evaluate)
+    return work(TrialQueue(study, storage, settings(total)), evaluate)
 
 
 def fork(*arguments: object) -> int:

@@ -15,11 +15,11 @@ from core.errors import UserError
 from tests.tuning import postgres
 from tests.tuning.test_faults import ROOT
 from tests.tuning.test_study import config
-from tuning.cluster import run_on_cluster
 from tuning.queue import finished
 from tuning.storage import StudyStorage, quiet_optuna
 from tuning.study import launch
 from tuning.trial import TrialContext, TrialSpec
+from tuning.workers import run_on_cluster
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def server() -> Iterator[postgres.Postgres]:
 
 @pytest.mark.slow
 def test_a_node_is_killed_half_way(
-    server: postgres.Postgres, base: TrialSpec, materials: TrialContext, monkeypatch: pytest.MonkeyPatch
+    server: postgres.Postgres, base: TrialSpec, context: TrialContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("ray", reason="no Ray on this machine: pip install 'counterforge[cluster]'")
     import ray
@@ -46,9 +46,9 @@ def test_a_node_is_killed_half_way(
     def trouble() -> None:
         while True:
             with quiet_optuna():
-                names = optuna.get_all_study_names(StudyStorage(server.url).storage())
+                names = optuna.get_all_study_names(StudyStorage(server.url).open())
                 if names:
-                    study = optuna.load_study(study_name=names[0], storage=StudyStorage(server.url).storage())
+                    study = optuna.load_study(study_name=names[0], storage=StudyStorage(server.url).open())
                     if len(finished(study.get_trials())) >= 2:
                         break
             time.sleep(0.5)
@@ -57,17 +57,17 @@ def test_a_node_is_killed_half_way(
     thread = threading.Thread(target=trouble, daemon=True)
     thread.start()
     try:
-        result = launch(config(trials=total, storage=server.url), base, materials, workers=2, cluster=cluster.address)
+        result = launch(config(trials=total, storage=server.url), base, context, workers=2, cluster=cluster.address)
     finally:
         thread.join(timeout=10)
         ray.shutdown()
         cluster.shutdown()
     assert result.history["trial"].tolist() == list(range(total))
-    study = optuna.load_study(study_name=result.name, storage=StudyStorage(server.url).storage())
+    study = optuna.load_study(study_name=result.name, storage=StudyStorage(server.url).open())
     assert {t.state for t in study.get_trials()} <= {TrialState.COMPLETE, TrialState.FAIL}
-    runs = materials.store.client.search_runs([materials.store.experiment(materials.experiment)])
+    runs = context.store.client.search_runs([context.store.experiment(context.experiment)])
     assert sorted(r.info.run_name for r in runs if r.info.run_name.startswith("trial-")) == [
-        f"trial-{place:03d}" for place in range(total)
+        f"trial-{slot:03d}" for slot in range(total)
     ]
     assert {r.info.status for r in runs} == {"FINISHED"}
 

@@ -17,11 +17,10 @@ import pytest
 from optuna.trial import TrialState
 
 import tuning
-from tests.tuning.killable_workers import SPACE, STEPS, terms, worker
+from tests.tuning.killable_workers import STEPS, settings, worker
 from tracking.store import Store
-from tuning import workers
-from tuning.config import StudyConfig
-from tuning.queue import Claims, had_turn
+from tuning import worker as worker_module
+from tuning.queue import TrialQueue, had_turn, slot_of
 from tuning.storage import StudyStorage
 
 ROOT = Path(tuning.__file__).parents[1]
@@ -41,9 +40,9 @@ def killable_workers(*words: object, **environment: str) -> dict[str, Any]:
 
 
 def check_nothing_lost_nothing_twice(study: optuna.Study, store: Store, total: int, kills: int) -> None:
-    """Every place done once, no zombie, one run a trial, each step in it once, at most a step repeated a kill."""
+    """Every slot done once, no zombie, one run a trial, each step in it once, at most a step repeated a kill."""
     trials = study.get_trials()
-    assert [t.user_attrs["place"] for t in had_turn(trials)] == list(range(total))
+    assert [slot_of(t) for t in had_turn(trials)] == list(range(total))
     assert Counter(t.state for t in trials)[TrialState.COMPLETE] == total
     assert {t.state for t in trials} <= {TrialState.COMPLETE, TrialState.FAIL}
     runs = store.client.search_runs([store.experiment(study.study_name)], max_results=1000)
@@ -60,7 +59,7 @@ def test_workers_killed_twenty_times_at_random_moments(tmp_path: Path, store: St
     address = str(tmp_path / "night.journal")
     outcome = killable_workers(address, "night", store.root, 24, 2, 20, 5)
     assert outcome["kills"] == 20
-    study = optuna.load_study(study_name="night", storage=StudyStorage(address).storage())
+    study = optuna.load_study(study_name="night", storage=StudyStorage(address).open())
     check_nothing_lost_nothing_twice(study, store, 24, 20)
     assert any(t.state == TrialState.FAIL for t in study.get_trials())  # some were in the middle of a trial
 
@@ -69,7 +68,7 @@ def test_two_studies_of_one_total_never_begin_one_more(tmp_path: Path, store: St
     """Optuna's own MaxTrialsCallback ran 9 of 8 trials with two workers."""
     address = str(tmp_path / "exact.journal")
     killable_workers(address, "exact", store.root, 7, 3, 0, 0)
-    study = optuna.load_study(study_name="exact", storage=StudyStorage(address).storage())
+    study = optuna.load_study(study_name="exact", storage=StudyStorage(address).open())
     assert len(study.get_trials()) == 7
 
 
@@ -84,7 +83,7 @@ def test_a_torn_line_at_the_end_of_the_journal_is_cut_off(tmp_path: Path, store:
     content = address.read_bytes()
     assert content.startswith(whole)
     assert torn not in content[len(whole) :].split(b"\n")[0]
-    assert len(optuna.load_study(study_name=name, storage=StudyStorage(str(address)).storage()).get_trials()) == 3
+    assert len(optuna.load_study(study_name=name, storage=StudyStorage(str(address)).open()).get_trials()) == 3
 
 
 FULL = """
@@ -133,22 +132,22 @@ def test_a_full_disk_stops_the_worker_and_loses_nothing(tmp_path: Path, store: S
     assert len(Path(address).read_bytes().splitlines()) > before
     assert "torn" in done.stdout  # part of a line came to the disk
     worker(address, "full", str(store.root), 6)
-    study = optuna.load_study(study_name="full", storage=StudyStorage(address).storage())
+    study = optuna.load_study(study_name="full", storage=StudyStorage(address).open())
     check_nothing_lost_nothing_twice(study, store, 6, 1)
 
 
 def test_a_trial_that_kills_every_worker_is_given_up(tmp_path: Path) -> None:
-    shelf = StudyStorage(str(tmp_path / "poison.journal"))
-    study = optuna.create_study(study_name="poison", storage=shelf.storage(), direction="maximize")
-    limited = terms(1).__class__(**{**terms(1).__dict__, "retries": 2})
+    storage = StudyStorage(str(tmp_path / "poison.journal"))
+    study = optuna.create_study(study_name="poison", storage=storage.open(), direction="maximize")
+    limited = settings(1, retries=2)
     for _ in range(3):
-        trial = Claims(study, shelf, limited).take()  # a worker that is never heard of again
+        trial = TrialQueue(study, storage, limited).take()  # a worker that is never heard of again
         assert isinstance(trial, optuna.Trial)
         trial.suggest_float("x", 0, 1)
-    last = Claims(study, shelf, limited)
-    made_up = last.take()  # the place is given up, and made up for by another one
+    last = TrialQueue(study, storage, limited)
+    made_up = last.take()  # the slot is given up, and made up for by another one
     assert isinstance(made_up, optuna.Trial)
-    assert made_up.user_attrs["place"] == 1
+    assert slot_of(made_up) == 1
     failed = [t for t in study.get_trials() if t.state == TrialState.FAIL]
     assert len(failed) == 3
     assert len({t.params["x"] for t in failed}) == 1  # the same trial each time
@@ -156,43 +155,42 @@ def test_a_trial_that_kills_every_worker_is_given_up(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_trial_waits_without_losing_a_try(tmp_path: Path) -> None:
-    shelf = StudyStorage(str(tmp_path / "stop.journal"))
-    study = optuna.create_study(study_name="stop", storage=shelf.storage(), direction="maximize")
-    first = Claims(study, shelf, terms(1))
-    with first.living():
+    storage = StudyStorage(str(tmp_path / "stop.journal"))
+    study = optuna.create_study(study_name="stop", storage=storage.open(), direction="maximize")
+    first = TrialQueue(study, storage, settings(1))
+    with first.alive():
         trial = first.take()
         assert isinstance(trial, optuna.Trial)
         x = trial.suggest_float("x", 0, 1)
-        assert Claims(study, shelf, terms(1)).take() is None  # it lives: nobody takes its place
+        assert TrialQueue(study, storage, settings(1)).take() is None  # it lives: nobody takes its slot
         first.give_back(trial)
-    second = Claims(study, shelf, terms(1))
-    with second.living():
+    second = TrialQueue(study, storage, settings(1))
+    with second.alive():
         again = second.take()
         assert isinstance(again, optuna.Trial)
         assert (again.number, again.suggest_float("x", 0, 1)) == (trial.number, x)
         first.give_back(trial)  # once more, as after a database that could not confirm it
-        assert Claims(study, shelf, terms(1)).take() is None  # it is the second one's now
+        assert TrialQueue(study, storage, settings(1)).take() is None  # it is the second one's now
 
 
 def test_who_waits_for_the_trials_of_others_says_so_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(workers, "SAID_AFTER_SECONDS", 0.1)
-    monkeypatch.setattr(workers, "IDLE_SECONDS", 0.05)
-    shelf = StudyStorage(str(tmp_path / "wait.journal"))
-    study = optuna.create_study(study_name="wait", storage=shelf.storage(), direction="maximize")
-    one, other = (Claims(study, shelf, terms(1)) for _ in range(2))
+    monkeypatch.setattr(worker_module, "SAID_AFTER_SECONDS", 0.1)
+    monkeypatch.setattr(worker_module, "IDLE_SECONDS", 0.05)
+    storage = StudyStorage(str(tmp_path / "wait.journal"))
+    study = optuna.create_study(study_name="wait", storage=storage.open(), direction="maximize")
+    one, other = (TrialQueue(study, storage, settings(1)) for _ in range(2))
     ends: list[str] = []
 
     def said() -> list[str]:
         return [message for message in caplog.messages if "with other workers" in message]
 
-    with one.living():
+    with one.alive():
         trial = one.take()
         assert isinstance(trial, optuna.Trial)
-        config = StudyConfig(trials=1, space=SPACE)
-        outcome = workers.Outcome([1.0])
-        waiting = threading.Thread(target=lambda: ends.append(workers.work(other, config, lambda *_: outcome)))
+        outcome = worker_module.Outcome([1.0])
+        waiting = threading.Thread(target=lambda: ends.append(worker_module.work(other, lambda *_: outcome)))
         waiting.start()
         deadline = time.monotonic() + 60
         while not said() and time.monotonic() < deadline:

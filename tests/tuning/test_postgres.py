@@ -5,22 +5,22 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 
 import optuna
 import pytest
 from optuna.trial import TrialState
 
 from tests.tuning import postgres
-from tests.tuning.killable_workers import terms
+from tests.tuning.killable_workers import settings
 from tests.tuning.test_faults import check_nothing_lost_nothing_twice, killable_workers
 from tests.tuning.test_study import config
 from tracking.store import Store
-from tuning.queue import Claims
+from tuning.queue import TrialQueue
 from tuning.status import overview
 from tuning.storage import AWAY, StudyStorage
-from tuning.study import join, launch
+from tuning.study import launch
 from tuning.trial import TrialContext, TrialSpec
+from tuning.worker import join
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def server() -> Iterator[postgres.Postgres]:
 
 def test_workers_of_many_machines_killed_at_random_moments(server: postgres.Postgres, store: Store) -> None:
     killable_workers(server.url, "far", store.root, 12, 2, 6, 3)
-    study = optuna.load_study(study_name="far", storage=StudyStorage(server.url).storage())
+    study = optuna.load_study(study_name="far", storage=StudyStorage(server.url).open())
     check_nothing_lost_nothing_twice(study, store, 12, 6)
 
 
@@ -55,16 +55,16 @@ def test_the_database_is_killed_in_the_middle(server: postgres.Postgres, store: 
     finally:
         thread.join(timeout=150)
     assert len(outages) == 2
-    study = optuna.load_study(study_name="outage", storage=StudyStorage(server.url).storage())
+    study = optuna.load_study(study_name="outage", storage=StudyStorage(server.url).open())
     check_nothing_lost_nothing_twice(study, store, 20, 4)
 
 
 def test_who_lost_the_lock_with_the_database_writes_nothing(server: postgres.Postgres) -> None:
-    shelf = StudyStorage(server.url)
-    study = optuna.create_study(study_name="fenced", storage=shelf.storage())
+    storage = StudyStorage(server.url)
+    study = optuna.create_study(study_name="fenced", storage=storage.open())
 
     def write_on_after_an_outage() -> None:
-        with shelf.lock("fenced"):
+        with storage.lock("fenced"):
             study.set_user_attr("before", 1)
             study.enqueue_trial({"x": 0.5})
             server.kill()
@@ -78,26 +78,26 @@ def test_who_lost_the_lock_with_the_database_writes_nothing(server: postgres.Pos
 
 
 def test_an_outage_is_not_held_against_those_who_could_not_say_that_they_live(server: postgres.Postgres) -> None:
-    shelf = StudyStorage(server.url, beat_seconds=2, silence_seconds=3)
-    study = optuna.create_study(study_name="deaf", storage=shelf.storage(), direction="maximize")
-    first = Claims(study, shelf, terms(1))
+    storage = StudyStorage(server.url, beat_seconds=2, silence_seconds=3)
+    study = optuna.create_study(study_name="deaf", storage=storage.open(), direction="maximize")
+    first = TrialQueue(study, storage, settings(1))
     trial = first.take()
     assert isinstance(trial, optuna.Trial)
-    with first.beating(trial):
+    with storage.heartbeat(trial):
         server.kill()
         time.sleep(4)
         server.start()
-        assert Claims(study, shelf, terms(1)).take() is None
+        assert TrialQueue(study, storage, settings(1)).take() is None
     first.finish(trial, TrialState.COMPLETE, [0.5])
     assert [t.state for t in study.get_trials()] == [TrialState.COMPLETE]
 
 
 def test_a_study_in_a_database_is_launched_joined_and_listed(
-    server: postgres.Postgres, base: TrialSpec, materials: TrialContext, store: Store
+    server: postgres.Postgres, base: TrialSpec, context: TrialContext, store: Store
 ) -> None:
-    result = launch(config(trials=2, storage=server.url), base, materials)
+    result = launch(config(trials=2, storage=server.url), base, context)
     assert len(result.history) == 2
-    more = launch(config(trials=4, storage=server.url), base, materials, workers=2)
+    more = launch(config(trials=4, storage=server.url), base, context, workers=2)
     assert (more.name, more.history["trial"].tolist()) == (result.name, [0, 1, 2, 3])
     listed = overview(store.root, server.url).set_index("study")
     assert listed["complete"][result.name] == 4
@@ -106,12 +106,12 @@ def test_a_study_in_a_database_is_launched_joined_and_listed(
 
 
 def test_a_silent_worker_is_found_by_its_heartbeat(server: postgres.Postgres) -> None:
-    shelf = StudyStorage(server.url, beat_seconds=1, silence_seconds=2)
-    study = optuna.create_study(study_name="silent", storage=shelf.storage(), direction="maximize")
-    lost = Claims(study, shelf, terms(1)).take()
+    storage = StudyStorage(server.url, beat_seconds=1, silence_seconds=2)
+    study = optuna.create_study(study_name="silent", storage=storage.open(), direction="maximize")
+    lost = TrialQueue(study, storage, settings(1)).take()
     assert isinstance(lost, optuna.Trial)
     x = lost.suggest_float("x", 0, 1)
-    other = Claims(study, shelf, replace(terms(1), retries=1))
+    other = TrialQueue(study, storage, settings(1, retries=1))
     deadline = time.monotonic() + 60
     while (again := other.take()) is None:
         assert time.monotonic() < deadline

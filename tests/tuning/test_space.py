@@ -7,8 +7,9 @@ import pytest
 from pydantic import ValidationError
 
 from core.errors import UserError
+from tuning.config import DEFAULT_SPACE
+from tuning.identity import check_space
 from tuning.space import Choice, Range, Space, Span, check_point, combinations, distributions, in_order, suggest
-from tuning.study import DEFAULT_SPACE, check_space
 from tuning.trial import TrialSpec
 
 CHAIN: Space = {

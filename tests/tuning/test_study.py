@@ -26,33 +26,33 @@ def config(**changes: Any) -> StudyConfig:
 
 
 def test_a_study_is_one_parent_and_one_child_a_trial(
-    base: TrialSpec, materials: TrialContext, runs: Callable[[str], list[Any]]
+    base: TrialSpec, context: TrialContext, runs: Callable[[str], list[Any]]
 ) -> None:
-    result = launch(config(enqueue=({"learning_rate": 0.005},), keep=1), base, materials)
-    children = [run for run in runs(materials.experiment) if "mlflow.parentRunId" in run.data.tags]
+    result = launch(config(enqueue=({"learning_rate": 0.005},), keep=1), base, context)
+    children = [run for run in runs(context.experiment) if "mlflow.parentRunId" in run.data.tags]
     assert sorted(run.info.run_name for run in children) == ["trial-000", "trial-001", "trial-002"]
-    assert {run.info.status for run in runs(materials.experiment)} == {"FINISHED"}
+    assert {run.info.status for run in runs(context.experiment)} == {"FINISHED"}
     assert {run.data.tags["mlflow.parentRunId"] for run in children} == {result.run_id}
     assert result.history["learning_rate"][0] == 0.005
     assert result.best_value == result.history["value"].max()
-    winner = materials.store.client.get_run(result.run_id).data.tags["winner"]
+    winner = context.store.client.get_run(result.run_id).data.tags["winner"]
     assert winner == f"trial {result.history.loc[result.history['value'].idxmax(), 'trial']}"
     # Of the weights only those of the best trial stay; the figures of all do.
-    kept = sorted(materials.work.glob("detectors/*/weights.safetensors"))
+    kept = sorted(context.work.glob("detectors/*/weights.safetensors"))
     best = result.history.loc[result.history["value"].idxmax(), "run_id"]
     (record,) = [json.loads(path.read_text()) for path in kept[0].parent.glob("trained-*.json")]
     assert (len(kept), record["run_id"]) == (1, best)
-    models = materials.store.client.search_logged_models([children[0].info.experiment_id])
+    models = context.store.client.search_logged_models([children[0].info.experiment_id])
     assert [model.model_id for model in models] == [record["model_id"]]
 
-    again = launch(config(enqueue=({"learning_rate": 0.005},), trials=4, keep=1), base, materials)
+    again = launch(config(enqueue=({"learning_rate": 0.005},), trials=4, keep=1), base, context)
     assert (again.name, again.run_id) == (result.name, result.run_id)
     assert again.history["value"].tolist()[:3] == result.history["value"].tolist()
-    assert len(runs(materials.experiment)) == 5
+    assert len(runs(context.experiment)) == 5
 
 
 def test_pruned_trials_end_as_killed_and_failed_ones_say_why(
-    base: TrialSpec, materials: TrialContext, runs: Callable[[str], list[Any]]
+    base: TrialSpec, context: TrialContext, runs: Callable[[str], list[Any]]
 ) -> None:
     spec = base.with_parameters({"epochs": 3})
     space: Space = {"learning_rate": Range(low=1e-6, high=1e-1, log=True), "frozen_epochs": Choice(choices=(3, 4))}
@@ -60,90 +60,88 @@ def test_pruned_trials_end_as_killed_and_failed_ones_say_why(
     points = [{"learning_rate": 0.05, "frozen_epochs": 3}, {"learning_rate": 0.05, "frozen_epochs": 4}]
     points += [{"learning_rate": 0.01 * (i + 1), "frozen_epochs": 3} for i in range(4)]
     points += [{"learning_rate": 1e-6, "frozen_epochs": 3}]
-    result = launch(config(space=space, enqueue=points, trials=6, sampler="tpe", pruner="median"), spec, materials)
+    result = launch(config(space=space, enqueue=points, trials=6, sampler="tpe", pruner="median"), spec, context)
     table = result.history.set_index("trial")
     assert table["state"][1] == "FAIL"
     assert "frozen_epochs 4 is more than epochs 3" in table["error"][1]
     assert len(table) == 7  # the failed one is made up for
-    by_name = {run.info.run_name: run for run in runs(materials.experiment)}
-    for place, state in table["state"].items():
+    by_name = {run.info.run_name: run for run in runs(context.experiment)}
+    for slot, state in table["state"].items():
         if state == "PRUNED":
-            child = by_name[f"trial-{place:03d}"]
+            child = by_name[f"trial-{slot:03d}"]
             assert child.info.status == "KILLED"
             assert "pruned by median after epoch" in child.data.tags["killed_because"]
 
 
 def test_a_trial_that_breaks_in_training_is_failed_in_mlflow_too(
-    base: TrialSpec, materials: TrialContext, runs: Callable[[str], list[Any]]
+    base: TrialSpec, context: TrialContext, runs: Callable[[str], list[Any]]
 ) -> None:
-    few = replace(materials, manifest=materials.manifest.select(label="real"))
+    few = replace(context, manifest=context.manifest.select(label="real"))
     with pytest.raises(UserError, match=r"the last 3 trials of s-.* failed: the train split holds only real faces"):
         launch(config(trials=9), base, few)
-    children = [run for run in runs(materials.experiment) if run.info.run_name.startswith("trial-")]
+    children = [run for run in runs(context.experiment) if run.info.run_name.startswith("trial-")]
     assert [child.info.status for child in children] == ["FAILED"] * 3
     assert all("only real faces" in child.data.tags["error"] for child in children)
 
 
-def test_several_aims_make_a_front_and_constraints_bind(base: TrialSpec, materials: TrialContext) -> None:
+def test_several_aims_make_a_front_and_constraints_bind(base: TrialSpec, context: TrialContext) -> None:
     space = {"image_size": Choice(choices=(32, 48)), **RATE}
     aims = {"objectives": ("mean_auc_low", "latency_ms"), "constraints": {"size_mb": 100}, "sampler": "nsga2"}
-    result = launch(config(space=space, trials=4, **aims), base, materials)
+    result = launch(config(space=space, trials=4, **aims), base, context)
     assert {"value", "latency_ms"} <= set(result.history.columns)
-    study = load(materials.store.root, result.name)
+    study = load(context.store.root, result.name)
     assert [d.name for d in study.directions] == ["MAXIMIZE", "MINIMIZE"]
     assert all(-100 < t.constraints["size_mb"] < 0 for t in study.get_trials())
     with pytest.raises(UserError, match=r"keeps size_mb <= 0\.1; the closest one has size_mb"):
-        launch(config(trials=1, constraints={"size_mb": 0.1}), base, materials)
+        launch(config(trials=1, constraints={"size_mb": 0.1}), base, context)
 
 
-def test_folds_go_by_group_and_average(base: TrialSpec, materials: TrialContext) -> None:
-    parts = [training_set(base, materials, fold, 3)[0] for fold in range(3)]
+def test_folds_go_by_group_and_average(base: TrialSpec, context: TrialContext) -> None:
+    parts = [training_set(base, context, fold, 3)[0] for fold in range(3)]
     held = [set(part.select(split="val").rows["source"]) for part in parts]
-    assert set.union(*held) == set(materials.manifest.select(dataset="a", split=("train", "val")).rows["source"])
+    assert set.union(*held) == set(context.manifest.select(dataset="a", split=("train", "val")).rows["source"])
     assert sum(map(len, held)) == len(set.union(*held))
-    result = launch(config(folds=3, trials=1), base, materials)
-    (trial,) = load(materials.store.root, result.name).get_trials()
+    result = launch(config(folds=3, trials=1), base, context)
+    (trial,) = load(context.store.root, result.name).get_trials()
     assert trial.user_attrs["noise"] > 0
-    assert len(list(materials.work.glob("detectors/*/fold-*/weights.safetensors"))) == 3
+    assert len(list(context.work.glob("detectors/*/fold-*/weights.safetensors"))) == 3
 
 
-def test_a_changed_definition_is_refused_in_one_sentence_or_begun_anew(
-    base: TrialSpec, materials: TrialContext
-) -> None:
-    first = launch(config(name="changed", trials=1), base, materials)
+def test_a_changed_definition_is_refused_in_one_sentence_or_begun_anew(base: TrialSpec, context: TrialContext) -> None:
+    first = launch(config(name="changed", trials=1), base, context)
     wider = config(name="changed", trials=1, space={"learning_rate": Range(low=1e-5, high=1e-2, log=True)})
     with pytest.raises(UserError, match=f"{first.name} has another definition .space differs in learning_rate.*--new"):
-        launch(wider, base, materials, new=False)
+        launch(wider, base, context, new=False)
     with pytest.raises(UserError, match="the faces or the generator have changed"):
-        launch(config(name="changed", trials=1), base, replace(materials, train_domains=("a", "b")), new=False)
-    second = launch(wider, base, materials, new=True)
+        launch(config(name="changed", trials=1), base, replace(context, train_datasets=("a", "b")), new=False)
+    second = launch(wider, base, context, new=True)
     assert second.name != first.name
-    assert launch(wider, base, materials, new=False).name == second.name  # it exists by now
-    assert {first.name, second.name} <= set(names(materials.store.root))
+    assert launch(wider, base, context, new=False).name == second.name  # it exists by now
+    assert {first.name, second.name} <= set(names(context.store.root))
 
 
-def test_a_warm_start_learns_from_the_same_space_only(base: TrialSpec, materials: TrialContext) -> None:
-    first = launch(config(trials=2), base, materials)
-    second = launch(config(name="t", trials=1, sampler="tpe", warm_start=first.name), base, materials)
-    study = load(materials.store.root, second.name)
+def test_a_warm_start_learns_from_the_same_space_only(base: TrialSpec, context: TrialContext) -> None:
+    first = launch(config(trials=2), base, context)
+    second = launch(config(name="t", trials=1, sampler="tpe", warm_start=first.name), base, context)
+    study = load(context.store.root, second.name)
     assert sum("warm_start" in t.user_attrs for t in study.get_trials()) == 2
     assert second.best_value >= first.best_value  # the earlier ones measured the same
     assert len(second.history) == 1
-    elsewhere = replace(materials, validation_datasets=())
+    elsewhere = replace(context, validation_datasets=())
     third = launch(config(name="u", trials=2, warm_start=first.name), base, elsewhere)
     best = first.history.sort_values("value", ascending=False)["learning_rate"].tolist()
     assert third.history["learning_rate"].tolist() == best  # other data: its best values are tried first
     with pytest.raises(UserError, match=r"searched another space .learning_rate, psi differ"):
-        launch(config(name="v", space={"psi": Range(low=0.5, high=1.0)}, warm_start=first.name), base, materials)
+        launch(config(name="v", space={"psi": Range(low=0.5, high=1.0)}, warm_start=first.name), base, context)
 
 
 def test_two_workers_finish_the_exact_total(
-    base: TrialSpec, materials: TrialContext, runs: Callable[[str], list[Any]]
+    base: TrialSpec, context: TrialContext, runs: Callable[[str], list[Any]]
 ) -> None:
-    result = launch(config(trials=5), base, materials, workers=2)
+    result = launch(config(trials=5), base, context, workers=2)
     assert result.history["trial"].tolist() == list(range(5))
-    assert len(runs(materials.experiment)) == 6
-    study = load(materials.store.root, result.name)
+    assert len(runs(context.experiment)) == 6
+    study = load(context.store.root, result.name)
     assert len({t.user_attrs["worker"] for t in study.get_trials()}) == 2
     assert len(study.get_trials()) == 5
 
@@ -161,10 +159,10 @@ def test_two_workers_finish_the_exact_total(
     ],
 )
 def test_bad_input_is_one_sentence(
-    changes: dict[str, Any], sentence: str, base: TrialSpec, materials: TrialContext
+    changes: dict[str, Any], sentence: str, base: TrialSpec, context: TrialContext
 ) -> None:
     with pytest.raises(UserError, match=sentence):
-        launch(config(**changes), base, materials)
+        launch(config(**changes), base, context)
 
 
 @pytest.mark.parametrize(

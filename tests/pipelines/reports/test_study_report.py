@@ -8,19 +8,19 @@ from typing import Any
 import pytest
 
 from core.errors import UserError
-from pipelines.reports.study_report import review
-from tests.tuning.conftest import base, manifest, materials, runs, store
+from pipelines.reports.study_report import review, write_report
+from tests.tuning.conftest import base, context, manifest, runs, store
 from tuning.config import StudyConfig
 from tuning.space import Choice, Range
 from tuning.storage import load
 from tuning.study import launch
 from tuning.trial import TrialContext, TrialSpec
 
-__all__ = ["base", "manifest", "materials", "runs", "store"]
+__all__ = ["base", "context", "manifest", "runs", "store"]
 
 
 def test_a_report_shows_how_optimistic_the_choice_was(
-    base: TrialSpec, materials: TrialContext, runs: Callable[[str], list[Any]]
+    base: TrialSpec, context: TrialContext, runs: Callable[[str], list[Any]]
 ) -> None:
     config = StudyConfig(
         name="reviewed",
@@ -33,8 +33,8 @@ def test_a_report_shows_how_optimistic_the_choice_was(
             "balance": Choice(choices=("none", "weights")),
         },
     )
-    result = launch(config, base, materials)
-    study = load(materials.store.root, result.name)
+    result = launch(config, base, context)
+    study = load(context.store.root, result.name)
     found = review(study, seeds=2)
     table = found.optimism
     assert set(table["dataset"]) == {"a", "b"}
@@ -44,14 +44,16 @@ def test_a_report_shows_how_optimistic_the_choice_was(
     assert first["optimism"] == pytest.approx(first["val"] - first["test"])
     assert found.best_value == result.best_value
     assert found.openings == {"a": 1, "b": 1}
-    page = found.report.read_text()
+    commands = ["counterforge study register <winner>"]
+    page = write_report(study, found, commands=commands).read_text()
     assert page.count("data:image/png;base64,") >= 5
     assert "http" not in page
+    assert "counterforge study register &lt;winner&gt;" in page
     assert "Under 2 fresh seeds" in page
-    by_name = {run.info.run_name: run for run in runs(materials.experiment)}
+    by_name = {run.info.run_name: run for run in runs(context.experiment)}
     parent = by_name[result.name]
     assert parent.data.tags["reviewed"] == "yes"
-    names = {file.path for file in materials.store.client.list_artifacts(parent.info.run_id, "figures")}
+    names = {file.path for file in context.store.client.list_artifacts(parent.info.run_id, "figures")}
     assert {f"figures/{name}.png" for name in ("history", "slices", "parallel", "pareto", "cost", "contour")} <= names
     assert {run.data.tags["mlflow.parentRunId"] for name, run in by_name.items() if name != result.name} == {
         parent.info.run_id
@@ -61,16 +63,16 @@ def test_a_report_shows_how_optimistic_the_choice_was(
     assert again.optimism["test"].isna().all()
 
 
-def test_a_study_without_a_finished_trial_has_no_report(base: TrialSpec, materials: TrialContext) -> None:
+def test_a_study_without_a_finished_trial_has_no_report(base: TrialSpec, context: TrialContext) -> None:
     config = StudyConfig(name="barren", trials=1, sampler="random", space={"image_size": Choice(choices=(32,))})
     with pytest.raises(UserError, match="keeps size_mb"):
-        launch(config.model_copy(update={"constraints": {"size_mb": 0.001}}), base, materials)
-    (name,) = [n for n in _names(materials) if n.startswith("barren")]
+        launch(config.model_copy(update={"constraints": {"size_mb": 0.001}}), base, context)
+    (name,) = [n for n in _names(context) if n.startswith("barren")]
     with pytest.raises(UserError, match=r"keeps size_mb <= 0\.001"):
-        review(load(materials.store.root, name))
+        review(load(context.store.root, name))
 
 
-def _names(materials: TrialContext) -> list[str]:
+def _names(context: TrialContext) -> list[str]:
     from tuning.storage import names
 
-    return names(materials.store.root)
+    return names(context.store.root)

@@ -1,0 +1,269 @@
+"""One worker of a study: it takes trial after trial until the study ends.
+
+`python -m tuning.worker STORAGE STUDY` is one as `study launch --workers` starts it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import math
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, Trial, TrialState
+from pydantic import ValidationError
+
+from core.errors import UserError
+from tracking.store import TrackingError
+from tuning.config import StudyConfig
+from tuning.identity import recall
+from tuning.queue import ERROR, TrialQueue, slot_of
+from tuning.ranking import FOLDER, MODEL, NOISE, RUN, check_failures, clean, stop_reason
+from tuning.samplers import pruner
+from tuning.space import Value, suggest
+from tuning.storage import (
+    AWAY,
+    PATIENCE_SECONDS,
+    StorageAwayError,
+    StudyStorage,
+    patiently,
+    quiet_optuna,
+    reported_steps,
+    set_constraints,
+)
+from tuning.trial import TrialContext, TrialSpec, train_and_log
+
+_log = logging.getLogger(__name__)
+# How often a worker that finds every slot taken looks whether one became free.
+IDLE_SECONDS = 1.0
+SAID_AFTER_SECONDS = 10.0  # of idling; workers that end together idle for less
+SAVING_SECONDS = 60.0  # that an interrupted worker gets to save what it does
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a trial reached: a value for each objective, constraints (feasible <= 0), and what to remember."""
+
+    values: Sequence[float]
+    constraints: Mapping[str, float] = field(default_factory=dict)
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+
+Evaluate = Callable[[Trial, dict[str, Value], int], Outcome]
+"""Runs one trial: Optuna's trial, the drawn values, its slot. It may raise optuna.TrialPruned."""
+
+
+def work(
+    queue: TrialQueue,
+    evaluate: Evaluate,
+    *,
+    after: Callable[[Sequence[FrozenTrial]], None] | None = None,
+    wait: bool = True,
+) -> str:
+    """Take trials until the study ends, and return the sentence that says why it did.
+
+    Args:
+        after: called with all trials after each one that ended.
+        wait: stay while others still run, in case one of them dies and its trial must be taken up.
+
+    Raises:
+        UserError: the last trials all failed, or the database stayed away.
+        TrackingError, OSError: runs cannot be recorded; the trial is given back.
+    """
+    study = queue.study
+
+    def ended(trials: Sequence[FrozenTrial]) -> str | None:
+        check_failures(trials, study.study_name)
+        return stop_reason(trials, queue.config, queue.slots)
+
+    idle_since: float | None = None
+    with quiet_optuna(), queue.alive():
+        while True:
+            taken = queue.take(ended)
+            if isinstance(taken, str):
+                return taken
+            if taken is not None:
+                idle_since = None
+                _run(queue, taken, evaluate)
+                if after is not None:
+                    patiently(lambda: after(study.get_trials(deepcopy=False)))
+            elif wait:
+                now = time.monotonic()
+                if idle_since is None:
+                    idle_since = now
+                elif now - idle_since > SAID_AFTER_SECONDS:
+                    _log.warning("the last trials are with other workers: waiting, in case one of them dies")
+                    idle_since = math.inf  # said once
+                time.sleep(IDLE_SECONDS)
+            else:
+                return "others run the last trials"
+
+
+def _run(queue: TrialQueue, trial: Trial, evaluate: Evaluate) -> None:
+    slot = slot_of(trial)
+    try:
+        with queue.storage.heartbeat(trial):
+            # Not patiently: a value that the database has and could not confirm would be drawn a second time.
+            values = suggest(trial, queue.config.space)
+            outcome = evaluate(trial, values, slot)
+            set_constraints(trial, outcome.constraints)
+    except optuna.TrialPruned:
+        queue.finish(trial, TrialState.PRUNED)
+    except AWAY:
+        # The database went away while the trial ran: no fault of the trial's, which is taken up again when it is back.
+        queue.give_back(trial, PATIENCE_SECONDS)
+    except StorageAwayError:
+        raise
+    except (TrackingError, OSError, KeyboardInterrupt, SystemExit):
+        with suppress(Exception):  # the disk may be full: then the trial is found by the lock that we no longer hold
+            queue.give_back(trial)
+        raise
+    except Exception as error:
+        if not isinstance(error, UserError):
+            _log.exception("trial %d failed", slot)
+        sentence = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        queue.finish(trial, TrialState.FAIL, attributes={ERROR: sentence[:1000]})
+    else:
+        queue.finish(trial, TrialState.COMPLETE, list(outcome.values), outcome.attributes)
+
+
+# --- detectors as trials
+
+
+def evaluator(
+    study: optuna.Study, config: StudyConfig, base: TrialSpec, context: TrialContext, run_id: str
+) -> Evaluate:
+    """What runs one trial: train, validate, log, and report to the pruner."""
+    epochs = config.space.get("epochs")
+    most = int(epochs.high) if epochs is not None and hasattr(epochs, "high") else base.detector.epochs
+    # Wilcoxon's test is over folds; the others look at epochs.
+    study.pruner = pruner(config.pruner, config.folds if config.pruner == "wilcoxon" else most * config.folds)
+
+    def evaluate(trial: Trial, values: dict[str, Value], slot: int) -> Outcome:
+        try:
+            spec = base.with_parameters(values)
+        except ValidationError as error:
+            reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+            raise UserError(f"these values do not go together: {reason}") from error
+        report = _reporter(trial, config)
+        trained = train_and_log(
+            spec,
+            context,
+            name=f"trial-{slot:03d}",
+            parent=run_id,
+            tags={"study": study.study_name, "trial": str(slot)},
+            folds=config.folds,
+            on_epoch=report if config.pruner in ("hyperband", "median") else None,
+            on_fold=report if config.pruner == "wilcoxon" else None,
+        )
+        aims = [trained.measures[name] for name in config.objectives]
+        unknown = [name for name, value in zip(config.objectives, aims, strict=True) if math.isnan(value)]
+        if unknown:
+            raise UserError(
+                f"{unknown[0]} is not defined on the val rows of {', '.join(context.judging_datasets)}: a class has "
+                "under two groups there; take mean_auc, or add faces"
+            )
+        return Outcome(
+            aims,
+            {name: trained.measures[name] - bound for name, bound in config.constraints.items()},
+            {
+                RUN: trained.run_id,
+                MODEL: trained.model_id,
+                FOLDER: trained.folder,
+                NOISE: trained.error,
+                "seconds": round(trained.seconds, 2),
+                "measures": {name: round(value, 6) for name, value in trained.measures.items()},
+            },
+        )
+
+    return evaluate
+
+
+def _reporter(trial: Trial, config: StudyConfig) -> Callable[[Mapping[str, float], int], None]:
+    """Tells the pruner how it goes; what was reported before the trial's worker was killed is not told again."""
+    told = reported_steps(trial)
+
+    def report(metrics: Mapping[str, float], step: int) -> None:
+        value = metrics.get("mean_auc", metrics.get("val_auc"))
+        if value is None or math.isnan(value) or step in told:
+            return
+        told.add(step)
+        patiently(lambda: trial.report(value, step))
+        if patiently(trial.should_prune):
+            unit = "fold" if config.pruner == "wilcoxon" else "epoch"
+            raise optuna.TrialPruned(f"pruned by {config.pruner} after {unit} {step + (unit == 'fold')}")
+
+    return report
+
+
+def join(address: str, name: str) -> str:
+    """Work on a study that was launched elsewhere until it ends; the sentence says why it did.
+
+    Raises:
+        UserError: there is no such study, or its data are not on this machine.
+    """
+    storage = StudyStorage(address)
+    with quiet_optuna():
+        try:
+            opened = storage.open(PATIENCE_SECONDS)
+            study = patiently(lambda: optuna.load_study(study_name=name, storage=opened))
+        except KeyError as error:
+            raise UserError(f"no study is called {name!r} in {storage.shown}: launch it first") from error
+        config, base, context, run_id = patiently(lambda: recall(study))
+
+        def after(trials: Sequence[FrozenTrial]) -> None:
+            with storage.lock(f"{name}/clean"):
+                clean(trials, config, context.store, context.work)
+
+        evaluate = evaluator(study, config, base, context, run_id)
+        return work(TrialQueue(study, storage, config), evaluate, after=after)
+
+
+# --- as a process
+
+
+def end_with(parent: int | None) -> None:
+    """End this process as by Ctrl-C when its launcher is gone, however that died, and by force if that takes long."""
+    if parent is None:
+        return
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(SAVING_SECONDS)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def main() -> int:
+    """Work until the study ends; 2 with one sentence where the user must do something, 130 after Ctrl-C."""
+    parser = argparse.ArgumentParser(description="One worker of a study.")
+    parser.add_argument("storage", help="path of a journal, or postgresql://...")
+    parser.add_argument("study", help="full name of the study")
+    parser.add_argument("--parent", type=int, help="end when this process is no longer the parent")
+    options = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    end_with(options.parent)
+    try:
+        print(join(options.storage, options.study), flush=True)
+    except KeyboardInterrupt:
+        return 130
+    except (UserError, TrackingError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
