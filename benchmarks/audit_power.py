@@ -121,14 +121,14 @@ def _one(job: tuple[str, float, int]) -> dict[str, Any]:
         manifest = _planted(_state["photographs"], Path(folder), kind, strength, seed)
         found = audit(manifest, AuditConfig(near_duplicates=False)).datasets["orl"]
     assert found.whole is not None
-    aucs = {suspect.family: round(suspect.probe.auc, 3) for suspect in found.suspects}
+    aucs = {family_audit.family: round(family_audit.probe.auc, 3) for family_audit in found.families}
     return {
         "kind": kind,
         "strength": strength,
-        "flagged": [suspect.family for suspect in found.flagged],
+        "flagged": [family_audit.family for family_audit in found.flagged],
         "auc": aucs.get(FAMILY.get(kind, "")),
         "whole": round(found.whole.auc, 3),
-        "smallest_p": min(suspect.p for suspect in found.suspects),
+        "smallest_p": min(family_audit.p for family_audit in found.families),
         "seconds": time.process_time() - started,
     }
 

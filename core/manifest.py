@@ -5,7 +5,6 @@ A manifest is a parquet file (a CSV with the same columns is accepted) whose `pa
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from core.errors import UserError
+from core.files import atomic, digest
 
 COLUMNS: dict[str, str] = {
     "path": "string",  # relative to the manifest
@@ -85,17 +85,12 @@ class Manifest:
     def write(self, path: Path | str) -> Path:
         """Write to `path` (parquet, or CSV by its suffix) in one atomic step; paths are made relative to it."""
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         rows = self.relative_to(path.parent).rows
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
+        with atomic(path) as temporary:
             if path.suffix == ".csv":
                 rows.to_csv(temporary, index=False)
             else:
                 rows.to_parquet(temporary, index=False)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
         return path
 
     def relative_to(self, root: Path) -> Manifest:
@@ -129,7 +124,7 @@ class Manifest:
     def digest(self) -> str:
         """16 hex digits over the content of the rows, whatever their order and place on disk."""
         text = self.rows[list(_DIGESTED)].sort_values(["sha256", "dataset", "split"]).to_csv(index=False)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return digest(text)
 
     @property
     def files(self) -> list[Path]:

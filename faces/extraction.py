@@ -1,12 +1,11 @@
-"""From one picture or video to its crops: decode, detect, choose, cut, encode.
+"""From one picture or video to its crops: decode, detect, choose, cut, encode, and note what became of it.
 
-Each media file becomes a `Record`: rows of the manifest and reasons for what gave no crop. The work of many files runs
-side by side: threads decode and encode while the detector sees batches that run across files.
+Each media file becomes a `Record` of the journal: rows of the manifest and reasons for what gave no crop. The work of
+many files runs side by side: threads decode and encode while the detector sees batches that run across files.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import os
@@ -25,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from core import splits
 from core.errors import UserError
+from core.files import sha256
 from faces.detection import DETECTORS, Face, FaceDetector, Pixels, crop, detector
 from faces.media import Frame, MediaFile, UnreadableError, decode_image, read_frames, read_image
 
@@ -45,7 +45,7 @@ class IngestConfig(BaseModel):
     already_cropped: bool = Field(
         default=False, description="pictures are face crops: keep their bytes, detect nothing"
     )
-    every_seconds: float = Field(default=3.0, gt=0, description="one frame of a video every so often")
+    every_seconds: float = Field(default=3.0, gt=0, description="seconds between sampled frames of a video")
     max_frames_per_video: int | None = Field(default=None, gt=0)
     faces: Literal["largest", "all"] = Field(
         default="largest", description="largest: one a frame, in a video the one that goes on from the frame before"
@@ -250,7 +250,7 @@ def _crop_fields(frame: Frame, path: PurePosixPath, data: bytes, pixels: Pixels)
         "frame": frame.index,
         "time_s": frame.time_s,
         "codec": frame.codec,
-        "sha256": hashlib.sha256(data).hexdigest(),
+        "sha256": sha256(data),
         "phash": str(imagehash.phash(Image.fromarray(pixels))),
     }
 

@@ -7,7 +7,6 @@ them, and whoever quotes such a distance says FD-lite0 or KD-lite0, never FID.
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import Callable
 from typing import NamedTuple, cast
 
@@ -16,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
-from tqdm import tqdm
+
+from core.progress import progress_bar
 
 LITE0 = "tf_efficientnet_lite0"
 LITE0_MEAN, LITE0_STD = 127 / 255, 128 / 255  # of pictures in [0, 1]: it was trained on (x - 127) / 128
@@ -62,7 +62,7 @@ def features(
     deep, stage = [], []
     with (
         torch.no_grad(),
-        tqdm(total=count, desc="features", unit="face", mininterval=0.5 if sys.stderr.isatty() else 15, delay=3) as bar,
+        progress_bar(count, "features", "face", delay=3) as bar,
     ):
         for start in range(0, count, batch_size):
             stop = min(start + batch_size, count)

@@ -6,9 +6,7 @@ cannot be used goes to `rejected.parquet` with the reason and never stops the jo
 
 from __future__ import annotations
 
-import hashlib
 import json
-import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -16,11 +14,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from core import splits
 from core.errors import UserError
+from core.files import digest, sha256
 from core.manifest import LABELS, Manifest
+from core.progress import progress_bar
 from faces.extraction import IngestConfig, Journal, Record, extract
 from faces.media import MediaFile, find_media
 
@@ -57,16 +56,11 @@ def ingest(source: Path, out: Path, config: IngestConfig | None = None) -> Manif
         todo = [item for item in media if not _is_done(item, journal, out)]
         if not todo and journal.finished == inputs and (out / "manifest.parquet").is_file():
             return Manifest.read(out)
-        with tqdm(
-            total=len(media),
-            initial=len(media) - len(todo),
-            desc=f"faces of {config.dataset}",
-            unit="file",
-            mininterval=0.5 if sys.stderr.isatty() else 15,
-        ) as progress:
+        done = len(media) - len(todo)
+        with progress_bar(len(media), f"faces of {config.dataset}", "file", delay=0, initial=done) as bar:
             for record in extract(todo, out, config):
                 journal.add(record)
-                progress.update()
+                bar.update()
         manifest = _finish([journal.records[item.name] for item in media], out, config)
         journal.finish(inputs)
     return manifest
@@ -100,7 +94,7 @@ def _scan(source: Path, config: IngestConfig) -> list[MediaFile]:
             )
         if config.limit is not None:
             # By a hash of the name: a sample across folders, and the same one on every call.
-            found.sort(key=lambda item: hashlib.sha256(f"{config.seed}/{item.name}".encode()).digest())
+            found.sort(key=lambda item: sha256(f"{config.seed}/{item.name}".encode()))
             found = sorted(found[: config.limit], key=lambda item: item.name)
         media += [MediaFile(f"{label}/{item.name}", item.path, item.kind, item.size, item.mtime_ns) for item in found]
     if config.already_cropped and all(item.kind == "video" for item in media):
@@ -110,7 +104,7 @@ def _scan(source: Path, config: IngestConfig) -> list[MediaFile]:
 
 def _fingerprint(media: Iterable[MediaFile]) -> str:
     text = json.dumps([(item.name, item.size, item.mtime_ns) for item in media])
-    return hashlib.sha256(text.encode()).hexdigest()
+    return digest(text, length=64)
 
 
 def _is_done(item: MediaFile, journal: Journal, out: Path) -> bool:

@@ -8,18 +8,18 @@ of seven, by a tenth of the crop and more), since it squeezes what is left of it
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
+from core.cache import ContentCache
 from core.errors import UserError
 from core.manifest import Manifest
+from core.progress import progress_bar
 from faces.detection import Face, FaceDetector, MtcnnDetector, Pixels
 from faces.media import UnreadableError, decode_image
 
@@ -29,6 +29,7 @@ MIN_CONFIDENCE = 0.9
 _SIDE, _LEAST_SHARE = 128, 0.3
 _BORDER = 24  # around it, in the crop's mean colour
 _CHUNK = 64
+_NUMBERS = 15  # of a face in the cache: confidence, box, five landmarks; nan where there is none
 
 
 def crop_detector() -> FaceDetector:
@@ -72,26 +73,18 @@ def crop_faces(manifest: Manifest, cache: Path) -> list[Face | None]:
     Raises:
         UserError: a crop is missing or cannot be decoded, or the detector is not installed.
     """
-    cache.mkdir(parents=True, exist_ok=True)
-    path = cache / "landmarks.jsonl"
-    known = dict(_read(path))
+    known = ContentCache(cache / "landmarks", ("<f8", (_NUMBERS,)))
     hashes: list[str] = manifest.rows["sha256"].tolist()
-    files = manifest.files
-    first = {digest: row for row, digest in reversed(list(enumerate(hashes)))}
-    lacking = sorted(row for digest, row in first.items() if digest not in known)
+    files, lacking = manifest.files, known.lacking(hashes)
     if lacking:
         finder = crop_detector()
-        with tqdm(
-            total=len(lacking), desc="landmarks", unit="crop", delay=2, mininterval=0.5 if sys.stderr.isatty() else 15
-        ) as progress:
+        with progress_bar(len(lacking), "landmarks", "crop") as bar:
             for start in range(0, len(lacking), _CHUNK):
                 chunk = lacking[start : start + _CHUNK]
                 faces = faces_in_crops([_pixels(files[row]) for row in chunk], finder)
-                fresh = {hashes[row]: face for row, face in zip(chunk, faces, strict=True)}
-                _append(path, fresh)
-                known |= fresh
-                progress.update(len(chunk))
-    return [known[digest] for digest in hashes]
+                known.add([hashes[row] for row in chunk], [_numbers(face) for face in faces])
+                bar.update(len(chunk))
+    return [_face(numbers) for numbers in known.rows(hashes)]
 
 
 def _framed(picture: Pixels, scale: float) -> Pixels:
@@ -115,33 +108,14 @@ def _pixels(path: Path) -> Pixels:
         raise UserError(f"the crop {path} cannot be read ({error}): ingest the faces again") from error
 
 
-def _read(path: Path) -> Iterator[tuple[str, Face | None]]:
-    if not path.is_file():
-        return
-    for line in path.read_bytes().splitlines():
-        try:
-            digest, numbers = json.loads(line)
-            yield digest, None if numbers is None else _face(numbers)
-        except (
-            ValueError,
-            TypeError,
-        ):  # a kill in the middle of a write leaves a torn line: the crop is looked at again
-            continue
+def _numbers(face: Face | None) -> list[float]:
+    if face is None or face.landmarks is None:
+        return [math.nan] * _NUMBERS
+    return [face.confidence, *face.box, *face.landmarks.ravel().tolist()]
 
 
-def _face(numbers: Sequence[float]) -> Face:
-    confidence, left, top, right, bottom, *points = numbers
+def _face(numbers: NDArray[np.float64]) -> Face | None:
+    if np.isnan(numbers[0]):
+        return None
+    confidence, left, top, right, bottom, *points = numbers.tolist()
     return Face((left, top, right, bottom), confidence, np.array(points, dtype=np.float32).reshape(5, 2))
-
-
-def _append(path: Path, fresh: dict[str, Face | None]) -> None:
-    lines = []
-    for digest, face in fresh.items():
-        numbers = None
-        if face is not None and face.landmarks is not None:
-            values = [face.confidence, *face.box, *face.landmarks.ravel().tolist()]
-            numbers = [round(float(value), 4) for value in values]
-        lines.append(json.dumps([digest, numbers]))
-    # One write, begun on a line of its own: processes that share the file cannot tear each other's lines.
-    with path.open("ab") as file:
-        file.write(("\n" + "\n".join(lines) + "\n").encode())

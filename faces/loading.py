@@ -8,26 +8,24 @@ the index names ever changes, so that reading needs no lock.
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import io
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
-from tqdm import tqdm
 
 from core.errors import UserError
+from core.files import sha256
 from core.manifest import Manifest
+from core.progress import progress_bar
 
 _CHUNK = 256  # pictures decoded between two writes: what a killed process loses
 _DEEP = ("I", "F")  # first letter of Pillow's modes of more than 8 bits, whose conversion to RGB clips
@@ -96,24 +94,22 @@ def _decode_into(store: _Store, manifest: Manifest, rows: list[int]) -> dict[str
             data = files[row].read_bytes()
         except OSError as error:
             raise UserError(f"row {row} of the manifest: no crop at {files[row]}: ingest the faces again") from error
-        if hashlib.sha256(data).hexdigest() != hashes[row]:
+        if sha256(data) != hashes[row]:
             raise UserError(f"row {row} of the manifest: {files[row]} has changed since: ingest the faces again")
         try:
             return decode(data, store.image_size)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise UserError(f"row {row} of the manifest: {files[row]} cannot be decoded: {error}") from error
 
-    wait = 0.5 if sys.stderr.isatty() else 15
-    label = f"decoding to {store.image_size} px"
     places: dict[str, int] = {}
     with (
         ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
-        tqdm(total=len(rows), desc=label, unit="crop", mininterval=wait, delay=2) as bar,
+        progress_bar(len(rows), f"decode to {store.image_size} px", "crop") as bar,
     ):
         for start in range(0, len(rows), _CHUNK):
             chunk = rows[start : start + _CHUNK]
             # The lock is held for one chunk: processes that want the same crops take turns, and none decodes twice.
-            with store.locked():
+            with store.lock:
                 places = store.mended()
                 fresh = [row for row in chunk if hashes[row] not in places]
                 store.append([hashes[row] for row in fresh], pool.map(one, fresh), places)
@@ -128,7 +124,8 @@ class _Store:
         cache.mkdir(parents=True, exist_ok=True)
         self.image_size = image_size
         self._bytes = image_size * image_size * 3
-        self._pixels, self._index, self._lock = (cache / f"crops-{image_size}.{end}" for end in ("u8", "index", "lock"))
+        self._pixels, self._index = (cache / f"crops-{image_size}.{end}" for end in ("u8", "index"))
+        self.lock = FileLock(cache / f"crops-{image_size}.lock")
 
     def pixels(self, count: int) -> NDArray[np.uint8]:
         """[count, S, S, 3], read as they are touched."""
@@ -170,9 +167,3 @@ class _Store:
             lines.write("".join(f"{digest}\n" for digest in hashes))
         for digest in hashes:
             places[digest] = len(places)
-
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        with self._lock.open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield

@@ -17,14 +17,13 @@ They are few where a few groups decide, as near AUC = 1, and there percentile an
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from math import inf, nan, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
+from core.progress import progress_bar
 from metrics.binary import Floats, Ints
 
 _CHUNK = 1 << 19  # weights held at once: 4 MB, so that a chunk stays in the processor's cache
@@ -60,8 +59,7 @@ class Draws:
         """Counts [b, G], as many at a time as fit the cache; `replicates` rows in all."""
         random = np.random.default_rng(self.seed)
         size = max(1, min(replicates, _CHUNK // max(len(self.codes), self.groups)))
-        seconds = 0.5 if sys.stderr.isatty() else 15
-        with tqdm(total=replicates, desc="bootstrap", unit="", delay=3, leave=False, mininterval=seconds) as bar:
+        with progress_bar(replicates, "bootstrap", "", delay=3, leave=False) as bar:
             for start in range(0, replicates, size):
                 counts = self._draw(random, min(size, replicates - start))
                 yield counts

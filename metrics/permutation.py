@@ -1,10 +1,10 @@
-"""Whether the classes differ in a trace by more than chance: compared with the same rows under other labels.
+"""Whether the classes differ in a column by more than chance: compared with the same rows under permuted labels.
 
-Labels are dealt out anew as a whole new dataset would have them: among the photographs and videos of a group that
-holds both classes, and among groups that hold one. Frames of one video always keep one label. The largest difference of
-all traces is noted for each dealing; a family's p is the share of dealings whose largest difference of *all* families
-reaches the family's own (Westfall and Young 1993, maxT). So p is exact whatever the groups look like, and already
-corrected for the number of families and traces.
+Labels are permuted as a whole new dataset would have them: among the photographs and videos of a group that holds both
+classes, and among groups that hold one. Frames of one video always keep one label. The largest difference of all
+columns is noted for each permutation; a family's p is the share of permutations whose largest difference of *all*
+families reaches the family's own (Westfall and Young 1993, maxT). So p is exact whatever the groups look like, and
+already corrected for the number of families and columns.
 
 Cross-validated scores would not do for this: with labels at random on 40 photographed people, the test of their AUC
 by its standard error claimed a difference at p < 0.01 in four of twenty sets.
@@ -25,9 +25,9 @@ Ints = NDArray[np.int64]
 
 
 def relabelled(
-    targets: Ints, groups: NDArray[np.generic], sources: NDArray[np.generic], dealings: int, seed: int
+    targets: Ints, groups: NDArray[np.generic], sources: NDArray[np.generic], permutations: int, seed: int
 ) -> Ints:
-    """[dealings, N] targets dealt out anew.
+    """[permutations, N] permuted targets.
 
     Rows of one group, source and label are one block and stay together. In a group with both labels the labels change
     places among its blocks; groups with one label change labels among themselves.
@@ -38,7 +38,7 @@ def relabelled(
     blocks = frame.assign(block=block).drop_duplicates("block").sort_values("block")
     label = blocks["target"].to_numpy(dtype=np.int8)
     group = pd.factorize(blocks["group"], sort=True)[0]
-    dealt = np.tile(label, (dealings, 1))
+    dealt = np.tile(label, (permutations, 1))
     order = np.argsort(group, kind="stable")
     by_group = np.split(order, np.flatnonzero(np.diff(group[order])) + 1)
     pure = [places for places in by_group if label[places].min() == label[places].max()]
@@ -46,7 +46,7 @@ def relabelled(
         if label[places].min() < label[places].max():
             dealt[:, places] = random.permuted(dealt[:, places], axis=1)
     if pure:
-        of_group = random.permuted(np.tile([label[places[0]] for places in pure], (dealings, 1)), axis=1)
+        of_group = random.permuted(np.tile([label[places[0]] for places in pure], (permutations, 1)), axis=1)
         for column, places in enumerate(pure):
             dealt[:, places] = of_group[:, [column]]
     result: Ints = dealt[:, block].astype(np.int64)
@@ -59,10 +59,10 @@ def differences(
     groups: NDArray[np.generic],
     sources: NDArray[np.generic],
     *,
-    dealings: int = 1999,
+    permutations: int = 1999,
     seed: int = 0,
 ) -> dict[str, float]:
-    """p of each family: how often chance alone makes some trace of any family differ as much as this family's does.
+    """p of each family: how often chance alone makes some column of any family differ as much as this family's does.
 
     Args:
         values: columns by family, [N, D] each; nan is unknown.
@@ -71,14 +71,14 @@ def differences(
         sources: [N] video or photograph.
 
     Returns:
-        p in [1 / (dealings + 1), 1] by family; 1 where a family has no column.
+        p in [1 / (permutations + 1), 1] by family; 1 where a family has no column.
     """
     columns, owner = _statistics(values)
     if not len(owner):
         return dict.fromkeys(values, 1.0)
-    dealt = relabelled(targets, groups, sources, dealings, seed)
+    dealt = relabelled(targets, groups, sources, permutations, seed)
     labels = np.concatenate([targets[None], dealt]).astype(np.float64)
-    sums = (labels - labels.mean(axis=1, keepdims=True)) @ columns  # [1 + dealings, D]
+    sums = (labels - labels.mean(axis=1, keepdims=True)) @ columns  # [1 + permutations, D]
     # Class sizes may change where groups differ in size: a difference of means, not of sums.
     share = labels.mean(axis=1, keepdims=True)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -96,7 +96,7 @@ def differences(
 
 
 def fewest(targets: Ints, groups: NDArray[np.generic], sources: NDArray[np.generic]) -> float:
-    """The smallest p that is possible: one over the number of different dealings, at least 1e-6.
+    """The smallest p that is possible: one over the number of different permutations, at least 1e-6.
 
     With a handful of groups even faultless separation proves nothing.
     """
@@ -104,9 +104,9 @@ def fewest(targets: Ints, groups: NDArray[np.generic], sources: NDArray[np.gener
     by_group = blocks.groupby("group")["target"]
     count, fakes = by_group.size().to_numpy(), by_group.sum().to_numpy()
     pure = (fakes == 0) | (fakes == count)
-    log_dealings = _log_choose(count[~pure], fakes[~pure]).sum()
-    log_dealings += _log_choose(pure.sum(), (fakes[pure] > 0).sum())
-    return float(np.exp(-min(log_dealings, np.log(1e6))))
+    log_permutations = _log_choose(count[~pure], fakes[~pure]).sum()
+    log_permutations += _log_choose(pure.sum(), (fakes[pure] > 0).sum())
+    return float(np.exp(-min(log_permutations, np.log(1e6))))
 
 
 def _log_choose(n: ArrayLike, k: ArrayLike) -> Floats:

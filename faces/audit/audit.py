@@ -23,8 +23,8 @@ from sklearn.metrics import roc_auc_score
 
 from core.errors import UserError
 from core.manifest import Manifest
-from faces.audit.cues import FAMILIES, numeric, traces
-from faces.audit.duplicates import Repeats, repeats
+from faces.audit.cues import FAMILIES, measure_cues, numeric
+from faces.audit.duplicates import NearDuplicates, find_near_duplicates
 from faces.audit.probe import Probe, probe
 from metrics.permutation import differences, fewest
 
@@ -36,7 +36,7 @@ class AuditConfig(BaseModel):
 
     alpha: float = Field(0.005, gt=0, lt=1, description="chance of a false alarm in a clean manifest")
     least_auc: float = Field(0.55, ge=0.5, lt=1, description="a probe that reaches less is no shortcut worth a flag")
-    dealings: int = Field(1999, ge=99, description="of the labels anew, for p")
+    permutations: int = Field(1999, ge=99, description="of the labels anew, for p")
     folds: int = Field(5, ge=2, le=20)
     max_rows: int = Field(3000, ge=50, description="rows of a dataset that are probed, whole groups chosen by name")
     near_duplicates: bool = Field(True, description="measure every row, to look for pictures that stand twice")
@@ -44,18 +44,18 @@ class AuditConfig(BaseModel):
 
 
 @dataclass(frozen=True)
-class Suspect:
-    """One family of traces: what a probe reaches with it alone, and how likely a difference as large is by chance."""
+class FamilyAudit:
+    """One family of cues: what a probe reaches with it alone, and how likely a difference as large is by chance."""
 
     family: str
     probe: Probe
-    p: float  # corrected for all families, traces and datasets of the audit
+    p: float  # corrected for all families, cues and datasets of the audit
     flagged: bool
 
 
 @dataclass(frozen=True)
-class Trace:
-    """One trace in both classes. `auc` is P(fake above real), ties half: 0.5 where the classes do not differ."""
+class Cue:
+    """One cue in both classes. `auc` is P(fake above real), ties half: 0.5 where the classes do not differ."""
 
     family: str
     name: str
@@ -65,23 +65,23 @@ class Trace:
 
 
 @dataclass(frozen=True)
-class DataSetAudit:
+class DatasetAudit:
     """What was found in one dataset."""
 
     dataset: str
     real: int
     fake: int
     groups: int
-    whole: Probe | None  # all traces together; None where a class is missing
-    suspects: tuple[Suspect, ...]
-    traces: tuple[Trace, ...]  # the most different first
+    whole: Probe | None  # all cues together; None where a class is missing
+    families: tuple[FamilyAudit, ...]
+    cues: tuple[Cue, ...]  # the most different first
     by_method: dict[str, float]  # AUC of the whole probe: each fake method against all reals
     verdict: str
 
     @property
-    def flagged(self) -> tuple[Suspect, ...]:
+    def flagged(self) -> tuple[FamilyAudit, ...]:
         """The families that give the label away, the worst first."""
-        return tuple(sorted((s for s in self.suspects if s.flagged), key=lambda s: -s.probe.auc))
+        return tuple(sorted((s for s in self.families if s.flagged), key=lambda s: -s.probe.auc))
 
 
 @dataclass(frozen=True)
@@ -89,8 +89,8 @@ class Audit:
     """Every dataset of a manifest, and what stands in it twice."""
 
     manifest: str  # digest
-    datasets: dict[str, DataSetAudit]
-    repeats: Repeats | None
+    datasets: dict[str, DatasetAudit]
+    near_duplicates: NearDuplicates | None
 
     @property
     def flagged(self) -> bool:
@@ -102,14 +102,14 @@ class Audit:
         return json.dumps(_without_nan(asdict(self)), indent=1, allow_nan=False)
 
 
-def audit(manifest: Manifest, config: AuditConfig | None = None, store: Path | None = None) -> Audit:
+def audit(manifest: Manifest, config: AuditConfig | None = None, cache: Path | None = None) -> Audit:
     """Audit every dataset of the manifest, all splits together.
 
     No face is looked at and no detector is scored, so that test rows are used as a reader of their file names would
     use them.
 
     Args:
-        store: parquet file that keeps what was measured of each crop.
+        cache: folder that keeps what was measured of each crop.
 
     Raises:
         UserError: the manifest has no rows, or a crop cannot be read.
@@ -124,48 +124,49 @@ def audit(manifest: Manifest, config: AuditConfig | None = None, store: Path | N
         here = np.flatnonzero(dataset == name)
         probed[here[_sample(manifest.groups[here], config.max_rows, config.seed)]] = True
     measured = manifest if config.near_duplicates else manifest.where(probed)
-    table = traces(measured, store)
+    table = measure_cues(measured, cache)
     found = {}
     for name in names:
         keep = (measured.rows["dataset"] == name).to_numpy(dtype=bool)
         if config.near_duplicates:
             keep &= probed
         found[name] = _audit_one(name, measured.where(keep), table[keep].reset_index(drop=True), config, len(names))
-    twice = repeats(manifest, table["phash"].tolist()) if config.near_duplicates else None
+    twice = find_near_duplicates(manifest, table["phash"].tolist()) if config.near_duplicates else None
     return Audit(manifest.digest, found, twice)
 
 
-def _audit_one(name: str, rows: Manifest, table: pd.DataFrame, config: AuditConfig, datasets: int) -> DataSetAudit:
+def _audit_one(name: str, rows: Manifest, table: pd.DataFrame, config: AuditConfig, datasets: int) -> DatasetAudit:
     targets, groups = rows.targets, rows.groups
     fake = int(targets.sum())
     counts: dict[str, Any] = {"dataset": name, "real": len(rows) - fake, "fake": fake, "groups": len(np.unique(groups))}
     if fake in (0, len(rows)):
         verdict = f"{name}: all {'fake' if fake else 'real'}, so there are no classes to be told apart"
-        return DataSetAudit(**counts, whole=None, suspects=(), traces=(), by_method={}, verdict=verdict)
+        return DatasetAudit(**counts, whole=None, families=(), cues=(), by_method={}, verdict=verdict)
     values = {family: numeric(table, family) for family in FAMILIES}
     sources = rows.rows["source"].to_numpy(dtype=np.str_)
+    units = (rows.rows["source"] + "/" + rows.rows["method"]).to_numpy(dtype=np.str_)  # what a detector's score is of
     # Enough that a family can fall below alpha after the correction for the number of datasets.
-    dealings = max(config.dealings, math.ceil(4 * datasets / config.alpha))
-    p = differences(values, targets, groups, sources, dealings=dealings, seed=config.seed)
+    permutations = max(config.permutations, math.ceil(4 * datasets / config.alpha))
+    p = differences(values, targets, groups, sources, permutations=permutations, seed=config.seed)
     options: dict[str, Any] = {"folds": config.folds, "seed": config.seed}
-    suspects = []
+    families = []
     for family, frame in values.items():
-        reached, _ = probe(frame.to_numpy(dtype=np.float64), targets, groups, **options)
+        reached, _ = probe(frame.to_numpy(dtype=np.float64), targets, groups, units, **options)
         corrected = min(1.0, p[family] * datasets)
         flagged = corrected <= config.alpha and reached.auc >= config.least_auc
-        suspects.append(Suspect(family, reached, corrected, flagged))
+        families.append(FamilyAudit(family, reached, corrected, flagged))
     everything = pd.concat(list(values.values()), axis=1)
-    whole, scores = probe(everything.to_numpy(dtype=np.float64), targets, groups, **options)
+    whole, scores = probe(everything.to_numpy(dtype=np.float64), targets, groups, units, **options)
     possible = fewest(targets, groups, sources) * datasets <= config.alpha
-    found = DataSetAudit(
+    found = DatasetAudit(
         **counts,
         whole=whole,
-        suspects=tuple(suspects),
-        traces=_traces(values, targets),
+        families=tuple(families),
+        cues=_cues(values, targets),
         by_method=_by_method(rows.rows["method"].to_numpy(dtype=np.str_), targets, scores),
         verdict="",
     )
-    return DataSetAudit(**{**vars(found), "verdict": _verdict(found, possible)})
+    return DatasetAudit(**{**vars(found), "verdict": _verdict(found, possible)})
 
 
 def _sample(groups: NDArray[np.str_], most: int, seed: int) -> NDArray[np.int64]:
@@ -179,7 +180,7 @@ def _sample(groups: NDArray[np.str_], most: int, seed: int) -> NDArray[np.int64]
     return np.flatnonzero(taken[codes])
 
 
-def _traces(values: dict[str, pd.DataFrame], targets: NDArray[np.int64]) -> tuple[Trace, ...]:
+def _cues(values: dict[str, pd.DataFrame], targets: NDArray[np.int64]) -> tuple[Cue, ...]:
     found = []
     for family, frame in values.items():
         for name in frame:
@@ -190,8 +191,8 @@ def _traces(values: dict[str, pd.DataFrame], targets: NDArray[np.int64]) -> tupl
             middle = np.mean if "=" in name else np.median
             real, fake = (float(middle(column[known & (targets == kind)])) for kind in (0, 1))
             auc = float(roc_auc_score(targets[known], rankdata(column[known])))
-            found.append(Trace(family, str(name), real, fake, auc))
-    return tuple(sorted(found, key=lambda trace: -abs(trace.auc - 0.5)))
+            found.append(Cue(family, str(name), real, fake, auc))
+    return tuple(sorted(found, key=lambda cue: -abs(cue.auc - 0.5)))
 
 
 def _by_method(methods: NDArray[np.str_], targets: NDArray[np.int64], scores: NDArray[np.float64]) -> dict[str, float]:
@@ -202,26 +203,29 @@ def _by_method(methods: NDArray[np.str_], targets: NDArray[np.int64], scores: ND
     return found
 
 
-def _verdict(found: DataSetAudit, possible: bool) -> str:
+def _verdict(found: DatasetAudit, possible: bool) -> str:
     assert found.whole is not None
     of = f"{found.real} real and {found.fake} fake of {found.groups} groups"
-    together = f"all traces together reach AUC {found.whole}"
+    together = f"all cues together reach AUC {found.whole}"
     if not possible:
         return f"{found.dataset}: {of} are too few to tell a shortcut from chance; {together}"
     if not found.flagged:
         return f"{found.dataset}: no shortcut found in {of}; {together}"
-    parts = [f"{suspect.family} (AUC {suspect.probe}{_which(found, suspect)})" for suspect in found.flagged]
-    worst = max(found.whole.auc, *(suspect.probe.auc for suspect in found.flagged))
+    parts = [
+        f"{family_audit.family} (AUC {family_audit.probe}{_which(found, family_audit)})"
+        for family_audit in found.flagged
+    ]
+    worst = max(found.whole.auc, *(family_audit.probe.auc for family_audit in found.flagged))
     size = "a weak shortcut" if worst < 0.7 else "a shortcut" if worst < 0.9 else "a glaring shortcut"
     # How the pixels are made up may also tell how a fake was made, which a detector ought to see; the file never does.
-    both = [suspect.family for suspect in found.flagged if suspect.family in ("noise", "sharpness")]
-    caution = f" ({' and '.join(both)} may be the forgery's own trace)" if both else ""
+    both = [family_audit.family for family_audit in found.flagged if family_audit.family in ("noise", "sharpness")]
+    caution = f" ({' and '.join(both)} may be the forgery's own cue)" if both else ""
     return f"{found.dataset}: {size} in {of}: {', '.join(parts)}; {together} without looking at a face{caution}"
 
 
-def _which(found: DataSetAudit, suspect: Suspect) -> str:
-    """The trace of the family that differs most, and in which direction."""
-    own = [trace for trace in found.traces if trace.family == suspect.family]
+def _which(found: DatasetAudit, family_audit: FamilyAudit) -> str:
+    """The cue of the family that differs most, and in which direction."""
+    own = [cue for cue in found.cues if cue.family == family_audit.family]
     if not own or abs(own[0].auc - 0.5) < 0.02:
         return ""
     more, less = ("more often", "less often") if "=" in own[0].name else ("higher", "lower")

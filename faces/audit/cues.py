@@ -1,6 +1,6 @@
-"""What a picture's file gives away without anybody looking at the face: the traces that a detector could cheat by.
+"""What a picture's file gives away without anybody looking at the face: the cues that a detector could cheat by.
 
-Every trace belongs to a family, so that an audit can say which one it is. What hangs on the file (its format, bytes,
+Every cue belongs to a family, so that an audit can say which one it is. What hangs on the file (its format, bytes,
 tables) is read from the file; the rest from the pixels at their own size, because resizing is what hides it.
 """
 
@@ -9,9 +9,10 @@ from __future__ import annotations
 import io
 import math
 import os
-import sys
+import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -22,10 +23,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, JpegImagePlugin
-from tqdm import tqdm
 
+from core.cache import ContentCache
 from core.errors import UserError
 from core.manifest import Manifest
+from core.progress import progress_bar
 
 Floats = NDArray[np.float64]
 
@@ -39,62 +41,59 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "noise": ("log_noise", "log_noise_flat", "log_noise_tail", "empty_levels"),
     "sharpness": ("log_laplacian", "log_gradient", "log_band_low", "log_band_middle", "log_band_high"),
 }
-"""The columns of `traces`, by what they say; columns of text are categories."""
+"""The columns of `cues`, by what they say; columns of text are categories."""
 
 CATEGORIES = ("file_format", "codec", "mode", "subsampling")
 _FROM_MANIFEST = ("codec", "box_width", "box_height", "box_aspect")
 _COLUMNS = [name for names in FAMILIES.values() for name in names if name not in _FROM_MANIFEST]
-_STORED = ["sha256", "phash", *_COLUMNS]
+_TEXT = ("phash", *(name for name in CATEGORIES if name not in _FROM_MANIFEST))
+_STORED = ["phash", *_COLUMNS]
 _SIDE = 1024  # pixels are measured in a window of at most this side: enough to know, and bounded time
-_CHUNK = 1000  # crops between two writes of the store: what a killed process loses
+_CHUNK = 1000  # crops a shard of the cache: what a killed process loses
 
 
-def traces(manifest: Manifest, store: Path | None = None) -> pd.DataFrame:
+def measure_cues(manifest: Manifest, cache: Path | None = None) -> pd.DataFrame:
     """One row a row of the manifest: the columns of FAMILIES and `phash` (16 hex digits), missing where unknown.
 
     Args:
-        store: parquet file that keeps what was measured, by content hash, so that a killed job goes on from it.
+        cache: folder that keeps what was measured, by content hash, so that a killed job goes on from it.
 
     Raises:
         UserError: a crop is missing or cannot be decoded.
     """
-    known = _read(store)
-    hashes: list[str] = manifest.rows["sha256"].tolist()
-    have = set(known["sha256"])
-    first = {digest: row for row, digest in reversed(list(enumerate(hashes)))}
-    todo = sorted(row for digest, row in first.items() if digest not in have)
-    files = manifest.files
+    with ExitStack() as stack:
+        folder = cache or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        known = ContentCache(folder, [(name, "U16" if name in _TEXT else "<f8") for name in _STORED])
+        hashes: list[str] = manifest.rows["sha256"].tolist()
+        files, todo = manifest.files, known.lacking(hashes)
 
-    def one(row: int) -> dict[str, object]:
-        try:
-            return {"sha256": hashes[row], **measure(files[row].read_bytes())}
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise UserError(
-                f"row {row} of the manifest: {files[row]} cannot be read ({error}): ingest the faces again"
-            ) from error
+        def one(row: int) -> tuple[object, ...]:
+            try:
+                measured = measure(files[row].read_bytes())
+            except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+                raise UserError(
+                    f"row {row} of the manifest: {files[row]} cannot be read ({error}): ingest the faces again"
+                ) from error
+            return tuple(measured[name] or "" if name in _TEXT else measured[name] for name in _STORED)
 
-    wait = 0.5 if sys.stderr.isatty() else 15
-    with (
-        ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
-        tqdm(total=len(todo), desc="traces", unit="crop", mininterval=wait, delay=2) as bar,
-    ):
+        pool = stack.enter_context(ThreadPoolExecutor(len(os.sched_getaffinity(0))))
+        bar = stack.enter_context(progress_bar(len(todo), "cues", "crop"))
         for start in range(0, len(todo), _CHUNK):
-            chunk = todo[start : start + _CHUNK]
             fresh = []
-            for found in pool.map(one, chunk):
-                fresh.append(found)
+            for measured in pool.map(one, todo[start : start + _CHUNK]):
+                fresh.append(measured)
                 bar.update()
-            known = pd.concat([known, pd.DataFrame(fresh, columns=_STORED)], ignore_index=True)
-            _write(known, store)
-    table = known.set_index("sha256").reindex(hashes).reset_index(drop=True)
-    rows = manifest.rows
-    width, height = (rows[name].to_numpy(dtype=np.float64) for name in ("width", "height"))
+            known.add([hashes[row] for row in todo[start : start + _CHUNK]], fresh)
+        table = pd.DataFrame(known.rows(hashes))
+    for name in _TEXT:
+        table[name] = table[name].astype(object).where(table[name] != "", None)
+    width, height = (manifest.rows[name].to_numpy(dtype=np.float64) for name in ("width", "height"))
     box = {"box_width": width, "box_height": height, "box_aspect": width / height}
-    return table.assign(codec=rows["codec"].to_numpy(dtype=object), **box)
+    return table.assign(codec=manifest.rows["codec"].to_numpy(dtype=object), **box)
 
 
 def measure(data: bytes) -> dict[str, object]:
-    """The traces of one encoded picture, by name; and its perceptual hash.
+    """The cues of one encoded picture, by name; and its perceptual hash.
 
     Raises:
         OSError, SyntaxError, ValueError: it cannot be decoded.
@@ -267,23 +266,3 @@ def _blockiness(luma: NDArray[np.float32]) -> float:
         border = np.arange(len(steps)) % 8 == 7
         ratios.append((float(steps[border].mean()) + 0.1) / (float(steps[~border].mean()) + 0.1))
     return math.log(ratios[0] * ratios[1]) / 2
-
-
-def _read(store: Path | None) -> pd.DataFrame:
-    if store is not None and store.is_file():
-        try:
-            known = pd.read_parquet(store)
-            if list(known.columns) == _STORED:
-                return known
-        except Exception:  # pyarrow raises a dozen kinds for a damaged file; what it held is measured again
-            pass
-    return pd.DataFrame(columns=_STORED)
-
-
-def _write(known: pd.DataFrame, store: Path | None) -> None:
-    if store is None:
-        return
-    store.parent.mkdir(parents=True, exist_ok=True)
-    temporary = store.with_name(f".{store.name}.{os.getpid()}.tmp")
-    known.to_parquet(temporary, index=False)
-    temporary.replace(store)

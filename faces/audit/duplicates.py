@@ -14,7 +14,7 @@ _EXAMPLES = 10
 
 
 @dataclass(frozen=True)
-class Repeats:
+class NearDuplicates:
     """Pairs of near-duplicates (perceptual hashes at most 4 of 64 bits apart) of different groups.
 
     Pairs within one identity or source do not count: frames of a video, a fake beside its original.
@@ -38,7 +38,7 @@ class Repeats:
         )
 
 
-def repeats(manifest: Manifest, hashes: Sequence[str]) -> Repeats:
+def find_near_duplicates(manifest: Manifest, hashes: Sequence[str]) -> NearDuplicates:
     """The near-duplicates among the manifest's rows.
 
     Args:
@@ -58,7 +58,7 @@ def repeats(manifest: Manifest, hashes: Sequence[str]) -> Repeats:
     for name, here in differ.items():
         for a, b in pairs[here][:_EXAMPLES]:
             examples.append((f"two {name}s", str(rows["path"][a]), str(rows["path"][b])))
-    return Repeats(
+    return NearDuplicates(
         across_splits=int(differ["split"].sum()),
         across_datasets=int(differ["dataset"].sum()),
         across_labels=int(differ["label"].sum()),

@@ -6,11 +6,9 @@ before (another compression, noise, blur) is weaker but may show through: audit 
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import os
-import sys
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,16 +17,17 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageOps
 from pydantic import BaseModel, ConfigDict, Field
-from tqdm import tqdm
 
 from core.errors import UserError
+from core.files import sha256, write_bytes, write_json
 from core.manifest import Manifest
+from core.progress import progress_bar
 
-SETTINGS = "equalise.json"
+SETTINGS = "normalise.json"
 _CHUNK = 256
 
 
-class EqualiseConfig(BaseModel):
+class NormaliseConfig(BaseModel):
     """What all crops become: square JPEGs of one size and one quality, 4:2:0, without metadata."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -39,8 +38,8 @@ class EqualiseConfig(BaseModel):
     )
 
 
-def resolved(config: EqualiseConfig, table: pd.DataFrame, targets: np.ndarray) -> EqualiseConfig:
-    """The configuration without gaps, from the traces of a manifest's crops (`faces.audit.cues.traces`).
+def resolved(config: NormaliseConfig, table: pd.DataFrame, targets: np.ndarray) -> NormaliseConfig:
+    """The configuration without gaps, from the cues of a manifest's crops (`faces.audit.cues.cues`).
 
     Enlarging or a finer coding would keep what tells the classes apart: so the size is the one that 95 % of the crops
     of either class have, and the quality the one that 95 % of the JPEGs have.
@@ -50,10 +49,10 @@ def resolved(config: EqualiseConfig, table: pd.DataFrame, targets: np.ndarray) -
     known = table["quality"].to_numpy(dtype=np.float64, na_value=np.nan)
     known = known[~np.isnan(known)]
     quality = int(np.clip(np.quantile(known, 0.05, method="lower"), 50, 90)) if len(known) else 90
-    return EqualiseConfig(size=config.size or max(size, 16), quality=config.quality or quality)
+    return NormaliseConfig(size=config.size or max(size, 16), quality=config.quality or quality)
 
 
-def equalise(manifest: Manifest, out: Path, config: EqualiseConfig) -> Manifest:
+def normalise(manifest: Manifest, out: Path, config: NormaliseConfig) -> Manifest:
     """Write `out/crops/...jpg` and `out/manifest.parquet`; what a killed job wrote is not written again.
 
     A crop that is not square is squeezed to a square, as it is for the detector. Width, height and codec of the rows
@@ -78,21 +77,17 @@ def equalise(manifest: Manifest, out: Path, config: EqualiseConfig) -> Manifest:
             data = target.read_bytes() if target.is_file() else None
             if data is None:
                 data = encoded(files[row].read_bytes(), config.size or 0, config.quality or 0)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-                temporary.write_bytes(data)
-                temporary.replace(target)
+                write_bytes(target, data)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise UserError(
-                f"row {row} of the manifest: {files[row]} cannot be equalised ({error}): ingest the faces again"
+                f"row {row} of the manifest: {files[row]} cannot be normalised ({error}): ingest the faces again"
             ) from error
-        return hashlib.sha256(data).hexdigest()
+        return sha256(data)
 
     hashes: list[str] = []
-    wait = 0.5 if sys.stderr.isatty() else 15
     with (
         ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
-        tqdm(total=len(rows), desc="equalising", unit="crop", mininterval=wait, delay=2) as bar,
+        progress_bar(len(rows), "normalise", "crop") as bar,
     ):
         for start in range(0, len(rows), _CHUNK):
             for digest in pool.map(one, range(start, min(start + _CHUNK, len(rows)))):
@@ -101,7 +96,7 @@ def equalise(manifest: Manifest, out: Path, config: EqualiseConfig) -> Manifest:
     renamed = dict(zip(rows["sha256"], hashes, strict=True))
     parents = [";".join(renamed.get(each, each) for each in text.split(";")) if text else "" for text in rows["parent"]]
     result = rows.assign(path=names, sha256=hashes, parent=parents, width=config.size, height=config.size, codec="jpeg")
-    copy = Manifest.build(result, out, where=f"the equalised manifest in {out}")
+    copy = Manifest.build(result, out, where=f"the normalised manifest in {out}")
     copy.write(out / "manifest.parquet")
     return copy
 
@@ -109,7 +104,7 @@ def equalise(manifest: Manifest, out: Path, config: EqualiseConfig) -> Manifest:
 def encoded(data: bytes, size: int, quality: int) -> bytes:
     """A picture as a square JPEG: upright, RGB, resized once with anti-aliasing, 4:2:0, nothing but the pixels.
 
-    JPEGs are decoded in full: libjpeg's own reduction would leave a trace that pictures of other formats lack.
+    JPEGs are decoded in full: libjpeg's own reduction would leave a cue that pictures of other formats lack.
     """
     with Image.open(io.BytesIO(data)) as image:
         picture = ImageOps.exif_transpose(image).convert("RGB")
@@ -134,9 +129,9 @@ def _names(rows: pd.DataFrame) -> list[str]:
 
 
 def _begin(out: Path, settings: Mapping[str, object]) -> None:
-    place = out / SETTINGS
-    if place.is_file():
-        old = json.loads(place.read_text())
+    file = out / SETTINGS
+    if file.is_file():
+        old = json.loads(file.read_text())
         for name, value in settings.items():
             if old.get(name) != value:
                 raise UserError(
@@ -144,8 +139,5 @@ def _begin(out: Path, settings: Mapping[str, object]) -> None:
                 )
         return
     if (out / "manifest.parquet").exists():
-        raise UserError(f"{out} holds another manifest: choose another folder for the equalised copy")
-    out.mkdir(parents=True, exist_ok=True)
-    temporary = place.with_suffix(".tmp")
-    temporary.write_text(json.dumps(dict(settings), indent=1))
-    temporary.replace(place)
+        raise UserError(f"{out} holds another manifest: choose another folder for the normalised copy")
+    write_json(file, dict(settings))

@@ -3,19 +3,19 @@
 Every row is scored by a model that has seen neither the row nor its group. Of a logistic regression and gradient
 boosting the one is taken that does better in an inner cross-validation on the other rows; so the choice costs nothing.
 
-The interval says how far a probe comes where it finds something. Whether it finds anything is asked elsewhere
-(`metrics.permutation`): around 0.5 a cross-validated AUC spreads wider than its interval says.
+AUC and interval are those of a detector: by source, bootstrapped over groups (`metrics.intervals`), so that the two can
+be held against each other. The interval says how far a probe comes where it finds something. Whether it finds anything
+is asked elsewhere (`metrics.permutation`): around 0.5 a cross-validated AUC spreads wider than its interval says.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import isnan, nan, sqrt
+from math import isnan, nan
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
-from scipy import stats
-from scipy.special import expit, logit
 from sklearn.ensemble import GradientBoostingClassifier
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
@@ -24,6 +24,8 @@ from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
+
+from metrics.intervals import bootstrap
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -50,6 +52,7 @@ def probe(
     values: Floats,
     targets: Ints,
     groups: NDArray[np.generic],
+    sources: NDArray[np.generic] | None = None,
     *,
     folds: int = 5,
     seed: int = 0,
@@ -57,7 +60,8 @@ def probe(
 ) -> tuple[Probe, Floats]:
     """The probe of values [N, D] (nan: unknown), and its out-of-fold scores [N] in [0, 1].
 
-    Classes weigh the same in every fit, so that the share of fakes in a fold does not shift its scores.
+    A source is scored by the mean of its rows; by default every row is a source of its own. Classes weigh the same in
+    every fit, so that the share of fakes in a fold does not shift its scores.
     """
     scores = np.full(len(targets), 0.5)
     held = [len(np.unique(groups[targets == kind])) for kind in (0, 1)]
@@ -65,7 +69,7 @@ def probe(
     if folds < 2:
         return Probe(nan, nan, nan, NOTHING), scores
     if not values.shape[1]:
-        return Probe(*clustered_auc(targets, scores, groups, level), NOTHING), scores
+        return Probe(*auc_by_source(targets, scores, groups, sources, level), NOTHING), scores
     taken = []
     with threadpool_limits(1):  # small fits: more threads would only wait for each other
         for train, rest in StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(values, targets, groups):
@@ -75,46 +79,7 @@ def probe(
             taken.append(name)
             scores[rest] = _fitted(name, values[train], targets[train], seed).predict_proba(values[rest])[:, 1]
     most = BOOSTING if taken.count(BOOSTING) * 2 > len(taken) else LOGISTIC
-    return Probe(*clustered_auc(targets, scores, groups, level), most), scores
-
-
-def clustered_auc(
-    targets: Ints, scores: Floats, groups: NDArray[np.generic], level: float = 0.95
-) -> tuple[float, float, float]:
-    """AUC, low and high, for rows that resemble each other within groups.
-
-    The variance is Obuchowski's (1997, Biometrics 53: "Nonparametric analysis of clustered ROC curve data"), which is
-    DeLong's where every group has one row. The interval is on the logit scale by Student's t with one degree of freedom
-    less than the class with fewer groups has. A faultless AUC gets the exact bound of independent pairs of groups.
-    """
-    fake, real = scores[targets == 1], scores[targets == 0]
-    below, tied = np.searchsorted(np.sort(real), fake, "left"), np.searchsorted(np.sort(real), fake, "right")
-    wins = (below + tied) / (2 * len(real))  # [fakes] share of the reals that each one beats
-    below, tied = np.searchsorted(np.sort(fake), real, "left"), np.searchsorted(np.sort(fake), real, "right")
-    losses = 1 - (below + tied) / (2 * len(fake))
-    auc = float(wins.mean())
-    names, codes = np.unique(groups, return_inverse=True)
-    excess_fake = np.bincount(codes[targets == 1], wins - auc, minlength=len(names))
-    excess_real = np.bincount(codes[targets == 0], losses - auc, minlength=len(names))
-    with_fakes, with_reals = (len(np.unique(codes[targets == kind])) for kind in (1, 0))
-    if min(with_fakes, with_reals) < 2:
-        return auc, nan, nan
-    variance = (
-        with_fakes / (with_fakes - 1) * float((excess_fake**2).sum()) / len(fake) ** 2
-        + with_reals / (with_reals - 1) * float((excess_real**2).sum()) / len(real) ** 2
-        + 2 * len(names) / (len(names) - 1) * float((excess_fake * excess_real).sum()) / (len(fake) * len(real))
-    )
-    fewest = min(with_fakes, with_reals)
-    if auc in (0.0, 1.0):
-        pairs = min(fewest, len(names) // 2)
-        bound = 1 - ((1 - level) / 2) ** (1 / max(pairs, 1))
-        return auc, max(auc - bound, 0.0), min(auc + bound, 1.0)
-    error = sqrt(max(variance, 0.0))
-    if error < 1e-9:
-        return auc, auc, auc
-    half = float(stats.t.ppf((1 + level) / 2, fewest - 1)) * error / (auc * (1 - auc))
-    low, high = expit(logit(auc) + np.array([-half, half]))
-    return auc, float(low), float(high)
+    return Probe(*auc_by_source(targets, scores, groups, sources, level), most), scores
 
 
 def _model(name: str, seed: int) -> Pipeline:
@@ -134,6 +99,22 @@ def _fitted(name: str, values: Floats, targets: Ints, seed: int) -> Pipeline:
     model = _model(name, seed)
     model.fit(values, targets, **{f"{model.steps[-1][0]}__sample_weight": weight})
     return model
+
+
+def auc_by_source(
+    targets: Ints,
+    scores: Floats,
+    groups: NDArray[np.generic],
+    sources: NDArray[np.generic] | None = None,
+    level: float = 0.95,
+) -> tuple[float, float, float]:
+    """AUC, low and high as a detector's are: a source's score is the mean of its rows, groups are bootstrapped."""
+    if sources is not None:
+        frame = pd.DataFrame({"source": sources, "target": targets, "group": groups, "score": scores})
+        means = frame.groupby(["source", "target", "group"], as_index=False)["score"].mean()
+        targets, scores, groups = (means[name].to_numpy() for name in ("target", "score", "group"))
+    interval = bootstrap(targets, scores, groups, "auc", level)
+    return interval.value, interval.low, interval.high
 
 
 def _better(values: Floats, targets: Ints, groups: NDArray[np.generic], seed: int) -> str:

@@ -100,11 +100,11 @@ def audit(
         "runs/audit"
     ),
     dataset: Annotated[list[str] | None, typer.Option(help="Datasets to audit; all by default.")] = None,
-    equalise: Annotated[
-        Path | None, typer.Option("--equalise", help="Write a copy here whose crops all have one size and encoding.")
+    normalise: Annotated[
+        Path | None, typer.Option("--normalise", help="Write a copy here whose crops all have one size and encoding.")
     ] = None,
-    size: Annotated[int | None, typer.Option(help="Side of the equalised crops in pixels.")] = None,
-    quality: Annotated[int | None, typer.Option(help="JPEG quality of the equalised crops.")] = None,
+    size: Annotated[int | None, typer.Option(help="Side of the normalised crops in pixels.")] = None,
+    quality: Annotated[int | None, typer.Option(help="JPEG quality of the normalised crops.")] = None,
     config: ConfigFile = None,
     settings: Set = None,
     seed: Seed = None,
@@ -118,18 +118,18 @@ def audit(
     from core.manifest import Manifest
     from faces.audit.audit import AuditConfig
     from faces.audit.audit import audit as run
-    from faces.audit.cues import traces
-    from faces.audit.normalise import EqualiseConfig, resolved
-    from faces.audit.normalise import equalise as write_copy
+    from faces.audit.cues import measure_cues
+    from faces.audit.normalise import NormaliseConfig, resolved
+    from faces.audit.normalise import normalise as write_copy
     from pipelines.evaluation.audit import write_audit
 
     decision = configuration(AuditConfig, config, settings, {"seed": seed})
-    coding = configuration(EqualiseConfig, None, None, {"size": size, "quality": quality})
+    coding = configuration(NormaliseConfig, None, None, {"size": size, "quality": quality})
     if dry_run:
         show_configuration(decision)
         return
-    if equalise is None and (size or quality):
-        raise UserError("--size and --quality are those of the equalised copy: say where it goes with --equalise OUT")
+    if normalise is None and (size or quality):
+        raise UserError("--size and --quality are those of the normalised copy: say where it goes with --normalise OUT")
     rows = Manifest.read(manifest)
     if dataset:
         for name in dataset:
@@ -137,21 +137,21 @@ def audit(
                 known = ", ".join(sorted(set(rows.rows["dataset"])))
                 raise UserError(f"there is no dataset {name} in {manifest}: it holds {known}")
         rows = rows.select(dataset=dataset)
-    found = run(rows, decision, out / "traces.parquet")
+    found = run(rows, decision, out / "cues")
     paths = write_audit(found, out)
     result = {"audit": json.loads(found.to_json()), "files": [str(path) for path in paths]}
     if not as_json:
         _show_audit(found, f"audit  {paths[0]}\nfigure {paths[1]}")
-    if equalise is not None:
-        coding = resolved(coding, traces(rows, out / "traces.parquet"), rows.targets)
-        copy = write_copy(rows, equalise, coding)
-        again = run(copy, decision, equalise / "audit" / "traces.parquet")
-        paths = write_audit(again, equalise / "audit")
-        result["equalised"] = {"manifest": str(equalise / "manifest.parquet"), **coding.model_dump()}
-        result["equalised"]["audit"] = json.loads(again.to_json())
+    if normalise is not None:
+        coding = resolved(coding, measure_cues(rows, out / "cues"), rows.targets)
+        copy = write_copy(rows, normalise, coding)
+        again = run(copy, decision, normalise / "audit" / "cues")
+        paths = write_audit(again, normalise / "audit")
+        result["normalised"] = {"manifest": str(normalise / "manifest.parquet"), **coding.model_dump()}
+        result["normalised"]["audit"] = json.loads(again.to_json())
         if not as_json:
-            typer.echo(f"\nequalised: every crop {coding.size} x {coding.size}, JPEG quality {coding.quality}")
-            _show_audit(again, f"manifest {equalise / 'manifest.parquet'}\naudit    {paths[0]}")
+            typer.echo(f"\nnormalised: every crop {coding.size} x {coding.size}, JPEG quality {coding.quality}")
+            _show_audit(again, f"manifest {normalise / 'manifest.parquet'}\naudit    {paths[0]}")
     if as_json:
         typer.echo(json.dumps(result))
 
@@ -164,9 +164,9 @@ def _show_audit(found: Audit, text: str) -> None:
             print_table(summary_table(one), f"{one.dataset}: {one.real} real, {one.fake} fake, {one.groups} groups")
     for one in found.datasets.values():
         typer.echo(one.verdict)
-    if found.repeats is not None:
-        typer.echo(found.repeats.verdict)
-        for what, first, second in found.repeats.examples[:5]:
+    if found.near_duplicates is not None:
+        typer.echo(found.near_duplicates.verdict)
+        for what, first, second in found.near_duplicates.examples[:5]:
             typer.echo(f"  {what}: {first} and {second}")
     typer.echo(text)
 

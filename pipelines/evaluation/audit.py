@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from classifier.figures import COLOURS
 from core.manifest import Manifest
-from faces.audit.audit import Audit, AuditConfig, DataSetAudit, audit
+from faces.audit.audit import Audit, AuditConfig, DatasetAudit, audit
 from tracking.models import score_model
 from tracking.runs import PROBE_AUC, Run
 
@@ -33,21 +33,21 @@ def write_audit(found: Audit, folder: Path) -> list[Path]:
     return [text, picture]
 
 
-def summary_table(of: DataSetAudit) -> pd.DataFrame:
-    """One row a family: what a probe reaches, p, whether it is flagged, and the trace that differs most."""
+def summary_table(of: DatasetAudit) -> pd.DataFrame:
+    """One row a family: what a probe reaches, p, whether it is flagged, and the cue that differs most."""
     rows = []
-    for suspect in of.suspects:
-        own = [trace for trace in of.traces if trace.family == suspect.family]
+    for family_audit in of.families:
+        own = [cue for cue in of.cues if cue.family == family_audit.family]
         found = (
             f"{own[0].name}: {_figure(own[0].real)} real, {_figure(own[0].fake)} fake" if own else "the same everywhere"
         )
-        row = {"family": suspect.family, "probe AUC": str(suspect.probe), "p": _p(suspect.p)}
-        rows.append(row | {"": "FLAG" if suspect.flagged else "", "differs most": found})
+        row = {"family": family_audit.family, "probe AUC": str(family_audit.probe), "p": _p(family_audit.p)}
+        rows.append(row | {"": "FLAG" if family_audit.flagged else "", "differs most": found})
     return pd.DataFrame(rows)
 
 
 def audit_figure(found: Audit) -> Figure:
-    """What a probe reaches with each family of traces, one panel a dataset; what is flagged is coloured."""
+    """What a probe reaches with each family of cues, one panel a dataset; what is flagged is coloured."""
     shown = [one for one in found.datasets.values() if one.whole is not None]
     figure = Figure(figsize=(4.2 * max(len(shown), 1), 3.8), dpi=100, layout="constrained")
     if not shown:
@@ -58,7 +58,7 @@ def audit_figure(found: Audit) -> Figure:
     panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
     for axes, one in zip(panels, shown, strict=True):
         assert one.whole is not None
-        lines = [(suspect.family, suspect.probe, suspect.flagged) for suspect in one.suspects]
+        lines = [(family_audit.family, family_audit.probe, family_audit.flagged) for family_audit in one.families]
         lines.append(("all together", one.whole, bool(one.flagged)))
         for place, (_, probe, flagged) in enumerate(lines):
             colour = COLOURS[1] if flagged else COLOURS[0]
@@ -85,7 +85,7 @@ def quick_audit(manifest: Manifest, store: Path | None = None) -> Audit:
 
 def audit_step(manifest: Manifest, folder: Path) -> dict[str, Any]:
     """The audit of `quick_audit` in JSON's types, with `audit.json` and `audit.png` in `folder`."""
-    found = quick_audit(manifest, folder / "traces.parquet")
+    found = quick_audit(manifest, folder / "cues")
     files = write_audit(found, folder)
     digests = {name: manifest.select(dataset=name).digest for name in found.datasets}
     return {
@@ -121,7 +121,7 @@ def log_audit(run: Run, audited: Mapping[str, Any], warnings: Sequence[str], mod
         run.artifact(path, "audit")
 
 
-def warn_if_near(probe: DataSetAudit | Mapping[str, Any], detector: Mapping[str, float]) -> str | None:
+def warn_if_near(probe: DatasetAudit | Mapping[str, Any], detector: Mapping[str, float]) -> str | None:
     """One sentence if a probe that looks at no face comes near the detector on this dataset, or else None.
 
     Near is three quarters of the detector's lift over 0.5, or an interval that reaches the detector's. A probe that
@@ -131,7 +131,7 @@ def warn_if_near(probe: DataSetAudit | Mapping[str, Any], detector: Mapping[str,
         probe: the audit of the dataset, or its entry in the `probes` of `audit_step`.
         detector: metrics of the detector on this dataset: `auc`, and `auc_low` where it is known.
     """
-    best = _best(probe) if isinstance(probe, DataSetAudit) else probe
+    best = _best(probe) if isinstance(probe, DatasetAudit) else probe
     if not best["families"] or not detector.get("auc_low", detector["auc"]) > 0.5:
         return None
     near = best["auc"] - 0.5 >= _NEAR * (detector["auc"] - 0.5) or best["high"] >= detector.get("auc_low", math.nan)
@@ -144,14 +144,14 @@ def warn_if_near(probe: DataSetAudit | Mapping[str, Any], detector: Mapping[str,
     )
 
 
-def _best(of: DataSetAudit) -> dict[str, Any]:
+def _best(of: DatasetAudit) -> dict[str, Any]:
     """The probe that comes furthest, and the families that are flagged."""
-    probes = [] if of.whole is None else [of.whole, *(suspect.probe for suspect in of.flagged)]
+    probes = [] if of.whole is None else [of.whole, *(family_audit.probe for family_audit in of.flagged)]
     best = max(probes, key=lambda one: one.auc, default=None)
     figures: dict[str, float | None] = {"auc": None, "low": None, "high": None}
     if best is not None and not math.isnan(best.low):
         figures = {"auc": best.auc, "low": best.low, "high": best.high}
-    families = [suspect.family for suspect in of.flagged]
+    families = [family_audit.family for family_audit in of.flagged]
     return {"dataset": of.dataset, **figures, "families": families, "verdict": of.verdict}
 
 

@@ -45,7 +45,7 @@ def pictures(folder: Path, *labels: str) -> Path:
     [
         (["faces", "ingest", "nowhere", "--out", "o"], "nowhere"),
         (["faces", "audit", "nowhere"], "no manifest at nowhere"),
-        (["faces", "audit", "nowhere", "--quality", "80"], "--equalise OUT"),
+        (["faces", "audit", "nowhere", "--quality", "80"], "--normalise OUT"),
         (["gan", "train", "nowhere", "--out", "o"], "no manifest at nowhere"),
         (["gan", "train", "nowhere", "--out", "o", "--image-size", "48"], "48 is not a power of two: take 32 or 64"),
         (["run", "none.yaml"], "no configuration at none.yaml"),

@@ -40,7 +40,7 @@ def test_clean_sets_are_called_different_as_often_as_claimed(pure: bool) -> None
         likeness = random.normal(size=(24, 6))[groups]
         frame = pd.DataFrame(likeness + random.normal(size=(96, 6)))
         found = differences(
-            {"x": frame.iloc[:, :2], "y": frame.iloc[:, 2:]}, targets, groups, np.arange(96), dealings=99, seed=seed
+            {"x": frame.iloc[:, :2], "y": frame.iloc[:, 2:]}, targets, groups, np.arange(96), permutations=99, seed=seed
         )
         early += min(found.values()) <= 0.1
     assert 0.05 <= early / runs <= 0.16  # 0.1 give or take 3.4 standard errors
@@ -54,7 +54,7 @@ def test_a_shift_and_a_spread_are_found_in_their_own_family() -> None:
     gaps = pd.DataFrame({"c": np.where((random.random(400) < 0.3) & (targets == 1), np.nan, random.normal(size=400))})
     clean = pd.DataFrame({"d": random.normal(size=400)})
     values = {"shift": shift, "spread": spread, "gaps": gaps, "clean": clean, "none": pd.DataFrame(index=range(400))}
-    found = differences(values, targets, groups, np.arange(400), dealings=499)
+    found = differences(values, targets, groups, np.arange(400), permutations=499)
     assert found["shift"] == found["spread"] == found["gaps"] == 1 / 500
     assert found["clean"] > 0.05
     assert found["none"] == 1

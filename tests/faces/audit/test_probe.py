@@ -5,55 +5,39 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from faces.audit.probe import BOOSTING, LOGISTIC, NOTHING, clustered_auc, probe
+from classifier.evaluation import per_source, score_table
+from faces.audit.probe import BOOSTING, LOGISTIC, NOTHING, auc_by_source, probe
+from metrics.intervals import bootstrap
 
 
-def delong(targets: np.ndarray, scores: np.ndarray) -> float:
-    """The standard error of DeLong et al. 1988, by the definition."""
-    wins = (scores[targets == 1][:, None] > scores[targets == 0]) + 0.5 * (
-        scores[targets == 1][:, None] == scores[targets == 0]
-    )
-    m, n = wins.shape
-    return math.sqrt(wins.mean(1).var(ddof=1) / m + wins.mean(0).var(ddof=1) / n)
-
-
-def test_single_rows_give_delong_s_error() -> None:
+def test_auc_and_interval_are_those_of_a_detector_with_the_same_scores() -> None:
     random = np.random.default_rng(0)
-    targets = (random.random(400) < 0.4).astype(int)
-    scores = np.round(random.normal(size=400) + targets, 1)  # with ties
-    auc, low, high = clustered_auc(targets, scores, np.arange(400))
-    assert auc == pytest.approx(roc_auc_score(targets, scores), abs=1e-12)
-    half = (math.log(high / (1 - high)) - math.log(low / (1 - low))) / 2
-    assert half * auc * (1 - auc) == pytest.approx(1.97 * delong(targets, scores), rel=0.01)
+    targets, sources = np.repeat([0, 1], 120), np.repeat(np.arange(60), 4)
+    groups = sources // 3
+    scores = np.clip(0.5 + 0.2 * random.normal(size=240) + 0.2 * targets, 0, 1)
+    rows = pd.DataFrame(
+        {
+            "sha256": [str(row) for row in range(240)],
+            "dataset": "d",
+            "label": np.where(targets == 1, "fake", "real"),
+            "method": np.where(targets == 1, "swap", "pristine"),
+            "identity": groups.astype(str),
+            "source": sources.astype(str),
+        }
+    )
+    judged = per_source(score_table(rows, scores))
+    interval = bootstrap(judged["label"] == "fake", judged["score"], judged["group"], "auc")
+    found = auc_by_source(targets, scores, groups, sources)
+    assert found == pytest.approx((interval.value, interval.low, interval.high), abs=1e-12)
+    assert auc_by_source(targets, scores, groups)[0] == pytest.approx(roc_auc_score(targets, scores), abs=1e-12)
 
 
-def test_rows_that_are_repeated_say_nothing_more() -> None:
-    random = np.random.default_rng(1)
-    targets = np.repeat([0, 1], 60)
-    scores = random.normal(size=120) + targets
-    once = clustered_auc(targets, scores, np.arange(120))
-    again = clustered_auc(np.tile(targets, 5), np.tile(scores, 5), np.tile(np.arange(120), 5))
-    assert again == pytest.approx(once)
-
-
-def test_the_interval_holds_the_truth_where_groups_have_both_classes() -> None:
-    random, held = np.random.default_rng(2), 0
-    for _ in range(300):
-        groups = np.repeat(np.arange(30), 6)
-        targets = np.tile([0, 1], 90)
-        scores = targets * 1.0 + random.normal(size=30)[groups] + random.normal(size=180)
-        _, low, high = clustered_auc(targets, scores, groups)
-        held += low <= 0.6915 <= high  # Phi(1 / sqrt(2 * 2))
-    assert 0.92 <= held / 300 <= 0.98
-
-
-def test_faultless_and_too_few() -> None:
+def test_too_few_groups_give_no_probe() -> None:
     targets = np.repeat([0, 1], 10)
-    assert clustered_auc(targets, targets.astype(float), np.arange(20)) == (1.0, pytest.approx(0.025**0.1), 1.0)
-    assert math.isnan(clustered_auc(targets, targets.astype(float), targets)[1])
     found, scores = probe(np.zeros((20, 1)), targets, targets)
     assert math.isnan(found.auc)
     assert (scores == 0.5).all()

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from faces.audit.audit import Audit, DataSetAudit, Suspect
+from faces.audit.audit import Audit, DatasetAudit, FamilyAudit
 from faces.audit.probe import Probe
 from pipelines.evaluation.audit import audit_figure, summary_table, warn_if_near, write_audit
 
 
-def found(auc: float, *, flagged: bool = True, dataset: str = "d") -> DataSetAudit:
+def found(auc: float, *, flagged: bool = True, dataset: str = "d") -> DatasetAudit:
     probe = Probe(auc, auc - 0.03, auc + 0.03, "logistic")
-    suspects = (Suspect("format", probe, 0.001 if flagged else 0.4, flagged),)
-    return DataSetAudit(dataset, 50, 50, 100, probe, suspects, (), {}, f"{dataset}: verdict")
+    families = (FamilyAudit("format", probe, 0.001 if flagged else 0.4, flagged),)
+    return DatasetAudit(dataset, 50, 50, 100, probe, families, (), {}, f"{dataset}: verdict")
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ def found(auc: float, *, flagged: bool = True, dataset: str = "d") -> DataSetAud
         (found(0.9), {"auc": 0.6, "auc_low": 0.55}, True),
     ],
 )
-def test_a_warning_where_the_probe_comes_near(probe: DataSetAudit, detector: dict[str, float], warned: bool) -> None:
+def test_a_warning_where_the_probe_comes_near(probe: DatasetAudit, detector: dict[str, float], warned: bool) -> None:
     sentence = warn_if_near(probe, detector)
     assert (sentence is not None) == warned
     if sentence is not None:
@@ -41,10 +41,10 @@ def test_a_warning_where_the_probe_comes_near(probe: DataSetAudit, detector: dic
 
 
 def test_files_of_an_audit(tmp_path: Path) -> None:
-    empty = DataSetAudit("one", 3, 0, 3, None, (), (), {}, "one: all real")
+    empty = DatasetAudit("one", 3, 0, 3, None, (), (), {}, "one: all real")
     both = Audit("digest", {"d": found(0.8), "one": empty}, None)
     text, picture = write_audit(both, tmp_path)
-    assert json.loads(text.read_text())["datasets"]["d"]["suspects"][0]["flagged"] is True
+    assert json.loads(text.read_text())["datasets"]["d"]["families"][0]["flagged"] is True
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert summary_table(both.datasets["d"])[""].tolist() == ["FLAG"]
     assert audit_figure(Audit("digest", {"one": empty}, None)).axes
