@@ -62,13 +62,13 @@ def mixture(text: str) -> dict[str, float]:
     for part in text.split("+"):
         method, _, weight = (word.strip() for word in part.partition(":"))
         if method not in METHODS:
-            raise ValueError(f"there is no method {method!r} of forging: choose from {', '.join(METHODS)}, joined by +")
+            raise ValueError(f"forging method {method!r} is not known: choose from {', '.join(METHODS)}, joined by +")
         if method in weights:
             raise ValueError(f"{method} stands twice in {text!r}: name each method once")
         try:
             weights[method] = float(weight) if weight else 1.0
         except ValueError:
-            raise ValueError(f"{weight!r} in {text!r} is no weight: give a number, as in {method}:2") from None
+            raise ValueError(f"{weight!r} in {text!r} is not a weight: give a number, as in {method}:2") from None
         if not 0 < weights[method] < float("inf"):
             raise ValueError(f"the weight {weight} of {method} is not above 0: leave the method out, or give a number")
     total = sum(weights.values())
@@ -116,11 +116,11 @@ def balance(manifest: Manifest, generator: Path | None, config: BalanceConfig, p
             why += "; reals are the minority, and real faces are never synthesised: "
             why += "the detector weights or oversamples them (balance: weights | oversample)"
         return Balanced(manifest, 0, why)
-    materials = ForgeInputs(
+    inputs = ForgeInputs(
         manifest=manifest, generator=generator, pool=pool, psi=config.psi, seed=config.seed, screen=config.screen
     )
     numbers = {method: count for method, count in dealt(missing, mixture(config.method)).items() if count}
-    forged = [forge(method, count, materials) for method, count in numbers.items()]
+    forged = [forge(method, count, inputs) for method, count in numbers.items()]
     joined = concatenate([manifest, *forged], manifest.root)
     after = (fakes + missing) / (len(train) + missing)
     kinds = " and ".join(f"{count} of {method}" for method, count in numbers.items())

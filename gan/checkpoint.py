@@ -6,7 +6,6 @@ file of tensors and plain containers. Both appear whole or not at all, whenever 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import pickle
@@ -23,6 +22,8 @@ from safetensors.torch import save as encode
 from torch import Tensor
 
 from core.errors import UserError
+from core.files import atomic, sha256
+from gan.config import ARCHITECTURE
 from gan.networks.generator import Generator
 
 WEIGHTS, CONFIG = "weights.safetensors", "config.json"
@@ -50,15 +51,7 @@ class GeneratorCard(BaseModel):
 
     def build(self) -> Generator:
         """A generator of this architecture with fresh weights."""
-        return Generator(
-            self.image_size,
-            self.channels,
-            z_width=self.z_width,
-            w_width=self.w_width,
-            mapping_depth=self.mapping_depth,
-            noise_inputs=self.noise_inputs,
-            labels=len(self.labels),
-        )
+        return Generator(**{name: getattr(self, name) for name in ARCHITECTURE}, labels=len(self.labels))
 
 
 def save_generator(generator: Generator | Mapping[str, Tensor], card: GeneratorCard, folder: Path) -> Path:
@@ -71,7 +64,7 @@ def save_generator(generator: Generator | Mapping[str, Tensor], card: GeneratorC
     retired = folder.with_name(f".{folder.name}.{os.getpid()}.old")
     weights = generator.state_dict() if isinstance(generator, Generator) else generator
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    with _one_sentence_if_unwritable(folder):
+    with _refusing_if_unwritable(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         for leftover in (temporary, retired):
             shutil.rmtree(leftover, ignore_errors=True)
@@ -109,17 +102,17 @@ def read_card(folder: Path) -> GeneratorCard:
 def load_generator(folder: Path) -> Generator:
     """The averaged (EMA) generator of a checkpoint, on the CPU, in evaluation mode.
 
-    One that was trained with labels mixes them as its train faces did; see `one_label`.
+    One that was trained with labels mixes them as its train faces did; see `export_label`.
 
     Raises:
         UserError: there is no generator in the folder, or its files do not fit each other.
     """
     generator = _read(Path(folder))
-    generator.settle()
+    generator.mix_labels()
     return generator
 
 
-def one_label(folder: Path, label: str, out: Path) -> Path:
+def export_label(folder: Path, label: str, out: Path) -> Path:
     """Write the generator of one label to a folder of its own, where it is a generator like any other.
 
     Returns:
@@ -132,9 +125,10 @@ def one_label(folder: Path, label: str, out: Path) -> Path:
     if label not in card.labels:
         known = f"it knows {', '.join(card.labels)}" if card.labels else "it was trained without a condition"
         raise UserError(f"{folder} does not know the label {label}: {known}")
-    baked = _read(folder).bake(card.labels.index(label))
+    generator = _read(folder).for_label(card.labels.index(label))
     origin = card.training | {"label": label, "label_of": generator_digest(folder)}
-    return save_generator(baked, card.model_copy(update={"labels": (), "condition": "none", "training": origin}), out)
+    card = card.model_copy(update={"labels": (), "condition": "none", "training": origin})
+    return save_generator(generator, card, out)
 
 
 def _read(folder: Path) -> Generator:
@@ -148,13 +142,13 @@ def _read(folder: Path) -> Generator:
 
 
 def generator_digest(folder: Path) -> str:
-    """16 hex digits over the weights, the name that synthetic rows know their generator by.
+    """16 hex digits over the weights, which synthetic rows name their generator by.
 
     Raises:
         UserError: there is no generator in the folder.
     """
     read_card(Path(folder))
-    return hashlib.sha256((Path(folder) / WEIGHTS).read_bytes()).hexdigest()[:16]
+    return sha256(Path(folder) / WEIGHTS)[:16]
 
 
 def save_state(state: Mapping[str, Any], path: Path) -> None:
@@ -163,19 +157,12 @@ def save_state(state: Mapping[str, Any], path: Path) -> None:
     Raises:
         UserError: the disk is full, or cannot be written for another reason; what stood there is untouched.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with _one_sentence_if_unwritable(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("wb") as file:  # given a name, torch would lose the system's reason for a failure
-                torch.save(dict(state), file)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+    with _refusing_if_unwritable(path), atomic(path) as temporary, temporary.open("wb") as file:
+        torch.save(dict(state), file)  # given a name, torch would lose the system's reason for a failure
 
 
 @contextmanager
-def _one_sentence_if_unwritable(path: Path) -> Iterator[None]:
+def _refusing_if_unwritable(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:

@@ -40,6 +40,7 @@ PRESETS: dict[str, Preset] = {
 # Noise inputs stay off where there are minutes: 12 kimg of ORL faces had grain all over with them, and none without.
 
 DEFAULT_MINUTES = 20.0
+ARCHITECTURE = ("image_size", "channels", "z_width", "w_width", "mapping_depth", "noise_inputs")
 # What may change between the calls of one job: none of it moves the path that the weights take (beyond rounding).
 FREE_FIELDS = (
     "minutes", "kimg", "accumulate", "compiled", "checkpoint_every_seconds", "samples_every_kimg",
@@ -158,6 +159,11 @@ class GanConfig(BaseModel):
         if self.minutes is None and self.kimg is None:
             filled["minutes"] = DEFAULT_MINUTES
         return self.model_copy(update=filled)
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        """What `Generator` is built with, its labels apart: the fields of ARCHITECTURE, of a resolved configuration."""
+        return {name: getattr(self, name) for name in ARCHITECTURE}
 
     @property
     def channels(self) -> dict[int, int]:

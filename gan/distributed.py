@@ -1,9 +1,9 @@
 """Processes that train one generator together, each on its rows of every batch.
 
-Lightning Fabric starts them (or finds those that torchrun has started), picks their devices and joins them. What they
-then say to each other is little: the mean of their gradients after each backward pass, and their logits for the
-metrics. DistributedDataParallel would do the first while it computes, but it does not know of penalties, which
-differentiate twice, nor of networks that are called other than by `forward`.
+Lightning Fabric starts them (or finds those that torchrun has started), picks their devices and connects them. They
+exchange the mean of their gradients after each backward pass, and their logits for the metrics.
+DistributedDataParallel would overlap the former with the backward pass, but it supports neither gradient penalties,
+which differentiate twice, nor networks that are called other than by `forward`.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from core.errors import UserError
 
 
 class ProcessGroup:
-    """This process among its kind; alone by default, when every method returns what it is given.
+    """The processes that train together, seen from one; alone by default, when every method returns what it is given.
 
     Args:
         device: where this process computes.
-        rank: its number, 0 for the one that writes files and reports.
+        rank: its number, 0 for the main process, which writes files and reports.
         size: how many there are.
     """
 
@@ -32,7 +32,7 @@ class ProcessGroup:
         self.device, self.rank, self.size = device, rank, size
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this process writes the files."""
         return self.rank == 0
 
@@ -65,8 +65,8 @@ class ProcessGroup:
         return [float(value) for value in largest]
 
 
-def assemble(device: str = "auto", devices: int = 1) -> ProcessGroup:
-    """The team of this process: started here when `devices` asks for several, found when torchrun has started it.
+def launch(device: str = "auto", devices: int = 1) -> ProcessGroup:
+    """The group of this process: started here when `devices` asks for several, joined when torchrun has started it.
 
     Starting runs this process's own command line again for each of the others.
 

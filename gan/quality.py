@@ -1,13 +1,14 @@
-"""How good a generator is, measured offline and with its floor beside it.
+"""How good a generator is: distances, diversity, memorisation and findable faces, each beside its floor.
 
 Distances are measured in the features of EfficientNet-lite0 and are therefore called FD-lite0 and KD-lite0. Both sides
-are equal in number, resized once, and rounded to 8 bits. Reals of the test split are never looked at.
+are equal in number, resized once, and rounded to 8 bits. FID, KID and LPIPS come from their reference implementations,
+given files of their networks' weights. Reals of the test split are never used.
 """
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from torch.utils.data import Dataset
 
 from core.device import pick_device
 from core.errors import UserError
+from core.files import write_json
 from core.manifest import Manifest
 from faces.features import Features, features
 from faces.landmarks import MIN_CONFIDENCE, crop_detector, share_with_face
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 NEAR_SHARE = 0.01
 SURE = 0.01  # p-value below which copying is said
 NEIGHBOUR_COLUMNS = 12
+MOST_VALIDATION_FACES = 500  # a second or three of a CPU core for every hundred, each time
 
 
 @dataclass(frozen=True)
@@ -72,10 +75,6 @@ class Quality:
         rows = [(name, self.metrics[name], self.metrics.get(floors[name])) for name in names]
         return pd.DataFrame(rows, columns=["measure", "samples", "real against real"])
 
-    def write(self, path: Path) -> None:
-        """As JSON."""
-        path.write_text(json.dumps(asdict(self), indent=1) + "\n")
-
 
 def score_generator(
     folder: Path,
@@ -94,7 +93,7 @@ def score_generator(
 
     Args:
         folder: a generator's checkpoint.
-        manifest: its reals, split in two halves: one that fakes are compared with, and one that gives the floor.
+        manifest: its reals, split in two halves: one that samples are compared with, and one that gives the floor.
         out: gets `quality.json`, `neighbours.png`.
         cache: of decoded crops, see `faces.loading`.
         samples: pictures on each side, at most half of the reals, which is the default.
@@ -107,8 +106,8 @@ def score_generator(
     Raises:
         UserError: too few reals, no generator, or weights that do not fit.
     """
-    place = pick_device(device)
-    generator = load_generator(folder).to(place)
+    target = pick_device(device)
+    generator = load_generator(folder).to(target)
     reals = manifest.select(split=["train", "val"], label="real")
     half = len(reals) // 2
     count = min(samples or half, half)
@@ -116,30 +115,30 @@ def score_generator(
         raise UserError(f"{len(reals)} real faces in train and val are too few to measure by: give at least 16")
     crops = load_crops(reals, generator.image_size, cache)
     order = np.random.default_rng(seed).permutation(len(reals))
-    seen = _of_crops(crops, order[: 2 * count], place)
+    seen = _of_crops(crops, order[: 2 * count], target)
     one, other = Features(*(part[:count] for part in seen)), Features(*(part[count:] for part in seen))
     pictures = render(generator, range(seed, seed + count), psi)
-    fake = of_pictures(pictures, place)
+    fake = of_pictures(pictures, target)
     notes: list[str] = []
     metrics = _distances(one, fake, "", notes) | _distances(one, other, "_floor", notes)
     metrics["precision"], metrics["recall"] = precision_recall(one.deep, fake.deep)
     metrics["precision_floor"], metrics["recall_floor"] = precision_recall(one.deep, other.deep)
     out.mkdir(parents=True, exist_ok=True)
-    memorises, nearby = _memorisation(reals, crops, pictures, fake, place, out / "neighbours.png", notes)
+    memorises, nearby = _memorisation(reals, crops, pictures, fake, target, out / "neighbours.png", notes)
     metrics |= nearby
     photographs = crops.batch(order[:count])
     metrics |= _findable(pictures, photographs, notes)
     if inception:
-        metrics |= inception_distances(photographs, _tensor(pictures), inception, place)
+        metrics |= inception_distances(photographs, _tensor(pictures), inception, target)
     else:
         notes.append("FID and KID are not measured: give a file of Inception weights (--inception)")
     if alexnet:
-        metrics["lpips_diversity"] = lpips_diversity(_tensor(pictures), alexnet, place)
-        metrics["lpips_diversity_floor"] = lpips_diversity(photographs, alexnet, place)
+        metrics["lpips_diversity"] = lpips_diversity(_tensor(pictures), alexnet, target)
+        metrics["lpips_diversity_floor"] = lpips_diversity(photographs, alexnet, target)
     else:
         notes.append("the LPIPS diversity is not measured: give a file of AlexNet weights (--alexnet)")
     quality = Quality(generator_digest(folder), reals.digest, psi, seed, count, metrics, memorises, notes)
-    quality.write(out / "quality.json")
+    write_json(out / "quality.json", asdict(quality))
     return quality
 
 
@@ -148,21 +147,43 @@ def of_pictures(pictures: NDArray[np.uint8], device: torch.device | None = None)
     return features(len(pictures), lambda start, stop: _tensor(pictures[start:stop]), device)
 
 
-def sampled_distance(generator: Generator, real: Features, seed: int = 0) -> Estimate:
-    """Kernel distance between as many samples, at psi 1, as there are reals: what a checkpoint is chosen by."""
-    pictures = render(generator, range(seed, seed + len(real.deep)), 1.0)
-    return kernel_distance(real.deep, of_pictures(pictures, generator.constant.device).deep)
+class Validation:
+    """The faces of the val split, and the kernel distance of a generator's samples to them (KD-lite0).
+
+    Args:
+        faces: any number; of more than 500, a fixed choice.
+        image_size: side of the pictures.
+        cache: folder of decoded crops.
+        device: where features are computed.
+    """
+
+    def __init__(self, faces: Manifest, image_size: int, cache: Path, device: torch.device) -> None:
+        if len(faces) > MOST_VALIDATION_FACES:
+            chosen = np.random.default_rng(0).permutation(len(faces))[:MOST_VALIDATION_FACES]
+            faces = faces.where(np.isin(np.arange(len(faces)), chosen))
+        self.faces, self.image_size, self.cache, self.device = faces, image_size, cache, device
+
+    @cached_property
+    def real(self) -> Features:
+        """Features of the faces, computed at the first use."""
+        crops = load_crops(self.faces, self.image_size, self.cache)
+        return _of_crops(crops, np.arange(len(crops)), self.device)
+
+    def distance(self, generator: Generator) -> Estimate:
+        """Kernel distance between the faces and as many samples, at psi 1 and of always the same seeds."""
+        pictures = render(generator, range(len(self.faces)), 1.0)
+        return kernel_distance(self.real.deep, of_pictures(pictures, generator.constant.device).deep)
 
 
 def _distances(real: Features, fake: Features, suffix: str, notes: list[str]) -> dict[str, float]:
     kernel = kernel_distance(real.deep, fake.deep)
-    found = {f"kd_lite0{suffix}": kernel.mean, f"kd_lite0{suffix}_sd": kernel.sd}
+    distances = {f"kd_lite0{suffix}": kernel.mean, f"kd_lite0{suffix}_sd": kernel.sd}
     try:
-        found[f"fd_lite0{suffix}"] = frechet_distance(real.stage, fake.stage)
+        distances[f"fd_lite0{suffix}"] = frechet_distance(real.stage, fake.stage)
     except UserError as error:
         if not suffix:
             notes.append(str(error))
-    return found
+    return distances
 
 
 def _findable(pictures: NDArray[np.uint8], photographs: Tensor, notes: list[str]) -> dict[str, float]:
@@ -170,7 +191,7 @@ def _findable(pictures: NDArray[np.uint8], photographs: Tensor, notes: list[str]
     try:
         finder = crop_detector()
     except UserError as error:
-        notes.append(f"how many samples show a face that is found is not measured: {error}")
+        notes.append(f"the share of samples with a findable face is not measured: {error}")
         return {}
     size = pictures.shape[1]
     notes.append(f"faces_found: by MTCNN with a confidence of at least {MIN_CONFIDENCE:g}, at {size} px on both sides")
@@ -208,18 +229,18 @@ def _memorisation(
     threshold = float(np.quantile(usual, NEAR_SHARE))
     near = int((distance < threshold).sum())
     _neighbour_sheet(crops, train, index, distance, threshold, pictures, path)
-    found = {"near_copies": near / len(fake.deep), "near_copies_expected": NEAR_SHARE}
+    measured = {"near_copies": near / len(fake.deep), "near_copies_expected": NEAR_SHARE}
     sure = bool(binomtest(near, len(fake.deep), NEAR_SHARE, "greater").pvalue < SURE)
     if len(held_out) < 16:
         notes.append("the val split has fewer than 16 real faces: memorisation is judged by distances alone")
-        return sure, found
+        return sure, measured
     equal = min(len(train), len(held_out))
     chosen = np.random.default_rng(0).permutation(len(train))[:equal]
     to_train = int((nearest(fake.deep, own[chosen])[1] < threshold).sum())
     to_val = int((nearest(fake.deep, _of_crops(crops, held_out[:equal], device).deep)[1] < threshold).sum())
-    found |= {"near_as_many_train": to_train / len(fake.deep), "near_as_many_val": to_val / len(fake.deep)}
+    measured |= {"near_as_many_train": to_train / len(fake.deep), "near_as_many_val": to_val / len(fake.deep)}
     sure = sure and bool(binomtest(to_train, max(1, to_train + to_val), 0.5, "greater").pvalue < SURE)
-    return sure, found
+    return sure, measured
 
 
 def _neighbour_sheet(
@@ -300,13 +321,13 @@ def inception_distances(real: Tensor, fake: Tensor, weights: Path, device: torch
         "save_cpu_ram": True,  # the pictures are in memory already: processes that load them would only cost
     }
     try:
-        found = calculate_metrics(fid=True, kid=True, kid_subset_size=min(1000, len(real) // 2), **given)
+        measured = calculate_metrics(fid=True, kid=True, kid_subset_size=min(1000, len(real) // 2), **given)
     except Exception as error:  # torch raises several kinds for a foreign file
         raise UserError(f"{weights} does not work as Inception's weights for torch-fidelity: {error}") from error
     return {
-        "fid": float(found["frechet_inception_distance"]),
-        "kid": float(found["kernel_inception_distance_mean"]),
-        "kid_sd": float(found["kernel_inception_distance_std"]),
+        "fid": float(measured["frechet_inception_distance"]),
+        "kid": float(measured["kernel_inception_distance_mean"]),
+        "kid_sd": float(measured["kernel_inception_distance_std"]),
     }
 
 

@@ -1,13 +1,14 @@
-"""One step of the game between generator and discriminator, and everything that must survive a restart.
+"""One training step of generator and discriminator: its random inputs, its updates, and the state that is saved.
 
-A state needs no random states (see `gan.trainer`): a resumed job continues exactly as if it had never stopped.
+The random numbers of a step follow from seed, step and purpose (see `core.seeding`) and are always drawn for the whole
+batch. A state therefore holds no random states, and a step in micro-batches or on several devices sees the same inputs.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+import functools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -29,12 +30,92 @@ from gan.networks.generator import Generator, mix_styles
 ADA_EVERY = 4
 
 
+class Part(NamedTuple):
+    """A micro-batch: rows `start` ... `start + len(real) - 1` of the step's batch."""
+
+    start: int
+    real: Tensor
+    labels: Tensor | None
+
+
+@dataclass(frozen=True)
+class StepInputs:
+    """What one step is fed with: mirrored reals, latents and noise, augmented pictures."""
+
+    config: GanConfig
+    device: torch.device
+    batch_size: int  # of the whole step, all processes together
+    rows: slice  # of the batch, those that this process takes
+    part_size: int  # rows of a micro-batch
+    step: int
+    probability: float  # ADA's p
+
+    def parts(self, pictures: Tensor, labels: Tensor | None) -> Iterator[Part]:
+        """Micro-batches of float32 pictures in [-1, 1] on the device, half of them mirrored.
+
+        Args:
+            pictures: uint8 [b, 3, S, S], this process's `rows`.
+            labels: int64 [b] or None.
+        """
+        real = pictures.to(self.device, non_blocking=True).float() / 127.5 - 1.0
+        if self.config.flip:
+            random = self._random(FLIPS)
+            mirror = (torch.rand(self.batch_size, generator=random, device=self.device) < 0.5)[self.rows]
+            real = torch.where(mirror[:, None, None, None], real.flip(3), real)
+        if labels is not None:
+            labels = labels.to(self.device)
+        for start in range(0, len(real), self.part_size):
+            own = slice(start, start + self.part_size)
+            yield Part(self.rows.start + start, real[own], None if labels is None else labels[own])
+
+    def latents(self, network: Generator, part: Part) -> tuple[Tensor, Tensor | None]:
+        """A w a layer, with style mixing, and the noise: what `Generator.synthesise` takes."""
+        count = self.batch_size
+        random, rows = self._random(LATENTS), slice(part.start, part.start + self.part_size)
+
+        def normal(width: int) -> Tensor:
+            return torch.randn(count, width, generator=random, device=self.device)[rows]
+
+        layers = network.layer_count
+        w = network.condition(network.mapping(normal(network.z_width)), part.labels)
+        if self.config.style_mixing:
+            other = network.condition(network.mapping(normal(network.z_width)), part.labels)
+            mixed = torch.rand(count, generator=random, device=self.device) < self.config.style_mixing
+            crossover = torch.randint(1, layers, (count,), generator=random, device=self.device)
+            ws = mix_styles(w, other, torch.where(mixed, crossover, layers)[rows], layers)
+        else:
+            ws = w[:, None].expand(-1, layers, -1)
+        return ws, normal(network.noise_count) if network.noise_inputs else None
+
+    def augment(self, pictures: Tensor, purpose: int, *starts: int) -> Tensor:
+        """Augment runs of the step's batch that begin at `starts`, each `part_size` long.
+
+        Args:
+            pictures: [len(starts) * part_size, 3, S, S] in [-1, 1].
+            purpose: the stream of random numbers, see `core.seeding`.
+        """
+        if self.config.augment == "none":
+            return pictures
+        random, rows = self._random(purpose), None
+        total = len(starts) * self.batch_size
+        if len(pictures) < total:
+            picked = [torch.arange(start, start + self.part_size, device=self.device) for start in starts]
+            rows = Rows(torch.cat(picked), total)
+        with torch.autocast(self.device.type, enabled=False):
+            if self.config.augment == "ada":
+                return augmentation.adaptive(pictures, self.probability, random, rows)
+            return augmentation.diffaugment(pictures, random, rows)
+
+    def _random(self, purpose: int) -> torch.Generator:
+        return torch.Generator(self.device).manual_seed(derived_seed(self.config.seed, self.step, purpose))
+
+
 class Trainer:
     """Networks, averaged generator, optimisers and augmentation strength.
 
     Args:
         config: resolved.
-        device: where everything lives, or the team of processes of which this is one.
+        device: where everything is computed, or the group of processes of which this is one.
         label_shares: [labels], shares that sum to 1, for networks that know labels.
 
     Attributes:
@@ -52,40 +133,29 @@ class Trainer:
     ) -> None:
         assert config.batch_size is not None
         assert config.learning_rate is not None
-        assert config.z_width is not None
-        assert config.w_width is not None
         assert config.gamma is not None
-        assert config.noise_inputs is not None
-        team = device if isinstance(device, ProcessGroup) else ProcessGroup(device)
-        self.config, self.team, self.device = config, team, team.device
+        group = device if isinstance(device, ProcessGroup) else ProcessGroup(device)
+        self.config, self.group, self.device = config, group, group.device
         if self.device.type == "cpu":
             keep_freed_memory()
         self.batch_size, self.gamma = config.batch_size, config.gamma
-        shares = team.size * config.accumulate
+        shares = group.size * config.accumulate
         if self.batch_size % (GROUP_SIZE * shares):
             raise UserError(
-                f"batch_size {self.batch_size} on {team.size} devices in {config.accumulate} micro-batches does not"
+                f"batch_size {self.batch_size} on {group.size} devices in {config.accumulate} micro-batches does not"
                 f" leave multiples of {GROUP_SIZE} pictures to each: take a multiple of {GROUP_SIZE * shares}"
             )
         self.part_size = self.batch_size // shares
-        first = team.rank * config.accumulate * self.part_size
+        first = group.rank * config.accumulate * self.part_size
         self.rows = slice(first, first + config.accumulate * self.part_size)
         labels = 0 if label_shares is None else len(label_shares)
         with seeded(config.seed):
-            generator = Generator(
-                config.image_size,
-                config.channels,
-                z_width=config.z_width,
-                w_width=config.w_width,
-                mapping_depth=config.mapping_depth,
-                noise_inputs=config.noise_inputs,
-                labels=labels,
-            )
+            generator = Generator(**config.architecture, labels=labels)
             discriminator = Discriminator(config.image_size, config.channels, blur=config.blur, labels=labels)
         if label_shares is not None:
             generator.label_shares.copy_(label_shares)
-        self.generator = _placed(generator, self.device)
-        self.discriminator = _placed(discriminator, self.device)
+        self.generator = generator.to(self.device).to(memory_format=torch.channels_last)
+        self.discriminator = discriminator.to(self.device).to(memory_format=torch.channels_last)
         self.averaged = copy.deepcopy(self.generator).eval().requires_grad_(False)
         # A lazy penalty takes steps of its own; the rescaling keeps Adam's path the same (StyleGAN2, appendix B).
         lazy = config.penalty_every / (config.penalty_every + 1) if self.gamma else 1.0
@@ -116,13 +186,15 @@ class Trainer:
         Returns:
             Losses and mean logits of the whole batch, detached scalars on the device.
         """
-        self._weigh_labels()
-        inputs = StepInputs(self.config, self.device, self.rows, self.part_size, self.steps, self.probability)
+        self._ramp_label_weight()
+        inputs = StepInputs(
+            self.config, self.device, self.batch_size, self.rows, self.part_size, self.steps, self.probability
+        )
         parts = list(inputs.parts(pictures, labels))
-        fakes = [self._forge(inputs, part, learns=len(parts) == 1) for part in parts]
-        judged = self._train_discriminator(inputs, parts, fakes)
-        rivals = self._train_generator(inputs, parts, fakes if len(parts) == 1 else None)
-        metrics = self._metrics(self.team.gather(torch.cat([judged, rivals])))
+        fakes = [self._fakes(inputs, part, with_graph=len(parts) == 1) for part in parts]
+        of_discriminator = self._train_discriminator(inputs, parts, fakes)
+        of_generator = self._train_generator(inputs, parts, fakes if len(parts) == 1 else None)
+        metrics = self._metrics(self.group.gather(torch.cat([of_discriminator, of_generator])))
         self.steps += 1
         self._average()
         if self.config.augment == "ada" and self.steps % ADA_EVERY == 0:
@@ -136,12 +208,8 @@ class Trainer:
             self.overfitting = torch.zeros_like(self.overfitting)
         return metrics
 
-    @property
-    def _penalises(self) -> bool:
-        return bool(self.gamma) and self.steps % self.config.penalty_every == 0
-
     def _train_discriminator(self, inputs: StepInputs, parts: list[Part], fakes: list[Tensor]) -> Tensor:
-        """Update the discriminator; its logits at reals and fakes, and their penalties where due: [2 or 3, b]."""
+        """Update the discriminator; the logits at reals and fakes, and their penalties where due: [2 or 3, b]."""
         loss_of, _, penalise_fakes = LOSSES[self.config.loss]
         shown: list[Tensor] = []
         logits: list[Tensor] = []
@@ -152,42 +220,36 @@ class Trainer:
             with torch.no_grad():
                 shown.append(inputs.augment(both, SHOWN, part.start, part.start + self.batch_size))
             with autocast(self.device, self.config.precision):
-                judged = self._discriminate(shown[-1], _twice(part.labels)).view(2, -1)
-            _backward(loss_of(judged[0], judged[1]) / len(parts))
-            logits.append(judged.detach())
+                real_and_fake = self._discriminate(shown[-1], _twice(part.labels)).view(2, -1)
+            _backward(loss_of(real_and_fake[0], real_and_fake[1]) / len(parts))
+            logits.append(real_and_fake.detach())
         self._update(self.discriminator_optimiser, self.discriminator)
-        found = torch.cat(logits, dim=1)
-        if not self._penalises:
-            return found
+        if not self.gamma or self.steps % self.config.penalty_every:
+            return torch.cat(logits, dim=1)
         penalties: list[Tensor] = []
+        precision = "float32" if self.config.penalty_precision == "float32" else self.config.precision
         self.discriminator_optimiser.zero_grad(set_to_none=True)
         for part, pictures in zip(parts, shown, strict=True):
-            count = self.part_size
             labels = _twice(part.labels)
             if not penalise_fakes:
-                pictures, labels = pictures[:count], part.labels
-            with autocast(
-                self.device, "float32" if self.config.penalty_precision == "float32" else self.config.precision
-            ):
-                of_part = gradient_penalty(self._judge(labels), pictures)
+                pictures, labels = pictures[: self.part_size], part.labels
+            with autocast(self.device, precision):
+                of_part = gradient_penalty(functools.partial(self.discriminator, labels=labels), pictures)
             # R1 and R2 have one mean each; both halves of the batch are equally long.
-            penalty = of_part.view(-1, count).sum(dim=0)
+            penalty = of_part.view(-1, self.part_size).sum(dim=0)
             _backward(penalty.mean() * (self.gamma / 2 * self.config.penalty_every / len(parts)))
             penalties.append(penalty.detach())
         self._update(self.discriminator_optimiser, self.discriminator)
-        return torch.cat([found, torch.cat(penalties)[None]])
-
-    def _judge(self, labels: Tensor | None) -> Callable[[Tensor], Tensor]:
-        return lambda pictures: self.discriminator(pictures, labels)
+        return torch.cat([torch.cat(logits, dim=1), torch.cat(penalties)[None]])
 
     def _train_generator(self, inputs: StepInputs, parts: list[Part], fakes: list[Tensor] | None) -> Tensor:
-        """Update the generator, on fakes forged anew if none are given; its logits at reals and fakes: [2, b]."""
+        """Update the generator, on new fakes if none are given; the logits at reals and fakes: [2, b]."""
         _, loss_of, relativistic = LOSSES[self.config.loss]
         self.discriminator.requires_grad_(False)
         logits: list[Tensor] = []
         self.generator_optimiser.zero_grad(set_to_none=True)
         for index, part in enumerate(parts):
-            fake = fakes[index] if fakes else self._forge(inputs, part, learns=True)
+            fake = fakes[index] if fakes else self._fakes(inputs, part, with_graph=True)
             with autocast(self.device, self.config.precision):
                 of_fake = self._discriminate(inputs.augment(fake, FORGED, part.start), part.labels)
                 of_real = of_fake.detach()
@@ -217,14 +279,14 @@ class Trainer:
             metrics["penalty"] = penalties[0].mean()
         return metrics
 
-    def _forge(self, inputs: StepInputs, part: Part, *, learns: bool) -> Tensor:
-        """A part's fakes. Both players train on the same ones, which saves a pass where the graph can be kept."""
-        with nullcontext() if learns else torch.no_grad(), autocast(self.device, self.config.precision):
+    def _fakes(self, inputs: StepInputs, part: Part, *, with_graph: bool) -> Tensor:
+        """A part's fakes. Both networks train on the same ones, which saves a pass where the graph can be kept."""
+        with torch.set_grad_enabled(with_graph), autocast(self.device, self.config.precision):
             fake: Tensor = self._synthesise(*inputs.latents(self.generator, part))
             return fake
 
-    def _weigh_labels(self) -> None:
-        """Blend the labels in: with them from the start, few pictures make it collapse (Shahbazi et al. 2022)."""
+    def _ramp_label_weight(self) -> None:
+        """Labels come in gradually: with them from the start, few pictures make it collapse (Shahbazi et al. 2022)."""
         if self.generator.label_offsets is None:
             return
         start, end = self.config.condition_start_kimg * 1000, self.config.condition_end_kimg * 1000
@@ -239,12 +301,12 @@ class Trainer:
         torch._foreach_lerp_(list(self.averaged.parameters()), list(self.generator.parameters()), weight)
 
     def _update(self, optimiser: torch.optim.Optimizer, network: nn.Module) -> None:
-        self.team.average_gradients(network.parameters())
+        self.group.average_gradients(network.parameters())
         optimiser.step()
 
     def is_finite(self) -> bool:
         """Whether every weight of both networks is a number."""
-        weights = [*self.generator.parameters(), *self.discriminator.parameters()]
+        weights: list[Tensor] = [*self.generator.parameters(), *self.discriminator.parameters()]
         return bool(torch.stack(torch._foreach_norm(weights)).isfinite().all())
 
     def state(self) -> dict[str, Any]:
@@ -280,101 +342,3 @@ def _adam(network: nn.Module, learning_rate: float, lazy: float) -> torch.optim.
     return torch.optim.Adam(
         network.parameters(), lr=learning_rate * lazy, betas=(0.0, 0.99**lazy), eps=1e-8, fused=True
     )
-
-
-def _placed(network: Any, device: torch.device) -> Any:
-    return network.to(device).to(memory_format=torch.channels_last)
-
-
-class Part(NamedTuple):
-    """A micro-batch: rows `start` ... `start + len(real) - 1` of the step's batch."""
-
-    start: int
-    real: Tensor
-    labels: Tensor | None
-
-
-@dataclass(frozen=True)
-class StepInputs:
-    """Of one step.
-
-    Attributes:
-        config: resolved.
-        device: where it is needed.
-        rows: which rows of the step's batch this process takes.
-        part_size: rows of a micro-batch.
-        step: its number.
-        probability: ADA's p.
-    """
-
-    config: GanConfig
-    device: torch.device
-    rows: slice
-    part_size: int
-    step: int
-    probability: float
-
-    @property
-    def batch_size(self) -> int:
-        """Of the whole step, all processes together."""
-        assert self.config.batch_size is not None
-        return self.config.batch_size
-
-    def parts(self, pictures: Tensor, labels: Tensor | None) -> Iterator[Part]:
-        """Micro-batches of float32 pictures in [-1, 1] on the device, half of them mirrored.
-
-        Args:
-            pictures: uint8 [b, 3, S, S], this process's `rows`.
-            labels: int64 [b] or None.
-        """
-        real = pictures.to(self.device, non_blocking=True).float() / 127.5 - 1.0
-        if self.config.flip:
-            random = self._random(FLIPS)
-            mirror = (torch.rand(self.batch_size, generator=random, device=self.device) < 0.5)[self.rows]
-            real = torch.where(mirror[:, None, None, None], real.flip(3), real)
-        if labels is not None:
-            labels = labels.to(self.device)
-        for start in range(0, len(real), self.part_size):
-            own = slice(start, start + self.part_size)
-            yield Part(self.rows.start + start, real[own], None if labels is None else labels[own])
-
-    def latents(self, network: Generator, part: Part) -> tuple[Tensor, Tensor | None]:
-        """A w a layer, with style mixing, and the noise: what `Generator.synthesise` takes."""
-        count = self.batch_size
-        random, rows = self._random(LATENTS), slice(part.start, part.start + self.part_size)
-
-        def normal(width: int) -> Tensor:
-            return torch.randn(count, width, generator=random, device=self.device)[rows]
-
-        layers = network.layer_count
-        w = network.labelled(network.mapping(normal(network.z_width)), part.labels)
-        if self.config.style_mixing:
-            other = network.labelled(network.mapping(normal(network.z_width)), part.labels)
-            mixed = torch.rand(count, generator=random, device=self.device) < self.config.style_mixing
-            crossover = torch.randint(1, layers, (count,), generator=random, device=self.device)
-            ws = mix_styles(w, other, torch.where(mixed, crossover, layers)[rows], layers)
-        else:
-            ws = w[:, None].expand(-1, layers, -1)
-        return ws, normal(network.noise_count) if network.noise_inputs else None
-
-    def augment(self, pictures: Tensor, purpose: int, *starts: int) -> Tensor:
-        """Augment runs of the step's batch that begin at `starts`, each `part_size` long.
-
-        Args:
-            pictures: [len(starts) * part_size, 3, S, S] in [-1, 1].
-            purpose: the stream of random numbers, see `core.seeding`.
-        """
-        if self.config.augment == "none":
-            return pictures
-        random, rows = self._random(purpose), None
-        total = len(starts) * self.batch_size
-        if len(pictures) < total:
-            picked = [torch.arange(start, start + self.part_size, device=self.device) for start in starts]
-            rows = Rows(torch.cat(picked), total)
-        with torch.autocast(self.device.type, enabled=False):
-            if self.config.augment == "ada":
-                return augmentation.adaptive(pictures, self.probability, random, rows)
-            return augmentation.diffaugment(pictures, random, rows)
-
-    def _random(self, purpose: int) -> torch.Generator:
-        return torch.Generator(self.device).manual_seed(derived_seed(self.config.seed, self.step, purpose))

@@ -1,4 +1,4 @@
-"""Train a generator: a job that shows faces until its budget is spent, and that can be killed at any moment.
+"""Training a generator: a job that shows faces until its budget is spent, and that can be killed at any moment.
 
 Running the same call again resumes. The budget in minutes counts training time over all calls.
 """
@@ -8,10 +8,8 @@ from __future__ import annotations
 import copy
 import logging
 import math
-import sys
 import time
 from collections.abc import Callable, Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,26 +17,34 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
 from core.device import pick_device
 from core.errors import UserError
 from core.manifest import Manifest
-from core.progress import Report, ignore
+from core.progress import Report, ignore, progress_bar
 from core.signals import deferred_interrupt
-from faces.features import Features, features
 from faces.loading import Crops, load_crops
 from gan.checkpoint import GeneratorCard, load_state, read_card, save_generator, save_state
 from gan.config import GanConfig, refuse_changes
 from gan.distributed import ProcessGroup
 from gan.networks.generator import Generator
-from gan.quality import sampled_distance
+from gan.quality import Validation
 from gan.sampling import sample_grid
 from gan.trainer import Trainer
 from gan.warm_start import start_from
-from metrics.distributions import Estimate
 
 FEWEST_FACES = 16
+# With fewer validation faces the distance says little more than which faces they happen to be.
+FEWEST_VALIDATION_FACES = 50
+REPORT_EVERY_IMAGES = 500
+# A GPU computes ahead of Python; reading a loss makes it wait, so it is read now and then only.
+SYNC_EVERY_STEPS_ON_GPU = 16
+GRID_FACES = 48
+# Share of a GPU's free memory that the faces may take; the networks need the rest.
+RESIDENT_SHARE = 0.25
+_CHUNK = 1024
+
+_log = logging.getLogger(__name__)
 
 
 def train(
@@ -47,33 +53,33 @@ def train(
     out: Path,
     cache: Path,
     report: Report = ignore,
-    team: ProcessGroup | None = None,
+    group: ProcessGroup | None = None,
 ) -> Path:
     """Train a generator on the real faces of the train split, or resume, or return at once what is finished.
 
-    Where the val split has faces enough, the kernel distance to them is reported as `kd_val`, the generator that is
-    published is the one for which it was least, and training ends early when it has not become better for long.
+    Where the val split has enough faces, the kernel distance to them is reported as `kd_val`, the generator with the
+    smallest distance is published, and training ends early when it has not improved for `config.patience_kimg`.
 
     Args:
-        manifest: only rows whose label is `config.learn_from` and that are not synthetic are looked at; those of split
-            train are learnt from, those of val, of the same datasets, choose the checkpoint.
+        manifest: only rows whose label is `config.learn_from` and that are not synthetic are used: those of split
+            train to learn from, those of val, of the same datasets, to choose the checkpoint.
         config: the budget, and the intervals of checkpoints and samples, may differ from an earlier call's.
         out: gets `generator/`, `training.pt` and `samples/NNNNNN.png` (named by thousands of pictures shown).
         cache: folder of decoded crops, see `faces.loading`. Crops become RGB squares of `config.image_size`: grey is
             tripled, transparency dropped, what is not square squeezed.
         report: gets losses, ADA's p and images/s; the step is the count of real pictures shown.
-        team: the processes that train together, see `gan.distributed`; this one alone by default.
+        group: the processes that train together, see `gan.distributed`; this one alone by default.
 
     Returns:
         `out/generator`, the averaged generator: `weights.safetensors` and `config.json`.
 
     Raises:
         UserError: too few faces, another configuration or other faces than `out` was begun with, a generator to start
-            from that does not fit, or a loss that is no number any more.
+            from that does not fit, or a loss that is not finite.
         KeyboardInterrupt: after the state was saved.
     """
     config = config.resolved()
-    team = team or ProcessGroup(pick_device(config.device))
+    group = group or ProcessGroup(pick_device(config.device))
     faces = faces_to_learn(manifest, config)
     if len(faces) < FEWEST_FACES:
         raise UserError(
@@ -84,11 +90,19 @@ def train(
     if config.validate_every_kimg:
         held_out = faces_to_learn(manifest, config, "val")
         held_out = held_out.select(dataset=list(faces.rows["dataset"].unique()))
-        validation = validation_of(held_out, config.image_size, cache, team.device)
-    job = Job(faces, config, Path(out), report if team.leads else ignore, team, validation)
+        if len(held_out) >= FEWEST_VALIDATION_FACES:
+            validation = Validation(held_out, config.image_size, cache, group.device)
+        else:
+            _log.warning(
+                "%d faces in the val split are too few to validate on (%d are needed):"
+                " the last generator is kept, and training does not stop early",
+                len(held_out),
+                FEWEST_VALIDATION_FACES,
+            )
+    job = TrainingJob(faces, config, Path(out), report if group.is_main else ignore, group, validation)
     job.begin()
     if not job.finished or job.validation_due:
-        job.run(feeder(load_crops(faces, config.image_size, cache), team.device))
+        job.run(feeder(load_crops(faces, config.image_size, cache), group.device))
     elif not job.is_published:
         job.save()
     return job.folder
@@ -100,16 +114,8 @@ def faces_to_learn(manifest: Manifest, config: GanConfig, split: str = "train") 
     return rows.where(~rows.synthetic)
 
 
-REPORT_EVERY_IMAGES = 500
-# A GPU computes ahead of Python; looking at a loss makes it wait, so it is looked at now and then only.
-LOOK_EVERY_STEPS_ON_GPU = 16
-GRID_FACES = 48
-
-_log = logging.getLogger(__name__)
-
-
-class Job:
-    """A trainer with a budget, a folder, and somebody to report to."""
+class TrainingJob:
+    """A trainer with a budget, a folder, and a report to write to."""
 
     def __init__(
         self,
@@ -117,24 +123,23 @@ class Job:
         config: GanConfig,
         out: Path,
         report: Report,
-        team: ProcessGroup,
+        group: ProcessGroup,
         validation: Validation | None,
     ) -> None:
         self.faces, self.config, self.out, self.report = faces, config, out, report
-        self.team, self.device, self.validation = team, team.device, validation
+        self.group, self.device, self.validation = group, group.device, validation
         self.labels: Labels | None = label_faces(faces, config.condition)
-        self.trainer = Trainer(config, team, self.labels.shares if self.labels else None)
+        self.trainer = Trainer(config, group, self.labels.shares if self.labels else None)
         self.seconds = 0.0
-        self.window = Window()
-        self.best: dict[str, Any] | None = None  # kd, sd, images and weights of the best validation
+        self.means = MeanMetrics()
+        self.best: dict[str, Any] | None = None  # kd, kd_sd, images and weights of the best validation
         self.validated_at, self.validation_seconds = 0, 0.0
         self.started_from: str | None = None
-        self.written: tuple[float, float | None] | None = None  # what this process has published last
         self.folder, self.state_file = out / "generator", out / "training.pt"
 
     @property
     def finished(self) -> bool:
-        """Whether the budget is spent, or nothing has become better for too long."""
+        """Whether the budget is spent, or the kernel distance has not improved for too long."""
         return self.spent >= self.budget or self._stalled
 
     @property
@@ -156,7 +161,7 @@ class Job:
 
     @property
     def validation_due(self) -> bool:
-        """Whether the validation faces are to be looked at before the next step, or at the end."""
+        """Whether to validate before the next step, or at the end."""
         if self.validation is None or self.config.validate_every_kimg is None:
             return False
         every, images = self.config.validate_every_kimg * 1000, self.trainer.images
@@ -168,13 +173,13 @@ class Job:
         saved_at, elapsed = time.monotonic(), self.seconds
         with (
             deferred_interrupt() as interrupted,
-            tqdm(
-                total=round(self.budget),
+            progress_bar(
+                round(self.budget),
+                f"gan {config.image_size} px",
+                "s" if config.minutes else "img",
+                delay=0,
                 initial=min(round(self.spent), round(self.budget)),
-                desc=f"gan {config.image_size} px",
-                unit="s" if config.minutes else "img",
-                mininterval=0.5 if sys.stderr.isatty() else 15,
-                disable=not self.team.leads,
+                disable=not self.group.is_main,
             ) as progress,
         ):
             try:
@@ -206,94 +211,83 @@ class Job:
                 raise
         self.save()
         if self._stalled and self.best:
-            _log.info("stopped: the kernel distance was least at %g thousand pictures", self.best["images"] / 1000)
+            _log.info("stopped early: the kernel distance was smallest at %g kimg", self.best["images"] / 1000)
 
     def _step(self, feed: Feeder) -> None:
         trainer = self.trainer
         indices = picture_indices(self.config.seed, trainer.images, trainer.batch_size, len(self.faces))[trainer.rows]
         labels = self.labels.numbers[torch.from_numpy(indices)] if self.labels else None
-        self._collect(trainer.step(feed(indices), labels))
+        metrics = trainer.step(feed(indices), labels)
+        self.means.add(metrics)
+        if self.device.type == "cpu" or trainer.steps % SYNC_EVERY_STEPS_ON_GPU == 0:
+            for name in ("loss_discriminator", "loss_generator"):
+                value = metrics[name].item()
+                if not math.isfinite(value):
+                    self._diverged(f"{name} is {value}")
 
     def _agree(self, elapsed: float, *, stop: bool, save: bool) -> tuple[bool, bool]:
         """Whether to stop and whether to save, for all processes alike; brings the budget's clock up to date."""
-        if self.team.size > 1 and self.device.type != "cpu" and self.trainer.steps % LOOK_EVERY_STEPS_ON_GPU:
+        if self.group.size > 1 and self.device.type != "cpu" and self.trainer.steps % SYNC_EVERY_STEPS_ON_GPU:
             return False, False
-        self.seconds, stops, saves = self.team.highest([elapsed, stop, save])
+        self.seconds, stops, saves = self.group.highest([elapsed, stop, save])
         return bool(stops), bool(saves)
 
     def _validate(self) -> None:
         """Measure the averaged generator, and keep its weights if it is the best so far."""
         assert self.validation is not None
         began, images = time.perf_counter(), self.trainer.images
-        measured = self.validation.distance(self._settled()) if self.team.leads else (-math.inf, -math.inf)
-        distance, deviation = self.team.highest(measured)
+        measured = self.validation.distance(self._published_form()) if self.group.is_main else (-math.inf, -math.inf)
+        distance, deviation = self.group.highest(measured)
         self.validated_at = images
         if self.best is None or distance < self.best["kd"]:
             self.trainer.averaged.set_w_average()
             weights = {name: tensor.to("cpu", copy=True) for name, tensor in self.trainer.averaged.state_dict().items()}
             self.best = {"kd": distance, "kd_sd": deviation, "images": images, "weights": weights}
-        (self.validation_seconds,) = self.team.highest([self.validation_seconds + time.perf_counter() - began])
-        self.report(
-            {
-                "kd_val": distance,
-                "kd_val_sd": deviation,
-                "kd_val_best": self.best["kd"],
-                "validation_seconds": self.validation_seconds,
-            },
-            images,
-        )
-
-    def _collect(self, metrics: dict[str, Tensor]) -> None:
-        self.window.add(metrics)
-        if self.device.type == "cpu" or self.trainer.steps % LOOK_EVERY_STEPS_ON_GPU == 0:
-            for name in ("loss_discriminator", "loss_generator"):
-                value = metrics[name].item()
-                if not math.isfinite(value):
-                    self._stop(f"{name} is {value}")
+        (self.validation_seconds,) = self.group.highest([self.validation_seconds + time.perf_counter() - began])
+        metrics = {"kd_val": distance, "kd_val_sd": deviation, "kd_val_best": self.best["kd"]}
+        self.report(metrics | {"validation_seconds": self.validation_seconds}, images)
 
     def _report(self) -> dict[str, float]:
-        means = self.window.close(self.seconds, self.trainer.images)
+        means = self.means.close(self.seconds, self.trainer.images)
         means["ada_probability"] = self.trainer.probability
         self.report(means, self.trainer.images)
         return {"D": means["loss_discriminator"], "G": means["loss_generator"], "img/s": means["images_per_second"]}
 
-    def _settled(self) -> Generator:
-        """The averaged generator as its users get it."""
+    def _published_form(self) -> Generator:
+        """The averaged generator as `load_generator` gives it to its users."""
         if self.labels is None:
             return self.trainer.averaged
-        settled = copy.deepcopy(self.trainer.averaged)
-        settled.set_w_average()
-        settled.settle()
-        return settled
+        generator = copy.deepcopy(self.trainer.averaged)
+        generator.set_w_average()
+        generator.mix_labels()
+        return generator
 
     def _write_samples(self) -> None:
-        if not self.team.leads:
+        if not self.group.is_main:
             return
         path = self.out / "samples" / f"{self.trainer.images // 1000:06d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        sample_grid(self._settled(), range(GRID_FACES), psi=1.0).save(path)
+        sample_grid(self._published_form(), range(GRID_FACES), psi=1.0).save(path)
 
-    def _stop(self, what: str) -> None:
-        kept = (
-            f"last good checkpoint kept in {self.out}"
-            if self.state_file.exists()
-            else f"nothing was saved in {self.out}"
+    def _diverged(self, what: str) -> None:
+        kept = "last good checkpoint kept in" if self.state_file.exists() else "nothing was saved in"
+        raise UserError(
+            f"{what} at step {self.trainer.steps} of {self.out}; {kept} {self.out}; lower the learning rate"
         )
-        raise UserError(f"{what} at step {self.trainer.steps} of {self.out}; {kept}; lower the learning rate")
 
     def save(self) -> None:
-        """Write the state and publish the generator, unless a weight is no number any more."""
+        """Write the state and publish the generator, unless a weight is not finite."""
         trainer = self.trainer
         if not trainer.is_finite():
-            self._stop("a weight is nan")
-        if not self.team.leads:
+            self._diverged("a weight is nan")
+        if not self.group.is_main:
             return
         trainer.averaged.set_w_average()
         state = {
             "config": self.config.model_dump(mode="json"),
             "faces": self.faces.digest,
             "seconds": self.seconds,
-            **self.window.state(),
+            **self.means.state(),
             "best": self.best,
             "validated_at": self.validated_at,
             "validation_seconds": self.validation_seconds,
@@ -302,44 +296,32 @@ class Job:
             "trainer": trainer.state(),
         }
         save_state(state, self.state_file)
-        if self.written != self._to_publish:
-            self._publish()
-
-    @property
-    def _to_publish(self) -> tuple[float, float | None]:
-        """Thousands of pictures and kernel distance of the generator to publish: the best, or else the last."""
-        return (self.best["images"] / 1000, self.best["kd"]) if self.best else (self.trainer.images / 1000, None)
+        if not self.is_published:
+            save_generator(self.best["weights"] if self.best else trainer.averaged, self._card, self.folder)
 
     @property
     def is_published(self) -> bool:
         """Whether `folder` holds the generator that belongs to this state."""
         try:
-            card = read_card(self.folder)
+            return read_card(self.folder) == self._card
         except UserError:
             return False
-        return (card.kimg, card.kd_val) == self._to_publish
 
-    def _publish(self) -> None:
-        network = self.trainer.averaged
-        kimg, distance = self._to_publish
-        card = GeneratorCard(
-            image_size=network.image_size,
-            channels=self.config.channels,
-            z_width=network.z_width,
-            w_width=network.w_width,
-            mapping_depth=self.config.mapping_depth,
-            noise_inputs=network.noise_inputs,
+    @property
+    def _card(self) -> GeneratorCard:
+        """Of the generator to publish: the best, or else the last."""
+        images = self.best["images"] if self.best else self.trainer.images
+        return GeneratorCard(
+            **self.config.architecture,
             manifest=self.faces.digest,
-            kimg=kimg,
+            kimg=images / 1000,
             condition=self.config.condition,
             labels=self.labels.names if self.labels else (),
-            kd_val=distance,
+            kd_val=self.best["kd"] if self.best else None,
             kd_val_sd=self.best["kd_sd"] if self.best else None,
             started_from=self.started_from,
             training=self.config.model_dump(mode="json"),
         )
-        save_generator(self.best["weights"] if self.best else network.state_dict(), card, self.folder)
-        self.written = self._to_publish
 
     def begin(self) -> None:
         """Continue from `training.pt` if there is one, or else from the generator to start from, if there is one.
@@ -360,7 +342,7 @@ class Job:
                 " give that manifest, or another folder to start anew"
             )
         self.seconds = state["seconds"]
-        self.window.restore(state, self.device)
+        self.means.restore(state, self.device)
         if self.validation and state.get("validation_faces") == self.validation.faces.digest:
             self.best, self.validated_at = state["best"], state["validated_at"]
         self.validation_seconds = state.get("validation_seconds", 0.0)
@@ -374,50 +356,8 @@ class Job:
             ) from error
 
 
-# Share of a GPU's free memory that the faces may take; the networks need the rest.
-RESIDENT_SHARE = 0.25
-_CHUNK = 1024
-
-Feeder = Callable[[NDArray[np.int64]], Tensor]
-
-
-def picture_indices(seed: int, start: int, count: int, faces: int) -> NDArray[np.int64]:
-    """Which faces stand at places `start` ... `start + count - 1` of an endless shuffled sequence.
-
-    Every `faces` places hold each face once. The sequence is a function of the seed, so nothing has to be remembered.
-    """
-    places = np.arange(start, start + count)
-    epochs = places // faces
-    orders = {epoch: np.random.default_rng((seed, int(epoch))).permutation(faces) for epoch in np.unique(epochs)}
-    return np.array([orders[epoch][place % faces] for epoch, place in zip(epochs, places, strict=True)], np.int64)
-
-
-def feeder(crops: Crops, device: torch.device, *, resident: bool | None = None) -> Feeder:
-    """A function from indices [B] to those faces, uint8 [B, 3, S, S].
-
-    Args:
-        crops: decoded faces.
-        device: where they are needed.
-        resident: whether to keep all of them on the device; by default on a GPU whose memory has room for it.
-    """
-    if resident is None:
-        resident = device.type == "cuda" and _bytes(crops) <= RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]
-    if not resident:
-        return crops.batch
-    size = crops.pixels.shape[1]
-    held = torch.empty((len(crops), 3, size, size), dtype=torch.uint8, device=device)
-    for start in range(0, len(crops), _CHUNK):
-        stop = min(start + _CHUNK, len(crops))
-        held[start:stop] = crops.batch(np.arange(start, stop)).to(device)
-    return lambda indices: held[torch.from_numpy(indices).to(device, non_blocking=True)]
-
-
-def _bytes(crops: Crops) -> int:
-    return len(crops) * int(np.prod(crops.pixels.shape[1:]))
-
-
-class Window:
-    """What has been measured since the last report."""
+class MeanMetrics:
+    """Means of metrics between two reports, kept on the device."""
 
     def __init__(self) -> None:
         self.sums: dict[str, tuple[Tensor, int]] = {}  # metric -> sum and count
@@ -430,7 +370,7 @@ class Window:
             self.sums[name] = (total + metric, count + 1)
 
     def close(self, seconds: float, images: int) -> dict[str, float]:
-        """Means since the last report, and images/s; then the window is empty."""
+        """Means since the last report, and images/s; then counting starts anew."""
         means = {name: (total / count).item() for name, (total, count) in self.sums.items()}
         before, shown = self.began
         means["images_per_second"] = (images - shown) / max(seconds - before, 1e-9)
@@ -439,10 +379,8 @@ class Window:
 
     def state(self) -> dict[str, Any]:
         """What `restore` needs, in plain containers."""
-        return {
-            "window": {name: (total.item(), count) for name, (total, count) in self.sums.items()},
-            "reported_at": self.began,
-        }
+        sums = {name: (total.item(), count) for name, (total, count) in self.sums.items()}
+        return {"window": sums, "reported_at": self.began}
 
     def restore(self, state: Mapping[str, Any], device: torch.device) -> None:
         """Go on from a `state()`."""
@@ -450,6 +388,41 @@ class Window:
         self.sums = {
             name: (torch.tensor(total, device=device), count) for name, (total, count) in state["window"].items()
         }
+
+
+Feeder = Callable[[NDArray[np.int64]], Tensor]
+
+
+def picture_indices(seed: int, start: int, count: int, faces: int) -> NDArray[np.int64]:
+    """Which faces stand at positions `start` ... `start + count - 1` of an endless shuffled sequence.
+
+    Every `faces` positions hold each face once. The sequence is a function of the seed, so it needs no state.
+    """
+    positions = np.arange(start, start + count)
+    epochs = positions // faces
+    orders = {epoch: np.random.default_rng((seed, int(epoch))).permutation(faces) for epoch in np.unique(epochs)}
+    return np.array([orders[epoch][at % faces] for epoch, at in zip(epochs, positions, strict=True)], np.int64)
+
+
+def feeder(crops: Crops, device: torch.device, *, resident: bool | None = None) -> Feeder:
+    """A function from indices [B] to those faces, uint8 [B, 3, S, S].
+
+    Args:
+        crops: decoded faces.
+        device: where they are needed.
+        resident: whether to keep all of them on the device; by default on a GPU whose memory has room for it.
+    """
+    size = crops.pixels.shape[1]
+    if resident is None:
+        taken = len(crops) * 3 * size**2
+        resident = device.type == "cuda" and taken <= RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]
+    if not resident:
+        return crops.batch
+    held = torch.empty((len(crops), 3, size, size), dtype=torch.uint8, device=device)
+    for start in range(0, len(crops), _CHUNK):
+        stop = min(start + _CHUNK, len(crops))
+        held[start:stop] = crops.batch(np.arange(start, stop)).to(device)
+    return lambda indices: held[torch.from_numpy(indices).to(device, non_blocking=True)]
 
 
 class Labels(NamedTuple):
@@ -480,49 +453,3 @@ def label_faces(faces: Manifest, condition: str) -> Labels | None:
             " take condition none, or other faces (learn_from)"
         )
     return Labels(tuple(map(str, names)), torch.from_numpy(numbers.astype(np.int64)))
-
-
-# Below this many the distance says little more than which faces they happen to be.
-FEWEST_VALIDATION_FACES = 50
-# A second or three of a CPU core for every hundred, each time.
-MOST_VALIDATION_FACES = 500
-
-
-class Validation:
-    """The faces of the val split, and the kernel distance of a generator's samples to them (KD-lite0).
-
-    Args:
-        faces: any number; of more than 500, a fixed choice.
-        image_size: side of the pictures.
-        cache: folder of decoded crops.
-        device: where features are computed.
-    """
-
-    def __init__(self, faces: Manifest, image_size: int, cache: Path, device: torch.device) -> None:
-        if len(faces) > MOST_VALIDATION_FACES:
-            chosen = np.random.default_rng(0).permutation(len(faces))[:MOST_VALIDATION_FACES]
-            faces = faces.where(np.isin(np.arange(len(faces)), chosen))
-        self.faces, self.image_size, self.cache, self.device = faces, image_size, cache, device
-
-    @cached_property
-    def seen(self) -> Features:
-        """Features of the faces, computed at the first use."""
-        crops = load_crops(self.faces, self.image_size, self.cache)
-        return features(len(crops), lambda start, stop: crops.batch(np.arange(start, stop)), self.device)
-
-    def distance(self, generator: Generator) -> Estimate:
-        """Kernel distance between the faces and as many samples of always the same seeds."""
-        return sampled_distance(generator, self.seen)
-
-
-def validation_of(faces: Manifest, image_size: int, cache: Path, device: torch.device) -> Validation | None:
-    """A validation on these faces of the val split, or None, with a line in the log, if they are too few."""
-    if len(faces) >= FEWEST_VALIDATION_FACES:
-        return Validation(faces, image_size, cache, device)
-    _log.warning(
-        "%d faces in the val split are too few to validate by (%d are needed):"
-        " the last generator is kept, and nothing stops early",
-        len(faces),
-        FEWEST_VALIDATION_FACES,
-    )
-    return None

@@ -1,9 +1,8 @@
-"""Everything that can be seen of a generator, written to one folder."""
+"""Pictures of a generator: sample grid, style mixing, truncation sweep, interpolation films and power spectra."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -19,11 +18,13 @@ from torch import Tensor
 
 from core.device import pick_device
 from core.errors import UserError
+from core.files import atomic
 from core.manifest import Manifest
 from faces.loading import load_crops
 from gan.checkpoint import load_generator
 from gan.networks.generator import Generator
-from gan.sampling import latents, render, sample_grid
+from gan.sampling import Pixels, check_psi, latents, render, sample_grid, to_pixels
+from gan.screening import check_first_seed
 
 GRID_FACES = 48
 MIXED_ROWS, MIXED_COLUMNS = 4, 6
@@ -31,6 +32,13 @@ SWEPT_FACES = 5
 FILMS, FILM_COLUMNS = 6, 3  # faces that walk side by side, each from its own seeds
 STOPS = 4
 FEWEST_PICTURES, MOST_PICTURES = 16, 2000  # for the spectra; the mean of 2000 is known to some 0.01 of a decade
+PSIS = (0.0, 0.25, 0.5, 0.7, 0.85, 1.0, 1.2)
+STYLES = ("coarse", "middle", "fine")
+FRAMES_PER_SECOND = 24
+_GIF_EVERY = 2  # browsers slow a GIF of more than some 20 frames a second down
+_TILE = 96  # pixels a face at least: smaller ones are enlarged, pixel by pixel
+_GAP, _TEXT = 4, 22
+_BATCH = 64
 
 
 def show(
@@ -44,12 +52,12 @@ def show(
     frames_between: int = 36,
     device: str = "auto",
 ) -> dict[str, Path | float]:
-    """Write a grid, an interpolation, style mixing, a truncation sweep and, given photographs, the mean spectra.
+    """Write a sample grid, an interpolation, style mixing, a truncation sweep and, given photographs, mean spectra.
 
     Args:
         generator_folder: a generator's checkpoint.
         out: gets `grid.png`, `interpolation.mp4`, `interpolation.gif`, `mixing.png`, `truncation.png`, `spectra.png`.
-        manifest: its train reals are held against as many samples; without one there are no spectra.
+        manifest: its train reals are compared with as many samples; without one there are no spectra.
         cache: folder of decoded crops, see `faces.loading`.
         psi: truncation in [0, 2] of everything but the sweep.
         seed: first seed; each picture takes the seeds that follow it, those of the grid as `gan sample` does.
@@ -62,10 +70,8 @@ def show(
     Raises:
         UserError: no generator there, psi or seed out of range, or too few train reals.
     """
-    if not 0 <= psi <= 2:
-        raise UserError(f"psi {psi:g} is not in [0, 2]: 1 is the generator's own spread, 0 the average face")
-    if not 0 <= seed < 2**62:
-        raise UserError(f"seed {seed} is not in [0, 2^62): give one in that range")
+    check_psi(psi)
+    check_first_seed(seed)
     generator = load_generator(generator_folder).to(pick_device(device))
     reals = None if manifest is None else _reals(manifest, generator.image_size, cache, seed)
     out = Path(out)
@@ -80,7 +86,9 @@ def show(
     columns = range(seed + MIXED_ROWS, seed + MIXED_ROWS + MIXED_COLUMNS)
     mixing_table(generator, range(seed, seed + MIXED_ROWS), columns, psi).save(path("mixing.png"))
     truncation_sweep(generator, range(seed, seed + SWEPT_FACES)).save(path("truncation.png"))
-    film = _film(generator, seed, psi, frames_between)
+    firsts = range(seed, seed + FILMS * STOPS, STOPS)
+    walks = [interpolation(generator, range(first, first + STOPS), psi, frames_between) for first in firsts]
+    film = tile_films(walks, FILM_COLUMNS)
     write_mp4(film, path("interpolation.mp4"))
     write_gif(film, path("interpolation.gif"))
     if reals is not None:
@@ -89,12 +97,6 @@ def show(
         spectra_figure(reals, fake, title).savefig(path("spectra.png"))
         made["high_frequency_gap"] = high_frequency_gap(reals, fake)
     return made
-
-
-def _film(generator: Generator, seed: int, psi: float, frames_between: int) -> np.ndarray:
-    firsts = range(seed, seed + FILMS * STOPS, STOPS)
-    walks = [interpolation(generator, range(first, first + STOPS), psi, frames_between) for first in firsts]
-    return tiled(walks, FILM_COLUMNS)
 
 
 def _reals(manifest: Manifest, image_size: int, cache: Path, seed: int) -> MeanSpectrum:
@@ -109,17 +111,8 @@ def _reals(manifest: Manifest, image_size: int, cache: Path, seed: int) -> MeanS
     return mean_spectrum(pictures.permute(0, 2, 3, 1).numpy())
 
 
-Pixels = NDArray[np.uint8]
-
-PSIS = (0.0, 0.25, 0.5, 0.7, 0.85, 1.0, 1.2)
-STYLES = ("coarse", "middle", "fine")
-_TILE = 96  # pixels a face at least: smaller ones are repeated, pixel by pixel
-_GAP, _TEXT = 4, 22
-_BATCH = 64
-
-
 @torch.no_grad()
-def latents_w(generator: Generator, seeds: Sequence[int], psi: float) -> Tensor:
+def truncated_w(generator: Generator, seeds: Sequence[int], psi: float) -> Tensor:
     """[N, w_width]: the truncated w of each seed, of the same latents that `gan.sampling.render` draws."""
     z, _ = latents(generator, seeds)
     w = generator.mapping(z.to(generator.constant.device))
@@ -127,7 +120,7 @@ def latents_w(generator: Generator, seeds: Sequence[int], psi: float) -> Tensor:
 
 
 @torch.no_grad()
-def pictures_of(generator: Generator, ws: Tensor, noise: Tensor) -> Pixels:
+def synthesise(generator: Generator, ws: Tensor, noise: Tensor) -> Pixels:
     """Pictures of intermediate latents.
 
     Args:
@@ -140,17 +133,12 @@ def pictures_of(generator: Generator, ws: Tensor, noise: Tensor) -> Pixels:
     """
     device = generator.constant.device
     noise = noise.to(device).expand(len(ws), -1)
-    made = []
-    for start in range(0, len(ws), _BATCH):
-        place = slice(start, start + _BATCH)
-        picture = generator.synthesise(ws[place].to(device), noise[place])
-        picture = (picture * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
-        made.append(picture.permute(0, 2, 3, 1).cpu().numpy())
-    return np.concatenate(made)
+    batches = zip(torch.split(ws, _BATCH), torch.split(noise, _BATCH), strict=True)
+    return np.concatenate([to_pixels(generator.synthesise(some.to(device), noises)) for some, noises in batches])
 
 
 def style_layers(layer_count: int) -> dict[str, range]:
-    """The generator's layers in three runs of nearly equal length: coarse, middle and fine styles.
+    """The generator's layers in three groups of nearly equal size: coarse, middle and fine styles.
 
     Karras et al. 2019 (StyleGAN, figure 3) cut at 8 and 32 pixels of 1024; thirds carry that over to small pictures.
     """
@@ -158,7 +146,7 @@ def style_layers(layer_count: int) -> dict[str, range]:
     return {name: range(part[0], part[-1] + 1) for name, part in zip(STYLES, parts, strict=True)}
 
 
-def mixed(generator: Generator, rows: Sequence[int], columns: Sequence[int], psi: float, style: str) -> Pixels:
+def mix(generator: Generator, rows: Sequence[int], columns: Sequence[int], psi: float, style: str) -> Pixels:
     """Each row's face with one group of styles taken from each column's (StyleGAN, figure 3).
 
     Args:
@@ -171,12 +159,12 @@ def mixed(generator: Generator, rows: Sequence[int], columns: Sequence[int], psi
         uint8 [rows, columns, S, S, 3].
     """
     layers = style_layers(generator.layer_count)[style]
-    own, other = latents_w(generator, rows, psi), latents_w(generator, columns, psi)
+    own, other = truncated_w(generator, rows, psi), truncated_w(generator, columns, psi)
     ws = own[:, None, None].repeat(1, len(columns), generator.layer_count, 1)
     ws[:, :, layers.start : layers.stop] = other[None, :, None]
     noise = latents(generator, rows)[1].repeat_interleave(len(columns), dim=0)
     size = generator.image_size
-    return pictures_of(generator, ws.flatten(0, 1), noise).reshape(len(rows), len(columns), size, size, 3)
+    return synthesise(generator, ws.flatten(0, 1), noise).reshape(len(rows), len(columns), size, size, 3)
 
 
 def mixing_table(generator: Generator, rows: Sequence[int], columns: Sequence[int], psi: float) -> Image.Image:
@@ -184,38 +172,31 @@ def mixing_table(generator: Generator, rows: Sequence[int], columns: Sequence[in
 
     The first column shows the row's own faces, the first row the faces whose styles are taken.
     """
-    heads = _plain(generator, columns, psi)
-    own = _plain(generator, rows, psi)
+    heads, own = (render(generator, seeds, psi, len(seeds)) for seeds in (columns, rows))
     blank = np.full_like(heads[:1], 255)
     tables = []
     for style in STYLES:
-        body = mixed(generator, rows, columns, psi, style)
-        cells = np.concatenate([own[:, None], body], axis=1)
+        cells = np.concatenate([own[:, None], mix(generator, rows, columns, psi, style)], axis=1)
         table = np.concatenate([np.concatenate([blank, heads])[None], cells])
-        tables.append((f"{style} styles of the top row, all others of the left column", table))
-    return _stacked([_labelled(table, caption) for caption, table in tables])
+        tables.append(_sheet(table, f"{style} styles of the top row, all others of the left column"))
+    return Image.fromarray(np.concatenate([np.asarray(table) for table in tables]))
 
 
 def truncation_sweep(generator: Generator, seeds: Sequence[int], psis: Sequence[float] = PSIS) -> Image.Image:
-    """A row a seed and a column a psi: from the mean face to beyond the generator's own spread."""
-    columns = [_plain(generator, seeds, psi) for psi in psis]
-    return _labelled(np.stack(columns, axis=1), "truncation", [f"psi {psi:g}" for psi in psis])
+    """A row per seed and a column per psi: from the mean face to beyond the generator's own spread."""
+    columns = [render(generator, seeds, psi, len(seeds)) for psi in psis]
+    return _sheet(np.stack(columns, axis=1), "truncation", [f"psi {psi:g}" for psi in psis])
 
 
-def _plain(generator: Generator, seeds: Sequence[int], psi: float) -> Pixels:
-    w = latents_w(generator, seeds, psi)
-    return pictures_of(generator, w[:, None].expand(-1, generator.layer_count, -1), latents(generator, seeds)[1])
-
-
-def enlarged(pictures: Pixels, size: int) -> Pixels:
-    factor = max(1, -(-_TILE // size))
+def _enlarged(pictures: Pixels, size: int) -> Pixels:
+    factor = -(-_TILE // size)
     return pictures.repeat(factor, axis=-3).repeat(factor, axis=-2)
 
 
-def _labelled(table: Pixels, caption: str, heads: Sequence[str] = ()) -> Image.Image:
+def _sheet(table: Pixels, caption: str, heads: Sequence[str] = ()) -> Image.Image:
     """[rows, columns, S, S, 3] as a sheet with a caption and, where given, a word above each column."""
     rows, columns = table.shape[:2]
-    table = enlarged(table, table.shape[2])
+    table = _enlarged(table, table.shape[2])
     side = table.shape[2]
     top = _TEXT * (2 if heads else 1)
     sheet = Image.new("RGB", (_GAP + columns * (side + _GAP), top + rows * (side + _GAP)), "white")
@@ -223,31 +204,14 @@ def _labelled(table: Pixels, caption: str, heads: Sequence[str] = ()) -> Image.I
     draw.text((_GAP, 2), caption, fill="black", font=font)
     for column, head in enumerate(heads):
         draw.text((_GAP + column * (side + _GAP), _TEXT), head, fill="black", font=font)
-    for row, column in _places(rows, columns):
-        place = (_GAP + column * (side + _GAP), top + row * (side + _GAP))
-        sheet.paste(Image.fromarray(table[row, column]), place)
+    for row, column in np.ndindex(rows, columns):
+        corner = (_GAP + column * (side + _GAP), top + row * (side + _GAP))
+        sheet.paste(Image.fromarray(table[row, column]), corner)
     return sheet
 
 
-def _places(rows: int, columns: int) -> Iterator[tuple[int, int]]:
-    return ((row, column) for row in range(rows) for column in range(columns))
-
-
-def _stacked(sheets: Sequence[Image.Image]) -> Image.Image:
-    joined = Image.new("RGB", (max(sheet.width for sheet in sheets), sum(sheet.height for sheet in sheets)), "white")
-    top = 0
-    for sheet in sheets:
-        joined.paste(sheet, (0, top))
-        top += sheet.height
-    return joined
-
-
-FRAMES_PER_SECOND = 24
-_GIF_EVERY = 2  # browsers slow a GIF of more than some 20 frames a second down
-
-
 def interpolation(generator: Generator, seeds: Sequence[int], psi: float, frames_between: int) -> Pixels:
-    """A closed walk through the faces of seeds: a periodic cubic spline through their truncated w.
+    """A closed latent walk through the faces of seeds: a periodic cubic spline through their truncated w.
 
     Args:
         generator: on any device.
@@ -265,37 +229,31 @@ def interpolation(generator: Generator, seeds: Sequence[int], psi: float, frames
         raise UserError(
             f"{len(seeds)} faces and {frames_between} frames between them make no film: take 2 and 1 or more"
         )
-    stops = latents_w(generator, seeds, psi).double().cpu().numpy()
+    stops = truncated_w(generator, seeds, psi).double().cpu().numpy()
     spline = CubicSpline(np.arange(len(seeds) + 1), np.concatenate([stops, stops[:1]]), bc_type="periodic")
     w = torch.from_numpy(spline(np.arange(len(seeds) * frames_between) / frames_between)).float()
     _, noise = latents(generator, seeds[:1])
-    return pictures_of(generator, w[:, None].expand(-1, generator.layer_count, -1), noise)
+    return synthesise(generator, w[:, None].expand(-1, generator.layer_count, -1), noise)
 
 
-def tiled(films: Sequence[Pixels], columns: int) -> Pixels:
+def tile_films(films: Sequence[Pixels], columns: int) -> Pixels:
     """Films of equal length side by side, `columns` in a row: [F, H, W, 3], enlarged so that faces can be seen."""
     films = [*films, *[np.zeros_like(films[0])] * (-len(films) % columns)]
     stack = np.stack(films)
     count, frames, size, _, _ = stack.shape
     grid = stack.reshape(count // columns, columns, frames, size, size, 3).transpose(2, 0, 3, 1, 4, 5)
-    return enlarged(grid.reshape(frames, count // columns * size, columns * size, 3), size)
+    return _enlarged(grid.reshape(frames, count // columns * size, columns * size, 3), size)
 
 
 def write_mp4(frames: Pixels, path: Path, frames_per_second: int = FRAMES_PER_SECOND) -> Path:
     """Write [F, H, W, 3] uint8 frames, H and W even, as H.264 that every browser plays."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with av.open(str(temporary), "w", format="mp4") as container:
-            stream = container.add_stream("libx264", rate=Fraction(frames_per_second), options={"crf": "18"})
-            stream.height, stream.width = frames.shape[1:3]
-            stream.pix_fmt = "yuv420p"  # the one that browsers decode
-            for frame in frames:
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-            container.mux(stream.encode())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=Fraction(frames_per_second), options={"crf": "18"})
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"  # the one that browsers decode
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
     return path
 
 
@@ -305,20 +263,9 @@ def write_gif(frames: Pixels, path: Path, frames_per_second: int = FRAMES_PER_SE
     # One palette for all frames: one a frame flickers.
     palette = Image.fromarray(np.concatenate(list(chosen[:: max(1, len(chosen) // 8)]))).quantize(256)
     pictures = [Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE) for frame in chosen]
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        pictures[0].save(
-            temporary,
-            "GIF",
-            save_all=True,
-            append_images=pictures[1:],
-            duration=round(1000 * _GIF_EVERY / frames_per_second),
-            loop=0,
-        )
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    milliseconds = round(1000 * _GIF_EVERY / frames_per_second)
+    with atomic(path) as temporary:
+        pictures[0].save(temporary, "GIF", save_all=True, append_images=pictures[1:], duration=milliseconds, loop=0)
     return path
 
 

@@ -1,4 +1,4 @@
-"""Begin a training with the weights of an earlier one, at its resolution or at twice that."""
+"""Warm start: begin a training with the weights of an earlier one, at its resolution or at twice that."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from gan.config import GanConfig
 from gan.trainer import Trainer
 
 _log = logging.getLogger(__name__)
-_SAME = ("z_width", "w_width", "mapping_depth", "noise_inputs")
 
 
 def start_from(trainer: Trainer, source: Path, labels: tuple[str, ...] = ()) -> str:
@@ -88,14 +87,16 @@ def _refuse_misfit(card: GeneratorCard, config: GanConfig, folder: Path) -> None
             f"{folder} makes {card.image_size} px, and training goes on from it at {card.image_size} or"
             f" {2 * card.image_size} px only: image_size {config.image_size} is neither"
         )
-    wanted: dict[str, Any] = {name: getattr(config, name) for name in _SAME}
-    found: dict[str, Any] = {name: getattr(card, name) for name in _SAME}
-    wanted |= {f"channels at {size} px": config.channels[size] for size in card.channels}
-    found |= {f"channels at {size} px": channels for size, channels in card.channels.items()}
-    for name, value in found.items():
-        if wanted[name] != value:
+    pairs: dict[str, tuple[Any, Any]] = {
+        name: (getattr(card, name), wanted)
+        for name, wanted in config.architecture.items()
+        if name not in ("image_size", "channels")
+    }
+    pairs |= {f"channels at {size} px": (count, config.channels[size]) for size, count in card.channels.items()}
+    for name, (theirs, wanted) in pairs.items():
+        if theirs != wanted:
             preset = card.training.get("preset", "another")
             raise UserError(
-                f"{folder} is of another architecture ({name}: {value}, here {wanted[name]}):"
+                f"{folder} is of another architecture ({name}: {theirs}, here {wanted}):"
                 f" take its preset ({preset}) and its settings"
             )

@@ -24,11 +24,11 @@ def train_and_log_generator(
     store: Store,
     project: str,
     parent: str | None = None,
-    team: ProcessGroup | None = None,
+    group: ProcessGroup | None = None,
 ) -> dict[str, str]:
     """Train on the train reals of a manifest, with losses, ADA's strength and the last grid in an MLflow run.
 
-    Of several processes that train together, the one that leads calls this, and the others `gan.training.train`.
+    Of several processes that train together, the main one calls this, and the others `gan.training.train`.
 
     Returns:
         `generator`, the folder of its checkpoint, and `digest`, the hash of its weights.
@@ -46,7 +46,7 @@ def train_and_log_generator(
     ) as active:
         learnt, label = faces_to_learn(manifest, config), config.learn_from
         active.dataset(f"train {label}s", learnt.digest, learnt.root, {f"train/{label}": len(learnt)}, "training")
-        folder = train(manifest, config, out, cache, active.metrics, team)
+        folder = train(manifest, config, out, cache, active.metrics, group)
         for grid in sorted((out / "samples").glob("*.png"))[-1:]:
             active.artifact(grid)
         digest = generator_digest(folder)

@@ -1,6 +1,6 @@
-"""Putting a face into a photograph: hull, soft mask, alignment, colours, edges.
+"""Blending a face into a photograph: hull, soft mask, alignment, colours, noise, gradients along the edge.
 
-Everything here is a pure function of pictures, landmarks and a random generator that is handed in. Pictures are
+Everything here is a pure function of pictures, landmarks and a random generator that is passed in. Pictures are
 [H, W, 3] RGB of any size, uint8 or float32 in [0, 255]; masks [H, W] uint8, 0 where the photograph stays as it is.
 Landmarks are MTCNN's five: [5, 2] x, y of the left and right eye of the picture, nose, left and right mouth corner.
 """
@@ -20,7 +20,7 @@ Floats = NDArray[np.float32]
 
 # A frontal face in units of the distance between the eyes, their middle at 0, y downwards: the five landmarks, and the
 # outline of what makes a face (brows, temples, cheeks, jaw, chin), as drawn over the mean of aligned portraits.
-_LANDMARKS = np.array([[-0.5, 0.0], [0.5, 0.0], [0.0, 0.57], [-0.41, 1.15], [0.41, 1.15]], dtype=np.float64)
+FRONTAL_LANDMARKS = np.array([[-0.5, 0.0], [0.5, 0.0], [0.0, 0.57], [-0.41, 1.15], [0.41, 1.15]], dtype=np.float64)
 _OUTLINE = np.array(
     [
         [-0.95, -0.12], [-0.80, -0.42], [-0.45, -0.55], [0.0, -0.52], [0.45, -0.55], [0.80, -0.42], [0.95, -0.12],
@@ -51,21 +51,21 @@ def face_hull(landmarks: Floats, random: np.random.Generator | None = None) -> F
         outline[:, 0] *= random.uniform(0.80, 1.02)
         outline[_BROWS, 1] *= random.uniform(0.55, 1.25)
         outline[9:14, 1] = 1.15 + (outline[9:14, 1] - 1.15) * random.uniform(0.55, 1.05)
-    design = np.column_stack([_LANDMARKS, np.ones(5)])
+    design = np.column_stack([FRONTAL_LANDMARKS, np.ones(5)])
     affine = np.linalg.lstsq(design, landmarks.astype(np.float64), rcond=None)[0]
     points = np.column_stack([outline, np.ones(len(outline))]) @ affine
     hull: Floats = cv2.convexHull(np.concatenate([points, landmarks]).astype(np.float32))[:, 0]
     return hull
 
 
-def filled(hull: Floats, shape: tuple[int, int]) -> Pixels:
+def hull_mask(hull: Floats, shape: tuple[int, int]) -> Pixels:
     """[H, W] 255 inside a convex hull, 0 outside, to a sixteenth of a pixel."""
     mask = np.zeros(shape, dtype=np.uint8)
     cv2.fillConvexPoly(mask, np.round(hull * 16).astype(np.int32), 255, lineType=cv2.LINE_AA, shift=4)
     return mask
 
 
-def deformed(mask: Pixels, random: np.random.Generator, scale: float) -> Pixels:
+def elastically_deformed(mask: Pixels, random: np.random.Generator, scale: float) -> Pixels:
     """The mask with an elastically bent edge (Simard et al. 2003), as self-blended images use.
 
     Args:
@@ -124,7 +124,7 @@ def warped(picture: Pixels | Floats, matrix: Floats, shape: tuple[int, int], bor
     return result
 
 
-def recoloured(face: Floats, target: Floats, mask: Pixels) -> Floats:
+def colour_matched(face: Floats, target: Floats, mask: Pixels) -> Floats:
     """`face` with the mean and deviation of `target` in L*a*b*, both under the mask (Reinhard et al. 2001, eqs. 10-11).
 
     Args:
@@ -144,7 +144,7 @@ def recoloured(face: Floats, target: Floats, mask: Pixels) -> Floats:
     return result
 
 
-def cloned(face: Floats, target: Floats, mask: Pixels) -> Floats:
+def poisson_cloned(face: Floats, target: Floats, mask: Pixels) -> Floats:
     """`face` with its own gradients but the target's values along the mask's edge (Pérez, Gangnet, Blake 2003, eq. 4).
 
     What is added to the face is the membrane that continues `target - face` from the edge inwards. It is harmonic,
@@ -202,11 +202,12 @@ def composite(target: Pixels, face: Floats, mask: Pixels) -> Pixels:
     return result
 
 
-def changed(picture: Pixels, random: np.random.Generator, scale: float, *, grey: bool) -> Floats:
-    """The picture in slightly other colours, and a little softer or sharper.
+def transformed(picture: Pixels, random: np.random.Generator, scale: float, *, grey: bool) -> Floats:
+    """The picture in slightly other colours, and a little softer or sharper: the source of a self-blended image.
 
-    Ranges are those of the paper's own transforms: 20 levels a channel, 0.3 of the hue circle in its library's units of
-    degrees (so: next to nothing) and of saturation and value likewise, 10 % of brightness and contrast.
+    Ranges are those of the transforms of Shiohara and Yamasaki (CVPR 2022): 20 levels a channel, 0.3 of the hue circle
+    in its library's units of degrees (so: next to nothing) and of saturation and value likewise, 10 % of brightness and
+    contrast.
     """
     floats = picture.astype(np.float32)
     if not grey:
@@ -225,11 +226,11 @@ def changed(picture: Pixels, random: np.random.Generator, scale: float, *, grey:
     else:
         soft = cv2.GaussianBlur(floats, (0, 0), 1.0, borderType=cv2.BORDER_REPLICATE)
         floats = floats + np.float32(random.uniform(0.3, 1.0)) * (floats - soft)
-    changed: Floats = np.clip(floats, 0, 255).astype(np.float32)
-    return changed
+    result: Floats = np.clip(floats, 0, 255).astype(np.float32)
+    return result
 
 
-def grained(face: Floats, target: Floats, mask: Pixels, random: np.random.Generator) -> Floats:
+def noise_matched(face: Floats, target: Floats, mask: Pixels, random: np.random.Generator) -> Floats:
     """The face with as much noise as the photograph has under the mask, if it has less."""
     y, x = np.nonzero(mask)
     if not len(y):

@@ -1,11 +1,11 @@
-"""Recipes for synthetic fakes: each turns an item's plan into the bytes of a picture, and its mask if it has one.
+"""Recipes for synthetic fakes: what each item is made of (its plan), and its bytes, with its mask if it has one.
 
     gan            a raw sample of the generator
     gan-matched    a sample with the sharpness, noise, size and encoding of the train reals
     gan-composite  a sample's face blended into a train photograph, as a face swap does
     self-blend     a train photograph blended with a changed copy of itself (Shiohara and Yamasaki, CVPR 2022)
 
-The published finding that they are there to test: raw samples teach a detector little about face swaps, blends do.
+The published finding that they serve to test: raw samples teach a detector little about face swaps, blends do.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from scipy.optimize import linear_sum_assignment
 
 from core.errors import UserError
 from core.manifest import Manifest
-from faces.detection import Face
 from faces.landmarks import crop_faces
 from gan.forging import blending
 from gan.forging.degradation import Matcher, measure, traces_of
@@ -48,6 +47,16 @@ class Plan:
     sample: int | None = None  # row of the generator's picture
     blended: bool = False  # whether a mask goes with it
 
+    @property
+    def crop_path(self) -> str:
+        """Relative to the folder of the forgeries."""
+        return f"crops/{self.stem}{self.suffix}"
+
+    @property
+    def mask_path(self) -> str:
+        """Likewise; only a blended forgery has one."""
+        return f"masks/{self.stem}.png"
+
 
 @dataclass(frozen=True)
 class Forgery:
@@ -69,6 +78,45 @@ class Recipe(Protocol):
         ...
 
 
+class Photographs:
+    """Train reals with a detected face, in an order that no other real changes: by a hash of each one's content.
+
+    Raises:
+        UserError: no face was found in any of them.
+    """
+
+    def __init__(self, reals: Manifest, cache: Path) -> None:
+        faces = crop_faces(reals, cache)
+        self.manifest = reals
+        self.order = [row for row in content_order(reals) if faces[row] is not None]
+        self._faces = faces
+        if not self.order:
+            raise UserError(
+                f"no face was found in any of the {len(reals)} train reals in {reals.root}, and blends need one: "
+                "look at them with `counterforge faces show`, or take the method gan"
+            )
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def row(self, number: int) -> int:
+        """Row of the photograph that stands at `number`, over and over again."""
+        return self.order[number % len(self.order)]
+
+    def landmarks(self, row: int) -> Floats:
+        """[5, 2] in pixels of the photograph."""
+        face = self._faces[row]
+        assert face is not None
+        assert face.landmarks is not None
+        return face.landmarks
+
+    def inherited(self, row: int) -> dict[str, Any]:
+        """The manifest fields that a forgery inherits from the photograph that it was composed from."""
+        inherited = ("dataset", "identity", "source", "frame", "time_s", "width", "height", "codec")
+        fields = {name: self.manifest.rows[name][row] for name in inherited}
+        return fields | {"parent": self.manifest.rows["sha256"][row]}
+
+
 @dataclass(frozen=True)
 class SelfBlend:
     """Self-blended images. `first_seed`: seed of item 0; the others count on."""
@@ -77,10 +125,14 @@ class SelfBlend:
     first_seed: int
 
     def plan(self, index: int) -> Plan:
-        """See `Recipe.plan`: the photographs in turn, each time changed another way."""
+        """See `Recipe.plan`: the photographs in turn, each time transformed differently."""
         seed = self.first_seed + index
         row = self.photographs.row(seed)
-        fields = self.photographs.descent(row) | {"method": "self-blend", "generator": SELF_BLEND, "seed": seed}
+        fields = self.photographs.inherited(row) | {
+            "method": "self-blend",
+            "generator": SELF_BLEND,
+            "seed": seed,
+        }
         suffix = _suffix(self.photographs.manifest, row)
         return Plan(f"{fields['parent'][:16]}-{seed}", suffix, fields, parent=row, blended=True)
 
@@ -96,14 +148,14 @@ class SelfBlend:
         random = _stream(plan.row["seed"], plan.row["parent"])
         shape = (picture.shape[0], picture.shape[1])
         scale = blending.eye_distance(landmarks)
-        changed = blending.changed(picture, random, scale, grey=encoding.grey)
+        source = blending.transformed(picture, random, scale, grey=encoding.grey)
         centre = landmarks.mean(axis=0)
         shift = random.uniform(-1, 1, 2) * np.array([0.03, 0.015]) * shape[::-1]
         zoom = random.uniform(0.95, 1 / 0.95)
         matrix = np.column_stack([np.eye(2) * zoom, centre * (1 - zoom) + shift]).astype(np.float32)
-        face = blending.warped(changed, matrix, shape)
-        hull = blending.filled(blending.face_hull(landmarks, random), shape)
-        mask = blending.deformed(hull, random, scale)
+        face = blending.warped(source, matrix, shape)
+        hull = blending.hull_mask(blending.face_hull(landmarks, random), shape)
+        mask = blending.elastically_deformed(hull, random, scale)
         mask = blending.feathered(mask, scale * random.uniform(0.05, 0.5))
         strength = random.choice([0.25, 0.5, 0.75, 1.0, 1.0, 1.0])  # the paper's blending ratios
         mask = np.rint(mask * strength).astype(np.uint8)
@@ -161,7 +213,7 @@ class GanComposite:
     def plan(self, index: int) -> Plan:
         """See `Recipe.plan`."""
         row, sample = self._pairs[index]
-        fields = _sample_fields(self.samples, sample) | self.photographs.descent(row) | {"method": "gan-composite"}
+        fields = _sample_fields(self.samples, sample) | self.photographs.inherited(row) | {"method": "gan-composite"}
         stem = f"{fields['parent'][:16]}-{fields['seed']}"
         suffix = _suffix(self.photographs.manifest, row)
         return Plan(stem, suffix, fields, parent=row, sample=sample, blended=True)
@@ -178,15 +230,15 @@ class GanComposite:
         scale = blending.eye_distance(own)
         matrix = blending.similarity(theirs, own)
         face = blending.warped(donor, matrix, shape)
-        mask = blending.filled(blending.face_hull(own, random), shape)
+        mask = blending.hull_mask(blending.face_hull(own, random), shape)
         # Beyond the sample's own edge there is no face to lay on.
         inside = blending.warped(np.full(donor.shape[:2], 255, np.uint8), matrix, shape, border=0)
         mask = np.where(inside > 254, mask, 0).astype(np.uint8)
         target = picture.astype(np.float32)
-        face = blending.recoloured(face, target, mask)
+        face = blending.colour_matched(face, target, mask)
         if random.random() < 0.5:
-            face = blending.cloned(face, target, mask)
-        face = blending.grained(face, target, mask, random)
+            face = blending.poisson_cloned(face, target, mask)
+        face = blending.noise_matched(face, target, mask, random)
         mask = blending.feathered(mask, scale * random.uniform(0.1, 0.4))
         return Forgery(encoding.encode(blending.composite(picture, face, mask)), mask)
 
@@ -213,9 +265,8 @@ def whole_blocks(count: int) -> int:
 
 
 def _pose(landmarks: Floats) -> Floats:
-    """[10] the landmarks without place, size and roll: what is left is where the head looks."""
-    frontal = np.array([[-0.5, 0], [0.5, 0], [0, 0.57], [-0.41, 1.15], [0.41, 1.15]], dtype=np.float32)
-    matrix = blending.similarity(landmarks, frontal)
+    """[10] the landmarks without position, size and roll: what is left is where the head looks."""
+    matrix = blending.similarity(landmarks, blending.FRONTAL_LANDMARKS.astype(np.float32))
     pose: Floats = (landmarks @ matrix[:, :2].T + matrix[:, 2]).ravel()
     return pose
 
@@ -253,50 +304,6 @@ def _bytes(manifest: Manifest, row: int) -> bytes:
 def _stream(seed: int, text: str) -> np.random.Generator:
     """Random numbers that follow from what the ledger says about a forgery."""
     return np.random.default_rng([seed, int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")])
-
-
-class Photographs:
-    """Train reals whose face was found, in an order that no other real changes: by a hash of each one's content.
-
-    Raises:
-        UserError: no face was found in any of them.
-    """
-
-    def __init__(self, reals: Manifest, cache: Path) -> None:
-        faces = crop_faces(reals, cache)
-        self.manifest = reals
-        self.order = [row for row in content_order(reals) if faces[row] is not None]
-        self._faces = faces
-        if not self.order:
-            raise UserError(
-                f"no face was found in any of the {len(reals)} train reals in {reals.root}, and blends need one: "
-                "look at them with `counterforge faces show`, or take the method gan"
-            )
-
-    def __len__(self) -> int:
-        return len(self.order)
-
-    def row(self, number: int) -> int:
-        """Row of the photograph that stands at `number`, over and over again."""
-        return self.order[number % len(self.order)]
-
-    def face(self, row: int) -> Face:
-        """The face in a photograph."""
-        face = self._faces[row]
-        assert face is not None
-        return face
-
-    def landmarks(self, row: int) -> Floats:
-        """[5, 2] in pixels of the photograph."""
-        points = self.face(row).landmarks
-        assert points is not None
-        return points
-
-    def descent(self, row: int) -> dict[str, Any]:
-        """What a forgery inherits from the photograph that it was composed from."""
-        inherited = ("dataset", "identity", "source", "frame", "time_s", "width", "height", "codec")
-        fields = {name: self.manifest.rows[name][row] for name in inherited}
-        return fields | {"parent": self.manifest.rows["sha256"][row]}
 
 
 def content_order(manifest: Manifest) -> list[int]:

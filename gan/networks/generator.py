@@ -16,7 +16,7 @@ class Mapping(nn.Module):
     """z -> w: normalise, then `depth` fully connected layers trained at a hundredth of the learning rate.
 
     Attributes:
-        offsets: [labels, w_width], added to w, each to its share of the latents, or None: see `Generator.settle`.
+        offsets: [labels, w_width], added to w, each to its share of the latents, or None: see `Generator.mix_labels`.
         upper: [labels - 1], the shares summed up.
     """
 
@@ -135,7 +135,7 @@ class Generator(nn.Module):
             w = torch.lerp(self.w_average, w, psi)
         return self.synthesise(w[:, None].expand(-1, self.layer_count, -1), noise)
 
-    def labelled(self, w: Tensor, labels: Tensor | None) -> Tensor:
+    def condition(self, w: Tensor, labels: Tensor | None) -> Tensor:
         """w of some labels: moved by the label's offset (after Shahbazi et al. 2022, arXiv:2201.06578, equation 3).
 
         Args:
@@ -149,30 +149,30 @@ class Generator(nn.Module):
             return w
         return w + self.label_weight * self.label_offsets[labels]
 
-    def settle(self) -> None:
-        """Give each latent a label of its own, in the labels' shares. A settled generator is not trained any more."""
+    def mix_labels(self) -> None:
+        """Give each latent a label, in the labels' shares. Afterwards the generator cannot be trained any more."""
         if self.label_offsets is None:
             return
-        assert self.mapping.offsets is None, "settled twice"
+        assert self.mapping.offsets is None, "labels are mixed already"
         self.mapping.offsets = self.label_weight * self.label_offsets.detach()
         self.mapping.upper = self.label_shares.cumsum(0)[:-1]
         self.w_average += self.label_shares @ self.mapping.offsets
 
     @torch.no_grad()
-    def bake(self, label: int) -> Generator:
+    def for_label(self, label: int) -> Generator:
         """A generator without labels whose pictures are all of this one.
 
         What a label adds to w goes into the bias of every layer that reads w: A (w + o) + b = A w + (b + A o).
         """
         assert self.label_offsets is not None
-        baked = copy.deepcopy(self)
+        alone = copy.deepcopy(self)
         offset = (self.label_weight * self.label_offsets[label])[None]
-        for module in baked.modules():
+        for module in alone.modules():
             if isinstance(module, ModulatedConv):
                 module.affine.bias.copy_(module.affine(offset)[0])
-        baked.label_offsets = None
-        del baked.label_weight, baked.label_shares
-        return baked
+        alone.label_offsets = None
+        del alone.label_weight, alone.label_shares
+        return alone
 
     def synthesise(self, ws: Tensor, noise: Tensor | None) -> Tensor:
         """Pictures of intermediate latents.

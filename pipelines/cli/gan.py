@@ -55,8 +55,8 @@ def train(
     """
     from core.manifest import Manifest
     from gan.config import GanConfig
-    from gan.distributed import assemble
-    from gan.training import train as train_beside
+    from gan.distributed import launch
+    from gan.training import train as train_with_others
     from pipelines.generator import train_and_log_generator
     from tracking.store import open_store
 
@@ -66,11 +66,11 @@ def train(
         show_configuration(resolved.resolved())
         return
     faces = Manifest.read(manifest)
-    team = assemble(resolved.device, devices)
-    if not team.leads:
-        train_beside(faces, resolved, out, cache, team=team)
+    group = launch(resolved.device, devices)
+    if not group.is_main:
+        train_with_others(faces, resolved, out, cache, group=group)
         return
-    made = train_and_log_generator(faces, resolved, out, cache, open_store(mlruns), project, team=team)
+    made = train_and_log_generator(faces, resolved, out, cache, open_store(mlruns), project, group=group)
     answer(made, as_json, f"generator {made['digest']} in {made['generator']}, grids in {out / 'samples'}")
 
 
@@ -95,13 +95,13 @@ def sample(
     as_json: AsJson = False,
 ) -> None:
     """Write faces as crops with their ledger: generator, seed, psi. Seeds run on from --seed until enough are found."""
-    from gan.checkpoint import load_generator, one_label
+    from gan.checkpoint import export_label, load_generator
     from gan.sampling import psi_of, sample_grid
     from gan.screening import sample_screened
 
     truncation = psi_of(psi)
     if label is not None:
-        generator = one_label(generator, label, out / "generator")
+        generator = export_label(generator, label, out / "generator")
     made = sample_screened(generator, count, truncation, out, first_seed=seed or 0, screen=not every_seed)
     grid = out / "grid.png"
     seeds = [int(number) for number in made.manifest.rows["seed"][:64]]

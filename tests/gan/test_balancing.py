@@ -98,11 +98,11 @@ def test_a_mixture_is_read_from_text(text: str, shares: dict[str, float]) -> Non
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("swap", "no method 'swap'"),
+        ("swap", "method 'swap' is not known"),
         ("gan+gan", "gan stands twice"),
         ("gan:0", "weight 0 of gan is not above 0"),
-        ("gan:x", "'x' in 'gan:x' is no weight"),
-        ("", "no method ''"),
+        ("gan:x", "'x' in 'gan:x' is not a weight"),
+        ("", "method '' is not known"),
     ],
 )
 def test_a_wrong_mixture_is_named(text: str, message: str) -> None:

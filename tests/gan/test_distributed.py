@@ -99,10 +99,9 @@ import json, sys
 from pathlib import Path
 import torch
 import gan.training
-import gan.training
 from core.manifest import Manifest
 from gan.config import GanConfig
-from gan.distributed import assemble
+from gan.distributed import launch
 
 class Kept(gan.training.Trainer):
     def __init__(self, *arguments):
@@ -115,13 +114,13 @@ kept, seen = [], []
 gan.training.Trainer, gan.training.REPORT_EVERY_IMAGES = Kept, 1
 faces, config, out, cache, devices = sys.argv[1:]
 config, out, faces = GanConfig.model_validate_json(config), Path(out), Manifest.read(faces)
-team = assemble("cpu", int(devices))
-gan.training.train(faces, config, out / "job", Path(cache), lambda metrics, step: seen.append((step, metrics)), team)
+group = launch("cpu", int(devices))
+gan.training.train(faces, config, out / "job", Path(cache), lambda metrics, step: seen.append((step, metrics)), group)
 networks = [kept[0].generator, kept[0].averaged, kept[0].discriminator]
 weights = torch.cat([weight.detach().flatten() for network in networks for weight in network.parameters()])
-one, other = team.gather(weights[None]).view(2, -1)
+one, other = group.gather(weights[None]).view(2, -1)
 assert torch.equal(one, other), "the processes' weights differ"
-if team.leads:
+if group.is_main:
     (out / "seen.json").write_text(json.dumps(seen))
 """
 
@@ -170,7 +169,7 @@ def test_batch_that_cannot_be_shared_is_refused(smallest: GanConfig) -> None:
 
 def test_single_device_for_several_processes_is_refused() -> None:
     with pytest.raises(UserError, match="device cpu:0 is a single one"):
-        distributed.assemble("cpu:0", devices=2)
+        distributed.launch("cpu:0", devices=2)
 
 
 def test_faces_on_the_device_are_those_of_the_memory_map(blobs: Manifest, cache: Path) -> None:

@@ -16,8 +16,9 @@ from core.manifest import Manifest
 from faces.loading import load_crops
 from faces.orl import _read
 from gan import quality
-from gan.checkpoint import GeneratorCard, save_generator
-from gan.quality import inception_distances, lpips_diversity, of_pictures, sampled_distance, score_generator
+from gan.checkpoint import GeneratorCard, load_generator, save_generator
+from gan.quality import Validation, inception_distances, lpips_diversity, of_pictures, score_generator
+from gan.sampling import render
 
 CPU = torch.device("cpu")
 
@@ -111,15 +112,13 @@ def test_samples_in_which_a_face_is_found_are_counted_beside_the_reals(
     assert any(note.startswith("faces_found: by MTCNN") and "at 32 px" in note for note in found.notes)
 
 
-def test_a_sampled_distance_falls_to_nothing_against_its_own_samples(trained: Path) -> None:
-    from gan.checkpoint import load_generator
-    from gan.sampling import render
-
+def test_validation_distance_falls_to_nothing_against_own_samples(trained: Path, blobs: Manifest, cache: Path) -> None:
     generator = load_generator(trained)
-    own = of_pictures(render(generator, range(1000, 1032), 1.0))
-    blobs = of_pictures(np.random.default_rng(0).integers(0, 255, (32, 16, 16, 3), dtype=np.uint8))
-    near, far = sampled_distance(generator, own), sampled_distance(generator, blobs)
-    assert abs(near.mean) < 0.05 * far.mean
+    near, far = Validation(blobs, 16, cache, CPU), Validation(blobs, 16, cache, CPU)
+    random = np.random.default_rng(0)
+    near.real = of_pictures(render(generator, range(1000, 1024), 1.0))
+    far.real = of_pictures(random.integers(0, 255, (24, 16, 16, 3), dtype=np.uint8))
+    assert abs(near.distance(generator).mean) < 0.05 * far.distance(generator).mean
 
 
 def test_too_few_reals_are_refused(trained: Path, photographs: Manifest, cache: Path, tmp_path: Path) -> None:

@@ -12,17 +12,18 @@ from PIL import Image
 from core.errors import UserError
 from core.manifest import Manifest
 from gan.checkpoint import generator_digest, load_generator
-from gan.sampling import render, sample, sample_grid
+from gan.sampling import render, sample_grid
+from gan.screening import sample_screened
 
 
-def test_rows_are_the_ledger_of_the_faces(trained: Path, tmp_path: Path) -> None:
-    manifest = sample(trained, [3, 1, 7], 0.7, tmp_path, dataset="forged", batch_size=2)
+def test_rows_name_the_generator_and_seed_of_each_face(trained: Path, tmp_path: Path) -> None:
+    manifest = sample_screened(trained, 3, 0.7, tmp_path, first_seed=3).manifest
     rows = manifest.rows
     digest = generator_digest(trained)
-    assert rows["seed"].tolist() == [3, 1, 7]
-    assert rows["source"].tolist() == [f"gan-{digest}-{seed}" for seed in (3, 1, 7)]
+    assert rows["seed"].tolist() == [3, 4, 5]
+    assert rows["source"].tolist() == [f"gan-{digest}-{seed}" for seed in (3, 4, 5)]
     assert set(rows["generator"]) == {digest}
-    assert (rows[["label", "method", "split", "dataset"]] == ["fake", "gan", "train", "forged"]).all(axis=None)
+    assert (rows[["label", "method", "split", "dataset"]] == ["fake", "gan", "train", "synthetic"]).all(axis=None)
     for file, sha256 in zip(manifest.files, rows["sha256"], strict=True):
         assert hashlib.sha256(file.read_bytes()).hexdigest() == sha256
         assert Image.open(file).size == (16, 16)
@@ -51,22 +52,16 @@ def test_psi_0_gives_the_mean_face_to_every_seed(trained: Path) -> None:
 
 
 def test_what_exists_is_kept_and_what_is_damaged_is_made_again(trained: Path, tmp_path: Path) -> None:
-    first = sample(trained, range(4), 0.7, tmp_path)
+    first = sample_screened(trained, 4, 0.7, tmp_path).manifest
     contents = [file.read_bytes() for file in first.files]
     stamps = [file.stat().st_mtime_ns for file in first.files]
     first.files[1].unlink()
     first.files[2].write_bytes(contents[2][:60])
-    again = sample(trained, range(6), 0.7, tmp_path)
+    again = sample_screened(trained, 6, 0.7, tmp_path).manifest
     assert [file.read_bytes() for file in again.files[:4]] == contents
     kept = [file.stat().st_mtime_ns == stamp for file, stamp in zip(first.files, stamps, strict=True)]
     assert kept == [True, False, False, True]
     assert len(again) == 6
-
-
-def test_another_psi_gives_other_files(trained: Path, tmp_path: Path) -> None:
-    files = [sample(trained, [0], psi, tmp_path).files[0] for psi in (0.5, 1.0)]
-    assert files[0] != files[1]
-    assert all(file.is_file() for file in files)
 
 
 def test_grid_shows_the_rendered_faces_in_order(trained: Path) -> None:
@@ -79,23 +74,24 @@ def test_grid_shows_the_rendered_faces_in_order(trained: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("seeds", "psi", "message"),
+    ("count", "seed", "psi", "message"),
     [
-        ([], 1.0, "no seeds"),
-        ([1, 1], 1.0, "a seed is given twice"),
-        ([-1], 1.0, r"seed -1 is not in"),
-        ([0], -0.5, r"psi -0.5 is not in"),
-        ([0], float("nan"), r"psi nan is not in"),
+        (0, 0, 1.0, "0 faces were asked for"),
+        (1, -1, 1.0, r"seed -1 is not in"),
+        (1, 0, -0.5, r"psi -0.5 is not in"),
+        (1, 0, float("nan"), r"psi nan is not in"),
     ],
 )
-def test_wrong_requests_are_refused(seeds: list[int], psi: float, message: str, trained: Path, tmp_path: Path) -> None:
+def test_wrong_requests_are_refused(
+    count: int, seed: int, psi: float, message: str, trained: Path, tmp_path: Path
+) -> None:
     with pytest.raises(UserError, match=message):
-        sample(trained, seeds, psi, tmp_path)
+        sample_screened(trained, count, psi, tmp_path, first_seed=seed)
 
 
 def test_missing_or_misfitting_generator_is_named(trained: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no generator at"):
-        sample(tmp_path / "nowhere", [0], 1.0, tmp_path)
+        sample_screened(tmp_path / "nowhere", 1, 1.0, tmp_path)
     broken = tmp_path / "broken"
     broken.mkdir()
     (broken / "config.json").write_text((trained / "config.json").read_text())

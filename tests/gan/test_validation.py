@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-import gan.training
+import gan.quality
 from core.manifest import Manifest
 from gan.checkpoint import load_generator, load_state, read_card
 from gan.config import GanConfig
 from gan.networks.generator import Generator
-from gan.training import Validation, train, validation_of
+from gan.quality import Validation
+from gan.training import train
 from metrics.distributions import Estimate
 
 
@@ -137,7 +138,7 @@ def test_too_few_faces_are_said_and_nothing_is_held_out(
     blobs: Manifest, cache: Path, config: GanConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = train(blobs, config, tmp_path, cache)
-    assert "0 faces in the val split are too few to validate by" in caplog.text
+    assert "0 faces in the val split are too few to validate on" in caplog.text
     assert read_card(folder).kd_val is None
     assert read_card(folder).kimg == pytest.approx(0.12)
 
@@ -152,10 +153,7 @@ def test_faces_of_other_data_sets_do_not_choose(
 
 
 def test_many_faces_are_a_fixed_choice(with_val: Manifest, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gan.training, "MOST_VALIDATION_FACES", 20)
-    monkeypatch.setattr(gan.training, "FEWEST_VALIDATION_FACES", 20)
-    chosen = [validation_of(with_val, 16, cache, torch.device("cpu")) for _ in range(2)]
-    assert chosen[0] is not None
-    assert chosen[1] is not None
+    monkeypatch.setattr(gan.quality, "MOST_VALIDATION_FACES", 20)
+    chosen = [Validation(with_val, 16, cache, torch.device("cpu")) for _ in range(2)]
     assert len(chosen[0].faces) == 20
     assert chosen[0].faces.digest == chosen[1].faces.digest

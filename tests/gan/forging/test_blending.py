@@ -17,7 +17,7 @@ def picture(seed: int) -> np.ndarray:
 
 
 def test_the_hull_holds_the_landmarks_and_is_a_face_s_size() -> None:
-    mask = blending.filled(blending.face_hull(FRONTAL), SHAPE)
+    mask = blending.hull_mask(blending.face_hull(FRONTAL), SHAPE)
     assert all(mask[int(y), int(x)] == 255 for x, y in FRONTAL)
     y, x = np.nonzero(mask)
     width, height = np.ptp(x) / 20, np.ptp(y) / 20  # in distances between the eyes
@@ -29,20 +29,20 @@ def test_the_hull_holds_the_landmarks_and_is_a_face_s_size() -> None:
 
 def test_hulls_of_one_face_differ_by_their_random_numbers() -> None:
     areas = [
-        (blending.filled(blending.face_hull(FRONTAL, np.random.default_rng(seed)), SHAPE) > 127).sum()
+        (blending.hull_mask(blending.face_hull(FRONTAL, np.random.default_rng(seed)), SHAPE) > 127).sum()
         for seed in range(20)
     ]
     assert max(areas) > 1.2 * min(areas)
 
 
 def test_a_soft_mask_stays_within_the_hard_one_and_reaches_its_middle() -> None:
-    mask = blending.filled(blending.face_hull(FRONTAL), SHAPE)
+    mask = blending.hull_mask(blending.face_hull(FRONTAL), SHAPE)
     soft = blending.feathered(mask, 8)
     assert (soft <= mask).all()
     assert soft[57, 50] == 255
     between = (soft > 10) & (soft < 245)
     assert between.sum() > 200
-    bent = blending.deformed(mask, np.random.default_rng(0), 20)
+    bent = blending.elastically_deformed(mask, np.random.default_rng(0), 20)
     overlap = ((bent > 127) & (mask > 127)).sum() / ((bent > 127) | (mask > 127)).sum()
     assert 0.75 < overlap < 0.995
 
@@ -76,8 +76,8 @@ def test_colours_are_carried_over_in_mean_and_deviation() -> None:
     random = np.random.default_rng(0)
     face = (random.normal(120, 20, (*SHAPE, 3)) * [0.9, 1, 1.1]).clip(0, 255).astype(np.float32)
     target = (random.normal(140, 15, (*SHAPE, 3)) * [1.2, 1, 0.8]).clip(0, 255).astype(np.float32)
-    mask = blending.filled(blending.face_hull(FRONTAL), SHAPE)
-    moved = blending.recoloured(face, target, mask)
+    mask = blending.hull_mask(blending.face_hull(FRONTAL), SHAPE)
+    moved = blending.colour_matched(face, target, mask)
     here = mask > 127
     own, other = (cv2.cvtColor(one / 255, cv2.COLOR_RGB2LAB)[here] for one in (moved, target))
     np.testing.assert_allclose(own.mean(axis=0), other.mean(axis=0), atol=0.5)
@@ -89,19 +89,19 @@ def test_a_clone_meets_the_photograph_at_the_edge_and_keeps_the_face_s_gradients
     target = np.repeat((60 + x)[..., None], 3, axis=2)
     detail = 10 * np.sin(x / 2)[..., None] * np.sin(y / 2)[..., None] * np.ones(3, np.float32)
     face = np.full_like(target, 200) + detail
-    mask = blending.filled(blending.face_hull(FRONTAL), SHAPE)
-    clone = blending.cloned(face, target, mask)
+    mask = blending.hull_mask(blending.face_hull(FRONTAL), SHAPE)
+    clone = blending.poisson_cloned(face, target, mask)
     inside = mask > 127
     # The harmonic continuation of a linear slope is that slope: what is left of the difference is the detail.
     assert np.abs(clone - target - detail)[inside].mean() < 3
     assert np.abs(face - target - detail)[inside].mean() > 80
-    everywhere = blending.cloned(face, target, np.full(SHAPE, 255, np.uint8))
+    everywhere = blending.poisson_cloned(face, target, np.full(SHAPE, 255, np.uint8))
     assert np.array_equal(everywhere, face)
 
 
 def test_outside_the_mask_nothing_changes() -> None:
     target, face = picture(0), picture(1).astype(np.float32)
-    mask = blending.feathered(blending.filled(blending.face_hull(FRONTAL), SHAPE), 10)
+    mask = blending.feathered(blending.hull_mask(blending.face_hull(FRONTAL), SHAPE), 10)
     mixed = blending.composite(target, face, mask)
     assert np.array_equal(mixed[mask == 0], target[mask == 0])
     assert np.array_equal(mixed[mask == 255], face[mask == 255].astype(np.uint8))

@@ -161,14 +161,14 @@ def test_every_forgery_is_another_and_the_same_call_gives_the_same(
 
 
 def test_what_is_damaged_or_gone_is_forged_again(portraits: Manifest, tmp_path: Path) -> None:
-    materials = ForgeInputs(manifest=portraits, generator=None, pool=tmp_path)
-    first = forge("self-blend", 6, materials)
+    inputs = ForgeInputs(manifest=portraits, generator=None, pool=tmp_path)
+    first = forge("self-blend", 6, inputs)
     contents = [file.read_bytes() for file in first.files]
     stamps = [file.stat().st_mtime_ns for file in first.files]
     first.files[0].write_bytes(contents[0][:50])
     first.files[1].unlink()
     (first.root / first.rows["mask"][2]).write_bytes(b"torn")
-    second = forge("self-blend", 6, materials)
+    second = forge("self-blend", 6, inputs)
     assert [file.read_bytes() for file in second.files] == contents
     kept = [file.stat().st_mtime_ns == stamp for file, stamp in zip(second.files, stamps, strict=True)]
     assert kept == [False, False, False, True, True, True]
@@ -270,11 +270,11 @@ def test_a_method_without_its_generator_says_so(method: str, portraits: Manifest
 
 
 def test_other_mistakes_are_named(portraits: Manifest, trained: Path, tmp_path: Path) -> None:
-    materials = ForgeInputs(manifest=portraits, generator=trained, pool=tmp_path)
-    with pytest.raises(UserError, match="no method 'swap'"):
-        forge("swap", 4, materials)
+    inputs = ForgeInputs(manifest=portraits, generator=trained, pool=tmp_path)
+    with pytest.raises(UserError, match="forging method 'swap' is not known"):
+        forge("swap", 4, inputs)
     with pytest.raises(UserError, match="faces of 16 pixels"):
-        forge("gan-composite", 4, materials)
+        forge("gan-composite", 4, inputs)
     unreal = ForgeInputs(manifest=portraits.select(split="val"), generator=None, pool=tmp_path)
     with pytest.raises(UserError, match="no real face to forge from"):
         forge("self-blend", 4, unreal)

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from core.errors import UserError
 from core.manifest import Manifest
-from gan.checkpoint import load_generator, load_state, one_label, read_card
+from gan.checkpoint import export_label, load_generator, load_state, read_card
 from gan.config import GanConfig
 from gan.networks.discriminator import Discriminator
 from gan.networks.generator import Generator
@@ -67,7 +67,7 @@ def test_labels_of_no_weight_change_nothing() -> None:
         generator.label_weight.fill_(weight)
         discriminator.label_weight.fill_(weight)
         with torch.no_grad():
-            assert torch.equal(generator.labelled(w, labels), w) is same
+            assert torch.equal(generator.condition(w, labels), w) is same
             assert torch.equal(discriminator(pictures, labels), discriminator(pictures)) is same
 
 
@@ -85,7 +85,7 @@ def test_projection_is_the_inner_product_with_the_labels_direction() -> None:
     assert difference.tolist() == pytest.approx(expected, rel=1e-3, abs=1e-5)
 
 
-def test_settled_generator_gives_each_latent_a_label_in_their_shares() -> None:
+def test_mixed_labels_give_each_latent_a_label_in_their_shares() -> None:
     z = torch.randn(512, 8, generator=torch.Generator().manual_seed(0))
     generator, _ = build()
     generator.label_weight.fill_(0.5)
@@ -94,7 +94,7 @@ def test_settled_generator_gives_each_latent_a_label_in_their_shares() -> None:
     offsets, average = 0.5 * generator.label_offsets.detach(), generator.w_average.clone()
     with torch.no_grad():
         plain = generator.mapping(z)
-        generator.settle()
+        generator.mix_labels()
         moved = generator.mapping(z) - plain
     nearest = torch.cdist(moved, offsets).argmin(dim=1)
     torch.testing.assert_close(moved, offsets[nearest], atol=1e-5, rtol=0)
@@ -105,16 +105,16 @@ def test_settled_generator_gives_each_latent_a_label_in_their_shares() -> None:
 
 
 @pytest.mark.parametrize("psi", [1.0, 0.5])
-def test_baked_label_equals_moving_w(psi: float) -> None:
+def test_generator_of_one_label_equals_moving_w(psi: float) -> None:
     generator, _ = build()
     generator.label_weight.fill_(0.7)
     generator.set_w_average()
     z = torch.randn(3, 8)
     with torch.no_grad():
         w = torch.lerp(generator.w_average, generator.mapping(z), psi)
-        w = generator.labelled(w, torch.tensor([2, 2, 2]))
+        w = generator.condition(w, torch.tensor([2, 2, 2]))
         expected = generator.synthesise(w[:, None].expand(-1, generator.layer_count, -1), None)
-        torch.testing.assert_close(generator.bake(2)(z, None, psi=psi), expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(generator.for_label(2)(z, None, psi=psi), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_weight_ramps_with_the_pictures_shown(conditional: GanConfig) -> None:
@@ -135,16 +135,16 @@ def test_conditional_job_keeps_its_labels_and_resumes(
     card = read_card(folders[0])
     assert (card.condition, card.labels) == ("dataset", ("bright", "dark"))
     generator = load_generator(folders[0])
-    alone = [one_label(folders[0], label, tmp_path / label) for label in card.labels]
+    alone = [export_label(folders[0], label, tmp_path / label) for label in card.labels]
     assert read_card(alone[0]).labels == ()
     pictures = [render(load_generator(folder), range(16), 1.0).astype(int) for folder in (folders[0], *alone)]
     near = [[np.abs(mixed - own).max() <= 1 for own in pair] for mixed, *pair in zip(*pictures, strict=True)]
     assert all(any(pair) for pair in near)
     assert not all(all(pair) for pair in near)
     with pytest.raises(UserError, match="does not know the label grey: it knows bright, dark"):
-        one_label(folders[0], "grey", tmp_path / "grey")
+        export_label(folders[0], "grey", tmp_path / "grey")
     with pytest.raises(UserError, match="does not know the label dark: it was trained without a condition"):
-        one_label(alone[0], "dark", tmp_path / "grey")
+        export_label(alone[0], "dark", tmp_path / "grey")
     assert generator.label_weight == 1
     assert generator.label_shares.tolist() == [0.75, 0.25]
     assert generator.label_offsets.abs().sum() > 0
@@ -166,7 +166,7 @@ def test_samples_obey_their_label_and_do_not_collapse(smallest: GanConfig) -> No
         trainer.step(pictures, labels)
     z = torch.randn(64, 8, generator=random)
     with torch.no_grad():
-        colours = [trainer.averaged.bake(label)(z, None).mean(dim=(2, 3)).numpy() for label in (0, 1)]
+        colours = [trainer.averaged.for_label(label)(z, None).mean(dim=(2, 3)).numpy() for label in (0, 1)]
     redness = [colour[:, 0] - colour[:, 2] for colour in colours]
     assert (redness[0] > 0).mean() > 0.9
     assert (redness[1] < 0).mean() > 0.9

@@ -13,7 +13,7 @@ from core.errors import UserError
 from gan.checkpoint import load_generator
 from gan.networks.generator import Generator
 from gan.sampling import render
-from gan.visualise import interpolation, tiled, write_gif, write_mp4
+from gan.visualise import interpolation, tile_films, write_gif, write_mp4
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def test_walk_meets_every_face_and_comes_back_to_the_first(generator: Generator)
 def test_films_are_tiled_in_order_and_enlarged() -> None:
     films = [np.full((3, 16, 16, 3), 40 * number, np.uint8) for number in range(5)]
     films[4][2] = 7
-    frames = tiled(films, columns=2)
+    frames = tile_films(films, columns=2)
     assert frames.shape == (3, 3 * 96, 2 * 96, 3)
     assert frames[2, 48::96, 48::96, 0].tolist() == [[0, 40], [80, 120], [7, 0]]
 

@@ -11,7 +11,7 @@ import torch
 from gan.checkpoint import load_generator
 from gan.networks.generator import Generator
 from gan.sampling import latents, render
-from gan.visualise import STYLES, latents_w, mixed, mixing_table, style_layers, truncation_sweep
+from gan.visualise import STYLES, mix, mixing_table, style_layers, truncated_w, truncation_sweep
 
 ROWS, COLUMNS = [3, 5], [11, 3, 8]
 
@@ -30,7 +30,7 @@ def test_styles_share_the_layers_out_from_coarse_to_fine(count: int) -> None:
 
 @pytest.mark.parametrize("style", STYLES)
 def test_a_cell_takes_one_style_from_its_column_and_all_else_from_its_row(generator: Generator, style: str) -> None:
-    cells = mixed(generator, ROWS, COLUMNS, 0.8, style)
+    cells = mix(generator, ROWS, COLUMNS, 0.8, style)
     assert cells.shape == (2, 3, 16, 16, 3)
     for i, row in enumerate(ROWS):
         for j, column in enumerate(COLUMNS):
@@ -48,9 +48,9 @@ def test_a_cell_takes_one_style_from_its_column_and_all_else_from_its_row(genera
 
 
 def test_all_styles_together_are_the_whole_of_w(generator: Generator) -> None:
-    w = latents_w(generator, ROWS, 1.0)
+    w = truncated_w(generator, ROWS, 1.0)
     assert torch.allclose(w, generator.mapping(latents(generator, ROWS)[0]))
-    assert torch.allclose(latents_w(generator, ROWS, 0.0), generator.w_average.expand(2, -1))
+    assert torch.allclose(truncated_w(generator, ROWS, 0.0), generator.w_average.expand(2, -1))
 
 
 def test_mixing_table_has_the_sources_at_its_edges(generator: Generator) -> None:
@@ -69,7 +69,7 @@ def test_mixing_table_has_the_sources_at_its_edges(generator: Generator) -> None
             assert np.abs(cell(style, 0, 1 + column) - render(generator, [seed], 0.8)[0]).max() <= 1
         for row, seed in enumerate(ROWS):
             assert np.abs(cell(style, 1 + row, 0) - render(generator, [seed], 0.8)[0]).max() <= 1
-        expected = mixed(generator, ROWS, COLUMNS, 0.8, STYLES[style])
+        expected = mix(generator, ROWS, COLUMNS, 0.8, STYLES[style])
         assert np.array_equal(cell(style, 2, 3), expected[1, 2])
 
 

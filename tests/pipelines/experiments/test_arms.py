@@ -51,7 +51,7 @@ def test_each_kind_of_synthetic_face_gets_an_arm() -> None:
     assert not arms["with self-blend"].balancing().needs_generator
     assert len({(spec.detector.model_dump_json(), spec.psi) for spec in arms.values()}) == 1
     assert {spec.synthetic_share for name, spec in arms.items() if name != WITHOUT} == {0.5}
-    with pytest.raises(UserError, match="no method 'swap'"):
+    with pytest.raises(UserError, match="method 'swap' is not known"):
         specs(compare_methods=["swap"])
 
 
