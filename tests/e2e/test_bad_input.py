@@ -55,7 +55,7 @@ def pictures(folder: Path, *labels: str) -> Path:
         (["balance", "nowhere", "--generator", "g", "--out", "o", "--share", "1.4"], "share 1.4"),
         (["balance", "nowhere", "--out", "o", "--method", "swap+gan"], "method 'swap' is not known"),
         (["demo", "--set", "synthetic_method=swap"], "method 'swap' is not known"),
-        (["gan", "sample", "g", "--out", "o", "--psi", "high"], "psi 'high' is no number"),
+        (["gan", "sample", "g", "--out", "o", "--psi", "high"], "psi 'high' is not a number"),
         (["gan", "sample", "nowhere", "--out", "o"], "no generator at nowhere"),
         (["demo", "--set", "mlruns=/proc/nothing"], "/proc"),
         (["study", "status", "none"], "no study is called 'none'"),
