@@ -100,24 +100,6 @@ class Evaluation:
                 f"this is not an evaluation ({error}): write it anew with `counterforge evaluate`"
             ) from error
 
-    def to_frame(self) -> pd.DataFrame:
-        """Tidy table, one row a figure: dataset, metric, method, value, low, high, real, fake, groups.
-
-        `method` is empty but for the AUC of one fake method; low and high are nan for a metric without interval.
-        """
-        rows: list[dict[str, object]] = []
-        for name, result in self.results.items():
-            counts = {"real": result.real, "fake": result.fake, "groups": result.groups}
-            for metric, value in result.metrics.items():
-                interval = result.intervals.get(metric, Interval(value, math.nan, math.nan))
-                bounds = {"value": value, "low": interval.low, "high": interval.high}
-                rows.append({"dataset": name, "metric": metric, "method": "", **bounds, **counts})
-            for method, value in result.by_method.items():
-                bounds = {"value": value, "low": math.nan, "high": math.nan}
-                rows.append({"dataset": name, "metric": "auc", "method": method, **bounds, **counts})
-        columns = ["dataset", "metric", "method", "value", "low", "high", "real", "fake", "groups"]
-        return pd.DataFrame(rows, columns=columns)
-
 
 def evaluate(
     rows: pd.DataFrame,

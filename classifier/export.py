@@ -7,7 +7,6 @@ file is held against PyTorch before it is handed out.
 from __future__ import annotations
 
 import logging
-import os
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
@@ -24,6 +23,7 @@ from torch import Tensor, nn
 from classifier.models.ensemble import Ensemble, FaceModel
 from classifier.scoring import logits
 from core.errors import UserError
+from core.files import atomic
 from faces.loading import Crops
 
 FLOAT, INT8 = "model.onnx", "model.int8.onnx"
@@ -64,8 +64,6 @@ def export_onnx(model: FaceModel, out: Path) -> Path:
         )
     size = model.config.image_size
     example = torch.zeros((2, 3, size, size), dtype=torch.uint8)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     device, was_training = model.mean.device, model.training
     try:
         with _quiet():
@@ -79,13 +77,13 @@ def export_onnx(model: FaceModel, out: Path) -> Path:
                 verbose=False,
             )
             assert program is not None
-            program.save(str(temporary))
+            with atomic(out) as temporary:
+                program.save(str(temporary))
     except (torch.onnx.OnnxExporterError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{model.config.backbone} cannot be exported to ONNX ({reason}): use --no-onnx") from error
     finally:
         model.to(device).train(was_training)
-    temporary.replace(out)
     return out
 
 

@@ -1,6 +1,6 @@
 """The robustness ladder: how a detector's figures fall while the pictures get worse.
 
-A detector is scored on the crops as they are, and on every rung of every ladder of `classifier.robustness`. The
+A detector is scored on the crops as they are, and on every rung of every ladder of `LADDERS` (`degrade`). The
 threshold stays the one that was fixed on val: a detector whose AUC holds while its scores drift still calls every real
 face fake. Figures are by source, with intervals over identities or sources.
 """
@@ -10,8 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
@@ -21,7 +19,6 @@ from typing import Protocol
 import av
 import cv2
 import numpy as np
-import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -30,8 +27,11 @@ from torchvision.transforms.v2 import functional as tv
 from tqdm import tqdm
 
 from classifier.evaluation import per_source, score_table
+from core.cache import ContentCache
 from core.errors import UserError
+from core.files import digest
 from core.manifest import Manifest
+from core.progress import progress_bar
 from faces.loading import Crops, load_crops
 from metrics.intervals import Interval, bootstrap_all
 
@@ -128,22 +128,6 @@ class Ladder:
         own = [rung for rung in self.rungs if rung.dataset == dataset and not math.isnan(rung.fpr.value)]
         return max(own, key=lambda rung: rung.fpr.value) if own else self.clean(dataset)
 
-    def to_frame(self) -> pd.DataFrame:
-        """Tidy table: dataset, kind, step, level, and auc, fpr, recall with `_low` and `_high`."""
-        rows: list[dict[str, object]] = []
-        for rung in self.rungs:
-            row: dict[str, object] = {
-                "dataset": rung.dataset,
-                "kind": rung.kind,
-                "step": rung.step,
-                "level": rung.level,
-            }
-            for name in METRICS:
-                interval = getattr(rung, name)
-                row |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
-            rows.append(row)
-        return pd.DataFrame(rows)
-
     def to_json(self) -> str:
         """Strict JSON; what is not a number becomes null."""
         text = json.dumps(asdict(self))  # nan is written as NaN, which strict readers refuse
@@ -181,18 +165,19 @@ def robustness(
     crops = load_crops(manifest, detector.config.image_size, cache)
     detector.eval()
     found: list[Rung] = []
-    wait = 0.5 if sys.stderr.isatty() else 15
-    with tqdm(total=len(rungs) * len(manifest), desc="robustness", unit="crop", mininterval=wait, delay=2) as bar:
+    hashes: list[str] = manifest.rows["sha256"].tolist()
+    with progress_bar(len(rungs) * len(manifest), "robustness", "crop") as bar:
         for kind, step, level in rungs:
             key = f"{detector.digest}/{manifest.digest}/{kind}/{level}/{seed}"
-            place = store / f"{kind}-{level:g}-{hashlib.sha256(key.encode()).hexdigest()[:12]}.npz" if store else None
-            scores = _known(place, manifest)
-            if scores is None:
+            known = ContentCache(store / f"{kind}-{level:g}-{digest(key, length=12)}", "<f8") if store else None
+            if known is not None and not known.lacking(hashes):
+                scores = np.asarray(known.rows(hashes), dtype=np.float64)
+                bar.update(len(manifest))
+            else:
                 bar.set_postfix_str(f"{kind} {level:g}" if step else CLEAN)
                 scores = _score(detector, manifest, crops, kind, level, batch_size, seed, bar)
-                _keep(place, manifest, scores)
-            else:
-                bar.update(len(manifest))
+                if known is not None:
+                    known.add(hashes, scores)
             found += _figures(manifest, scores, detector.threshold, kind, step, level, replicates, seed)
     return Ladder(detector.threshold, tuple(found))
 
@@ -249,28 +234,6 @@ def _figures(
         )
         result.append(Rung(str(name), kind, step, level, intervals["auc"], intervals["fpr"], intervals["recall"]))
     return result
-
-
-def _known(place: Path | None, manifest: Manifest) -> NDArray[np.float64] | None:
-    """Scores of a finished rung, by the crops' hashes."""
-    if place is None or not place.is_file():
-        return None
-    try:
-        with np.load(place, allow_pickle=False) as file:
-            by_hash = dict(zip(file["sha256"].tolist(), file["score"].tolist(), strict=True))
-        return np.array([by_hash[digest] for digest in manifest.rows["sha256"]], dtype=np.float64)
-    except Exception:  # damaged in one of a dozen ways: it is scored again
-        return None
-
-
-def _keep(place: Path | None, manifest: Manifest, scores: NDArray[np.float64]) -> None:
-    if place is None:
-        return
-    place.parent.mkdir(parents=True, exist_ok=True)
-    temporary = place.with_name(f".{place.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        np.savez_compressed(file, sha256=manifest.rows["sha256"].to_numpy(dtype=np.str_), score=scores)
-    temporary.replace(place)
 
 
 def degrade(images: Tensor, kind: str, level: float, keys: Iterable[str] | None = None, seed: int = 0) -> Tensor:
@@ -343,8 +306,8 @@ def _noise(images: Tensor, deviation: float, keys: Iterable[str] | None, seed: i
     names = list(keys) if keys is not None else [hashlib.sha256(one.numpy().tobytes()).hexdigest() for one in images]
     result = np.empty(tuple(images.shape), dtype=np.uint8)
     for place, (name, picture) in enumerate(zip(names, images.numpy(), strict=True)):
-        digest = hashlib.sha256(f"{seed}/{deviation}/{name}".encode()).digest()
-        random = np.random.default_rng(int.from_bytes(digest[:8], "big"))
+        key = hashlib.sha256(f"{seed}/{deviation}/{name}".encode()).digest()
+        random = np.random.default_rng(int.from_bytes(key[:8], "big"))
         drawn = random.standard_normal(picture.shape, dtype=np.float32) * np.float32(deviation)
         result[place] = np.rint(picture + drawn).clip(0, 255)
     return torch.from_numpy(result)

@@ -1,8 +1,7 @@
-"""From crops to scores, and nothing else."""
+"""From crops to scores, and how long one takes."""
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from classifier.calibration import probabilities
 from classifier.models.ensemble import FaceModel
 from core.device import autocast, keep_freed_memory, pick_precision
 from core.manifest import Manifest
+from core.progress import progress_bar
 from faces.loading import Crops, load_crops
 
 BATCH_SIZE = 64
@@ -65,8 +64,7 @@ def logits(
 
 def batches(total: int, size: int, name: str) -> Iterator[slice]:
     """Slices that cover range(total), with a progress bar on stderr that counts crops."""
-    interval = 0.5 if sys.stderr.isatty() else 15.0
-    with tqdm(total=total, desc=name, unit="crop", leave=False, mininterval=interval, delay=3) as bar:
+    with progress_bar(total, name, "crop", delay=3, leave=False) as bar:
         for start in range(0, total, size):
             part = slice(start, min(start + size, total))
             yield part

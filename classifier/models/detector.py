@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -21,6 +20,7 @@ from classifier.models.backbones import Built, Colour, create, head, state_diges
 from classifier.models.forensics import ForensicNetwork, kinds_of
 from core.device import pick_device
 from core.errors import UserError
+from core.files import write_bytes, write_json
 
 WEIGHTS, CONFIG = "weights.safetensors", "config.json"
 _FORMAT = 1
@@ -117,7 +117,7 @@ class Detector(nn.Module):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / CONFIG).unlink(missing_ok=True)
         state = {key: tensor.detach().cpu().contiguous() for key, tensor in self.module.state_dict().items()}
-        write_weights(folder / WEIGHTS, state)
+        write_bytes(folder / WEIGHTS, encode(state))  # safetensors' own save_file writes for its owner alone
         write_json(folder / CONFIG, self.describe())
         return folder
 
@@ -181,17 +181,3 @@ def read_description(folder: Path) -> dict[str, Any] | None:
         return cast("dict[str, Any]", json.loads(file.read_text(encoding="utf-8")))
     except ValueError as error:
         raise UserError(f"{file} is damaged ({error}): delete it and train again") from error
-
-
-def write_weights(file: Path, state: dict[str, Tensor]) -> None:
-    """Write as safetensors in one atomic step; their own `save_file` makes a file that nobody else may read."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(encode(state))
-    temporary.replace(file)
-
-
-def write_json(file: Path, content: Mapping[str, object]) -> None:
-    """Write in one atomic step."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(file)

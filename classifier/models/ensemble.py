@@ -18,14 +18,16 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from safetensors.torch import save as encode
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from classifier.calibration import Band, described_band
 from classifier.models.backbones import state_digest
-from classifier.models.detector import CONFIG, WEIGHTS, Detector, read_description, write_json, write_weights
+from classifier.models.detector import CONFIG, WEIGHTS, Detector, read_description
 from core.device import pick_device
 from core.errors import UserError
+from core.files import write_bytes, write_json
 
 Combination = Literal["mean", "weighted", "stacking"]
 _FORMAT = 1
@@ -144,7 +146,7 @@ class Ensemble(nn.Module):
             for number, member in enumerate(self.detectors)
             for key, tensor in member.module.state_dict().items()
         }
-        write_weights(folder / WEIGHTS, state)
+        write_bytes(folder / WEIGHTS, encode(state))
         write_json(folder / CONFIG, self.describe())
         return folder
 

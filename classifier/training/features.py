@@ -1,14 +1,10 @@
 """What a frozen backbone sees of each crop: computed once, kept on disk, shared by every trial that uses that backbone.
 
-A store is the folder `features/<backbone digest>-<size>` of the cache. It holds shards, each a structured array of
-(sha256, features), that are only ever added, each in one atomic step. So processes may fill one store at the same time:
-at worst a crop stands in two shards, with the same features.
+They stand in the folder `features/<backbone digest>-<size>` of the cache (`core.cache`).
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +15,7 @@ from classifier.models.backbones import head_keys, pooled, state_digest
 from classifier.models.detector import Detector
 from classifier.models.forensics import backbone_of
 from classifier.scoring import BATCH_SIZE, batches
+from core.cache import ContentCache
 from core.manifest import Manifest
 from faces.loading import load_crops
 
@@ -40,53 +37,32 @@ def frozen_features(detector: Detector, manifest: Manifest, cache: Path) -> NDAr
 
     Half precision would halve the store, but then the head would be trained on other numbers than it is used on.
     """
+    width = int(backbone_of(detector.module).head_hidden_size)  # type: ignore[arg-type]
     folder = cache / "features" / f"{backbone_digest(detector)}-{detector.config.image_size}"
-    folder.mkdir(parents=True, exist_ok=True)
-    keys = manifest.rows["sha256"].to_numpy(dtype="S64")
-    known = _places(folder)
-    lacking = np.array([key not in known for key in keys], dtype=bool)
-    if lacking.any():
-        _fill(detector, manifest.where(lacking), cache, folder)
-        known = _places(folder)
-    shards = {file: np.load(file, mmap_mode="r")["features"] for file in {known[key][0] for key in keys}}
-    return np.stack([shards[file][place] for file, place in (known[key] for key in keys)])
-
-
-def _places(folder: Path) -> dict[bytes, tuple[Path, int]]:
-    """Where each crop's features stand: shard and row."""
-    places: dict[bytes, tuple[Path, int]] = {}
-    for file in sorted(folder.glob("*.npy")):
-        keys = np.load(file, mmap_mode="r")["sha256"]
-        places.update({bytes(key): (file, row) for row, key in enumerate(keys)})
-    return places
+    known = ContentCache(folder, ("<f4", (width,)))
+    keys: list[str] = manifest.rows["sha256"].tolist()
+    lacking = np.array(known.lacking(keys), dtype=np.int64)
+    if len(lacking):
+        _fill(known, detector, manifest, lacking[np.argsort(np.array(keys)[lacking])], cache)
+    return np.asarray(known.rows(keys), dtype=np.float32)
 
 
 @torch.inference_mode()
-def _fill(detector: Detector, manifest: Manifest, cache: Path, folder: Path) -> None:
-    keys, first = np.unique(manifest.rows["sha256"].to_numpy(dtype="S64"), return_index=True)
+def _fill(known: ContentCache, detector: Detector, manifest: Manifest, rows: NDArray[np.int64], cache: Path) -> None:
+    """Compute rows in the order of their hashes, so that the order of the manifest does not matter."""
+    keys = manifest.rows["sha256"].to_numpy(dtype=object)[rows]
     crops = load_crops(manifest, detector.config.image_size, cache)
     device = detector.mean.device
     was_training = detector.training
     detector.eval()
     parts: list[NDArray[np.float32]] = []
-    done = start = 0
+    start = 0
     try:
-        for part in batches(len(keys), BATCH_SIZE, "features"):
-            images = detector.normalise(crops.batch(first[part]).to(device))
+        for part in batches(len(rows), BATCH_SIZE, "features"):
+            images = detector.normalise(crops.batch(rows[part]).to(device))
             parts.append(pooled(backbone_of(detector.module), images).float().cpu().numpy())
-            done = part.stop
-            if done - start >= _SHARD_ROWS or done == len(keys):
-                _write(folder, keys[start:done], np.concatenate(parts))
-                start, parts = done, []
+            if part.stop - start >= _SHARD_ROWS or part.stop == len(rows):
+                known.add(keys[start : part.stop].tolist(), np.concatenate(parts))
+                start, parts = part.stop, []
     finally:
         detector.train(was_training)
-
-
-def _write(folder: Path, keys: NDArray[np.bytes_], features: NDArray[np.float32]) -> None:
-    shard = np.empty(len(keys), dtype=[("sha256", "S64"), ("features", "<f4", (features.shape[1],))])
-    shard["sha256"], shard["features"] = keys, features
-    name = hashlib.sha256(keys.tobytes()).hexdigest()[:16]
-    temporary = folder / f".{name}.{os.getpid()}.tmp"
-    with temporary.open("wb") as file:
-        np.save(file, shard, allow_pickle=False)
-    temporary.replace(folder / f"{name}.npy")

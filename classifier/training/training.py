@@ -10,8 +10,6 @@ from __future__ import annotations
 import functools
 import logging
 import math
-import os
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -24,12 +22,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from sklearn.metrics import log_loss, roc_auc_score
 from torch import Tensor
-from tqdm import tqdm
 
 from classifier.calibration import fit_band, fit_temperature, fit_threshold, probabilities
 from classifier.config import DetectorConfig, differences
 from classifier.models.backbones import head, pooled
-from classifier.models.detector import Detector, read_description, write_json
+from classifier.models.detector import Detector, read_description
 from classifier.models.forensics import ForensicNetwork, backbone_of
 from classifier.scoring import BATCH_SIZE, logits
 from classifier.training.batching import class_weights, epoch_order, paired_parts, parents_of
@@ -37,8 +34,10 @@ from classifier.training.features import frozen_features
 from classifier.training.optim import averaged, optimizer, prepare, schedule, set_learning_rate
 from core.device import autocast, keep_freed_memory, pick_device, pick_precision
 from core.errors import UserError
+from core.files import atomic, write_json
 from core.manifest import Manifest
-from core.progress import Report, ignore
+from core.progress import Report, ignore, progress_bar
+from core.seeding import derived_seed
 from core.signals import deferred_interrupt
 from faces.augmentation import augment
 from faces.loading import Crops, load_crops
@@ -177,9 +176,8 @@ class _Job:
         if self.parents:
             self.class_weights = self._class_weights(np.concatenate(parts))
         seen, seconds = 0, 0.0
-        interval = 0.5 if sys.stderr.isatty() else 15.0
         label = f"epoch {progress.epoch + 1}/{config.epochs}" + (", head" if frozen else "")
-        with tqdm(total=total, desc=label, unit="crop", leave=False, mininterval=interval, delay=3) as bar:
+        with progress_bar(total, label, "crop", delay=3, leave=False) as bar:
             bar.update(sum(map(len, parts[: progress.step])))
             for part in parts[progress.step :]:
                 began = time.perf_counter()
@@ -206,7 +204,7 @@ class _Job:
         # Dropout draws from torch's global generators: they are seeded for this step and put back after it.
         cuda = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=cuda):
-            torch.manual_seed(_stream(config.seed, 1, progress.epoch, progress.step))
+            torch.manual_seed(derived_seed(config.seed, 1, progress.epoch, progress.step))
             mixed = self._mixed(len(rows))
             seen = self._seen(rows, frozen, mixed)
             outputs = head(self.detector.module)(F.dropout(seen.float(), config.dropout)).squeeze(1)
@@ -234,7 +232,7 @@ class _Job:
         alpha = self.config.mixup
         if not alpha:
             return None
-        random = np.random.default_rng(_stream(self.config.seed, 3, self.progress.epoch, self.progress.step))
+        random = np.random.default_rng(derived_seed(self.config.seed, 3, self.progress.epoch, self.progress.step))
         return float(random.beta(alpha, alpha)), torch.from_numpy(random.permutation(count))
 
     def _seen(self, rows: NDArray[np.int64], frozen: bool, mixed: tuple[float, Tensor] | None) -> Tensor:
@@ -257,7 +255,7 @@ class _Job:
         """uint8 [B, 3, S, S], augmented."""
         images = self.crops.batch(rows).to(self.device)
         if self.config.augmentation > 0:
-            seed = _stream(self.config.seed, 2, self.progress.epoch, self.progress.step)
+            seed = derived_seed(self.config.seed, 2, self.progress.epoch, self.progress.step)
             images = augment(images, self.config.augmentation, torch.Generator().manual_seed(seed))
         return images
 
@@ -274,7 +272,7 @@ class _Job:
     def _parts(self) -> list[NDArray[np.int64]]:
         """The rows of each step of this epoch."""
         config, train = self.config, self.train_rows
-        generator = torch.Generator().manual_seed(_stream(config.seed, 0, self.progress.epoch))
+        generator = torch.Generator().manual_seed(derived_seed(config.seed, 0, self.progress.epoch))
         if self.parents:
             return [train[part] for part in paired_parts(len(train), self.parents, config.batch_size, generator)]
         order = train[epoch_order(self.targets[train], config.balance, generator)]
@@ -399,11 +397,6 @@ def _stored(config: DetectorConfig, epoch: int) -> bool:
     return frozen and config.augmentation == 0 and config.mixup == 0
 
 
-def _stream(seed: int, *counters: int) -> int:
-    """A seed of 63 bits for one purpose at one step, independent of those of every other."""
-    return int(np.random.SeedSequence([seed, *counters]).generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
 @dataclass
 class Progress:
     """Counters, the best weights so far and the metrics of each finished epoch; plain containers and tensors."""
@@ -427,10 +420,9 @@ class Progress:
 
 def write_state(file: Path, progress: Progress, **parts: object) -> None:
     """Write atomically; a kill leaves the old file or the new one."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     shallow = {name: getattr(progress, name) for name in asdict(Progress())}
-    torch.save({**parts, "progress": shallow}, temporary)
-    temporary.replace(file)
+    with atomic(file) as temporary:
+        torch.save({**parts, "progress": shallow}, temporary)
 
 
 def read_state(file: Path) -> dict[str, Any] | None:
