@@ -180,7 +180,8 @@ def _confidence(value: float, margin: float, parts: Sequence[_Part], level: floa
         return 0.5 + 0.5 * float(np.sign(value if abs(value) > _NOTHING else 0.0))
     squares = [(part.below if value > 0 else part.above) ** 2 for part in parts]
     # Welch and Satterthwaite: the datasets' squared margins stand for their variances.
-    df = sum(squares) ** 2 / sum(v**2 / part.df for v, part in zip(squares, parts, strict=True))
+    shares = sum(v**2 / part.df for v, part in zip(squares, parts, strict=True))
+    df = sum(squares) ** 2 / shares if shares else inf  # every t is a normal distribution
     return float(stats.t.cdf(stats.t.ppf((1 + level) / 2, df) * value / margin, df))
 
 

@@ -219,6 +219,12 @@ def test_two_faultless_detectors_may_still_differ() -> None:
     assert found.probability == 0.5
 
 
+def test_a_faultless_detector_of_few_groups_beats_chance() -> None:
+    t = np.repeat([0, 1], 6)
+    difference = paired_difference(t, t * 0.9, np.full(12, 0.5), np.arange(12), replicates=50)
+    assert (difference.value, difference.low > 0, difference.probability > 0.975) == (0.5, True, True)
+
+
 def test_each_model_has_its_own_threshold(pair: Paired) -> None:
     t, _, b, g = pair
     found = paired_difference(t, b, b, g, "recall", replicates=50, thresholds=(0.5, 0.8))
