@@ -65,7 +65,7 @@ class StudyConfig(BaseModel):
     trials: int = Field(20, ge=1, description="total, those of earlier launches counted in")
     hours: float | None = Field(None, gt=0, description="of trials, all workers and launches together")
     patience: int | None = Field(None, ge=2, description="trials without a gain beyond noise, after which it ends")
-    retries: int = Field(5, ge=0, description="how often a trial is taken up again whose worker was killed")
+    retries: int = Field(5, ge=0, description="how often a trial is resumed whose worker was killed")
     keep: int = Field(5, ge=1, description="trials whose weights stay on disk and in MLflow: the best ones")
     warm_start: str | None = Field(None, description="an earlier study over the same space to learn from")
     storage: str | None = Field(

@@ -169,19 +169,19 @@ def refuse_other_of_same_name(name: str, config: StudyConfig, wanted: Mapping[st
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Short sentences, one a setting that differs."""
-    found = []
+    unlike = []
     for key in sorted({*before, *now}):
         old, new = before.get(key), now.get(key)
         if old == new:
             continue
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             inner = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
-            found.append(f"{key} differs in {', '.join(inner)}")
+            unlike.append(f"{key} differs in {', '.join(inner)}")
         elif key == "data":
-            found.append("the faces or the generator have changed")
+            unlike.append("the faces or the generator have changed")
         else:
-            found.append(f"{key}: {old}, now {new}")
-    return found
+            unlike.append(f"{key}: {old}, now {new}")
+    return unlike
 
 
 # --- for workers elsewhere

@@ -1,4 +1,4 @@
-"""Which trial a worker takes next: so that a study has exactly its total of trials, whoever dies on the way.
+"""Which trial a worker takes next: so that a study has exactly its total of trials, whichever workers die.
 
 A study has slots 0 .. total - 1. Each is held by one trial at a time: it waits, runs, or has had its turn. A worker
 takes a slot under the study's lock, so that two never take the same one; the trial of a worker that died frees its
@@ -132,7 +132,7 @@ class TrialQueue:
         return Trial(self.study, trial_id)
 
     def give_back(self, trial: Trial, patience_seconds: float = 10) -> None:
-        """A trial that was interrupted waits again, to be taken up where it was; nothing is held against it.
+        """A trial that was interrupted waits again, to be resumed where it was; it loses no retry.
 
         Giving it back twice does nothing: it may be another worker's by then.
         """
@@ -213,7 +213,7 @@ def _holds(trial: FrozenTrial) -> bool:
     return trial.state != TrialState.FAIL or ERROR in trial.user_attrs
 
 
-def had_turn(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+def concluded(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     """Trials of this study that ended for good, by slot: finished, or failed by their own fault."""
     ended = [t for t in trials if t.state.is_finished() and _holds(t) and WARM not in t.user_attrs]
     return sorted(ended, key=slot_of)
@@ -221,4 +221,4 @@ def had_turn(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
 
 def finished(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     """Trials of this study that count towards its total."""
-    return [t for t in had_turn(trials) if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    return [t for t in concluded(trials) if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]

@@ -17,9 +17,9 @@ from core.errors import UserError
 from tracking.models import forget_model
 from tracking.store import Store
 from tuning.config import MAXIMISED, StudyConfig
-from tuning.queue import ERROR, finished, had_turn
+from tuning.queue import ERROR, concluded, finished
 
-# A study in which this many trials in a row fail has a fault that more trials do not mend.
+# A study in which this many trials in a row fail has a fault that more trials do not repair.
 MAX_FAILURES = 3
 NOISE = "noise"  # user attributes: the standard error of a trial's objective, ...
 FOLDER, MODEL, RUN = "folder", "model_id", "run_id"  # ... and where its detector is
@@ -103,7 +103,7 @@ def check_failures(trials: Sequence[FrozenTrial], name: str) -> None:
     Raises:
         UserError: with the last one's reason.
     """
-    last = sorted(had_turn(trials), key=lambda t: t.datetime_complete or t.datetime_start)[-MAX_FAILURES:]  # type: ignore[arg-type,return-value]
+    last = sorted(concluded(trials), key=lambda t: t.datetime_complete or t.datetime_start)[-MAX_FAILURES:]  # type: ignore[arg-type,return-value]
     if len(last) == MAX_FAILURES and all(t.state == TrialState.FAIL for t in last):
         raise UserError(
             f"the last {MAX_FAILURES} trials of {name} failed: {last[-1].user_attrs[ERROR]} "
@@ -120,7 +120,7 @@ def clean(trials: Sequence[FrozenTrial], config: StudyConfig, store: Store, work
     kept = {t.user_attrs.get(FOLDER) for t in trials if t.number in best or t.state == TrialState.RUNNING}
     models = {t.user_attrs.get(MODEL) for t in trials if t.number in best}
     detectors = work / "detectors"
-    for trial in had_turn(trials):
+    for trial in concluded(trials):
         folder = Path(str(trial.user_attrs.get(FOLDER, "")))
         if trial.number in best or str(folder) in kept or not folder.is_relative_to(detectors):
             continue

@@ -3,7 +3,7 @@
 A sampler is made anew for every trial, seeded by the study's seed and the trial's slot: what it suggests then depends
 on the history alone, and a killed study goes on as if it had not been killed (but for CMA-ES, which mixes the running
 number of a trial into its seed: it goes on, on another path). `grid` and `bruteforce` draw nothing: the slot of a
-trial decides its values, so that each combination is tried exactly once, whoever dies on the way.
+trial decides its values, so that each combination is tried exactly once, whichever workers die.
 """
 
 from __future__ import annotations

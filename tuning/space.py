@@ -183,15 +183,6 @@ def suggest(trial: Trial, space: Mapping[str, Range | Choice]) -> dict[str, Valu
     return values
 
 
-def size(space: Mapping[str, Range | Choice]) -> int:
-    """How many combinations there are, those that conditions rule out not counted.
-
-    Raises:
-        UserError: a parameter is continuous, or they are too many to list.
-    """
-    return len(combinations(space))
-
-
 def combinations(space: Mapping[str, Range | Choice], seed: int | None = None) -> list[dict[str, Value]]:
     """Every combination once, in the order of the space or, by a seed, shuffled.
 
@@ -211,10 +202,10 @@ def combinations(space: Mapping[str, Range | Choice], seed: int | None = None) -
             f"the space has up to {most:,} combinations, more than the {MAX_LISTED:,} that can be listed: "
             "use fewer choices or larger steps, or take sampler gp"
         )
-    found = list(_leaves(space, order, {}))
+    every = list(_leaves(space, order, {}))
     if seed is not None:
-        found = [found[i] for i in np.random.default_rng(seed).permutation(len(found))]
-    return found
+        every = [every[i] for i in np.random.default_rng(seed).permutation(len(every))]
+    return every
 
 
 def _leaves(

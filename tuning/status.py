@@ -1,4 +1,4 @@
-"""How a study stands, without loading what runs it: counts, the best trials, the time left."""
+"""The status of a study, without loading what runs it: counts, the best trials, the time left."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from rich.table import Table
 from rich.text import Text
 
 from tuning.config import StudyConfig
-from tuning.queue import ENDED, ERROR, finished, had_turn, slot_of
+from tuning.queue import ENDED, ERROR, concluded, finished, slot_of
 from tuning.ranking import feasible, ranked
 from tuning.storage import load, names
 
-LOOK_SECONDS = 2.0
+REFRESH_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
 class Standing:
-    """How a study stands now; `seconds_left` is None where no trial was finished yet or nothing is left."""
+    """The status of a study now; `seconds_left` is None where no trial was finished yet or nothing is left."""
 
     study: str
     total: int
@@ -48,10 +48,10 @@ class Standing:
 
 
 def standing(study: optuna.Study) -> Standing:
-    """Read how a study stands; all trials are in `trials`, running ones first, then the best."""
+    """Read the status of a study; all trials are in `trials`, running ones first, then the best."""
     config = StudyConfig.model_validate(study.user_attrs["config"]) if "config" in study.user_attrs else StudyConfig()
     trials = study.get_trials(deepcopy=False)
-    turn = had_turn(trials)
+    turn = concluded(trials)
     by_state = {state: [t for t in trials if t.state == state] for state in TrialState}
     failed = [t for t in turn if t.state == TrialState.FAIL]
     order = ranked(trials, config)
@@ -101,25 +101,13 @@ def _row(trial: FrozenTrial, config: StudyConfig) -> dict[str, Any]:
 
 def overview(root: Path, storage: str | None = None) -> pd.DataFrame:
     """One row a study of a tracking folder or database."""
+    columns = ["study", "complete", "pruned", "failed", "running", "of", "objective", "best", "left"]
     rows = []
     for name in names(root, storage):
         now = standing(load(root, name, storage))
-        rows.append(
-            {
-                "study": name,
-                "complete": now.complete,
-                "pruned": now.pruned,
-                "failed": now.failed,
-                "running": now.running,
-                "of": now.total,
-                "objective": now.objective,
-                "best": now.best_value,
-                "left": duration(now.seconds_left),
-            }
-        )
-    return pd.DataFrame(
-        rows, columns=["study", "complete", "pruned", "failed", "running", "of", "objective", "best", "left"]
-    )
+        counts = (now.complete, now.pruned, now.failed, now.running, now.total)
+        rows.append((name, *counts, now.objective, now.best_value, duration(now.seconds_left)))
+    return pd.DataFrame(rows, columns=columns)
 
 
 def show(
@@ -130,7 +118,7 @@ def show(
     as_json: bool = False,
     console: Console | None = None,
 ) -> None:
-    """Print how a study stands, once or, `live`, until it ends or Ctrl-C, which stops the looking and nothing else."""
+    """Print the status of a study, once or, `live`, until it ends or Ctrl-C, which stops the display alone."""
     console = console or Console()
     if not console.is_terminal:  # a file or a pipe has no width that a table must keep to
         console.width = max(console.width, 160)
@@ -143,7 +131,7 @@ def show(
         return
     with suppress(KeyboardInterrupt), Live(_view(now, trials), console=console, auto_refresh=False) as screen:
         while now.complete + now.pruned < now.total and now.ended is None:
-            time.sleep(LOOK_SECONDS)
+            time.sleep(REFRESH_SECONDS)
             now = read()
             screen.update(_view(now, trials), refresh=True)
 
@@ -155,7 +143,7 @@ def _view(now: Standing, limit: int) -> Group:
         (f"  {now.running} running", "cyan"),
         f"  {now.pruned} pruned",
         (f"  {now.failed} failed", "red" if now.failed else ""),
-        f"  {now.lost} taken up again" if now.lost else "",
+        f"  {now.lost} resumed" if now.lost else "",
         f"  best {now.objective} {now.best_value:.4f}" if now.best_value is not None else "",
         f"  {duration(now.seconds_left)} left" if now.seconds_left else "",
         f"\n{now.ended}" if now.ended else "",

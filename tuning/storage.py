@@ -55,11 +55,11 @@ _log = logging.getLogger(__name__)
 
 
 class StorageAwayError(UserError):
-    """The database of a study did not come back in time; nothing is held against the trial that found out."""
+    """The database of a study did not come back in time; the trial at hand loses no retry."""
 
 
 class JournalLock:
-    """A lock on a file beside the journal; whoever gets it mends the journal's end."""
+    """A lock on a file beside the journal; the process that gets it repairs the journal's end."""
 
     def __init__(self, journal: Path) -> None:
         self._journal = journal
@@ -145,7 +145,7 @@ class StudyStorage:
     def _open_journal(self) -> BaseStorage:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         lock = JournalLock(self.path)
-        with suppress(PermissionError):  # who may only read needs no mending
+        with suppress(PermissionError):  # a reader need not repair it
             lock.acquire()
             lock.release()
         return JournalStorage(JournalFileBackend(self.address, lock_obj=lock))  # type: ignore[arg-type]
@@ -291,7 +291,7 @@ def set_constraints(trial: Trial, constraints: Mapping[str, float]) -> None:
 
 
 def retry_lost(study: optuna.Study, trial: FrozenTrial) -> None:
-    """Queue a trial whose worker died to be taken up again: the same values, the same slot in the study."""
+    """Queue a trial whose worker died again: the same values, the same slot in the study."""
     with _stable():
         RetryHeartbeatStaleTrialCallback(inherit_intermediate_values=True)(study, trial)
 

@@ -29,7 +29,7 @@ from tuning.identity import (
     remember,
     study_name,
 )
-from tuning.queue import ENDED, ERROR, LOST, SLOT, WARM, TrialQueue, had_turn, slot_of
+from tuning.queue import ENDED, ERROR, LOST, SLOT, WARM, TrialQueue, concluded, slot_of
 from tuning.ranking import RUN, clean, feasible, ranked
 from tuning.report import figures, importance
 from tuning.space import in_order
@@ -221,7 +221,7 @@ def history(study: optuna.Study) -> pd.DataFrame:
     """One row a trial that had its turn: trial, state, value, run_id, error and a column for each parameter."""
     rows: list[dict[str, Any]] = []
     objectives = study.metric_names or ["value"]
-    for trial in had_turn(study.get_trials(deepcopy=False)):
+    for trial in concluded(study.get_trials(deepcopy=False)):
         attributes = trial.user_attrs
         values = trial.values if trial.state == TrialState.COMPLETE else None
         more = dict(zip(objectives[1:], (values or [None] * len(objectives))[1:], strict=True))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,13 +16,12 @@ from typing import Self
 
 import numpy as np
 import optuna
-import torch
 from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from classifier.config import DetectorConfig
 from classifier.models.detector import WEIGHTS, Detector
-from classifier.scoring import score
+from classifier.scoring import milliseconds_per_image, score
 from classifier.training.training import train
 from core.errors import UserError
 from core.files import write_text
@@ -220,19 +218,6 @@ def validate(detector: Detector, rows: Manifest, datasets: Sequence[str], contex
     return Validation(val, measures, margin / 1.96)
 
 
-@torch.inference_mode()
-def latency_ms(detector: Detector, repeats: int = 7) -> float:
-    """Milliseconds for one face on the detector's device: the fastest of some, which a busy machine disturbs least."""
-    side, device = detector.config.image_size, detector.mean.device
-    face = torch.zeros(1, 3, side, side, dtype=torch.uint8, device=device)
-    best = math.inf
-    for _ in range(repeats + 1):  # the first warms up
-        began = time.perf_counter()
-        float(detector(face).cpu()[0])
-        best = min(best, time.perf_counter() - began)
-    return best * 1000
-
-
 def train_and_log(
     spec: TrialSpec,
     context: TrialContext,
@@ -314,7 +299,7 @@ def train_and_log(
             raise
         together = _together(validations)
         measures = together.measures | {
-            "latency_ms": latency_ms(Detector.load(paths[0])),
+            "latency_ms": milliseconds_per_image([Detector.load(paths[0])], repeats=7)[0],
             "size_mb": (paths[0] / WEIGHTS).stat().st_size / 1e6,
         }
         value = measures["mean_auc"]

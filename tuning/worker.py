@@ -73,7 +73,7 @@ def work(
 
     Args:
         after: called with all trials after each one that ended.
-        wait: stay while others still run, in case one of them dies and its trial must be taken up.
+        wait: stay while others still run, in case one of them dies and its trial must be resumed.
 
     Raises:
         UserError: the last trials all failed, or the database stayed away.
@@ -119,7 +119,7 @@ def _run(queue: TrialQueue, trial: Trial, evaluate: Evaluate) -> None:
     except optuna.TrialPruned:
         queue.finish(trial, TrialState.PRUNED)
     except AWAY:
-        # The database went away while the trial ran: no fault of the trial's, which is taken up again when it is back.
+        # The database went away while the trial ran: no fault of the trial's, which is resumed when it is back.
         queue.give_back(trial, PATIENCE_SECONDS)
     except StorageAwayError:
         raise
@@ -189,7 +189,7 @@ def evaluator(
 
 
 def _reporter(trial: Trial, config: StudyConfig) -> Callable[[Mapping[str, float], int], None]:
-    """Tells the pruner how it goes; what was reported before the trial's worker was killed is not told again."""
+    """Reports to the pruner; what was reported before the trial's worker was killed is not reported again."""
     told = reported_steps(trial)
 
     def report(metrics: Mapping[str, float], step: int) -> None:

@@ -190,7 +190,7 @@ def run_on_cluster(
 
 
 def _work(storage: str, name: str) -> str | None:
-    """One worker, on whatever node; returns the sentence of a mistake that the user must correct."""
+    """One worker, on whatever node; returns the error that the user must correct."""
     try:
         join(storage, name)
     except UserError as error:

@@ -1,4 +1,4 @@
-"""`counterforge study`: launch, resume, join as a worker, and see how it goes."""
+"""`counterforge study`: launch, resume, work, watch, review, register."""
 
 from __future__ import annotations
 
@@ -24,27 +24,35 @@ from pipelines.cli.options import (
 if TYPE_CHECKING:
     from pipelines.configuration import RunConfig
 
-app = typer.Typer(help="Optuna studies over the whole chain.", no_args_is_help=True)
+app = typer.Typer(
+    help="Tune the whole chain: launch, watch and review a study, register its winner.", no_args_is_help=True
+)
 Storage = Annotated[
     str | None,
-    typer.Option("--storage", envvar="COUNTERFORGE_STORAGE", help="postgresql://..., where studies live in one."),
+    typer.Option(
+        "--storage",
+        envvar="COUNTERFORGE_STORAGE",
+        help="PostgreSQL database of the studies: postgresql://user:password@host/name.",
+    ),
 ]
 
 
 @app.command()
 def launch(
     config: Annotated[Path, typer.Argument(help="YAML like that of `counterforge run`, with a `study` section.")],
-    trials: Annotated[int | None, typer.Option(help="Total number of trials, earlier ones counted in.", min=1)] = None,
-    workers: Annotated[int, typer.Option(help="Processes of this machine, each with its share or GPU.", min=1)] = 1,
-    cluster: Annotated[str | None, typer.Option(help="Address of a Ray cluster that runs the trials; or auto.")] = None,
+    trials: Annotated[int | None, typer.Option(help="Total number of trials, over all launches.", min=1)] = None,
+    workers: Annotated[
+        int, typer.Option(help="Worker processes; each gets its share of the cores, or a GPU.", min=1)
+    ] = 1,
+    cluster: Annotated[str | None, typer.Option(help="Address of a Ray cluster that runs the trials, or auto.")] = None,
     storage: Storage = None,
-    new: Annotated[bool, typer.Option("--new", help="Begin beside a study of this name with other settings.")] = False,
+    new: Annotated[bool, typer.Option("--new", help="Begin another study beside one of the same name.")] = False,
     settings: Set = None,
     seed: Seed = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
-    """Run a study to its total number of trials. Launching again resumes. --dry-run prints what a trial will cost."""
+    """Run a study to its total number of trials; launching again resumes. --dry-run prints the cost of a trial."""
     from core.errors import UserError
     from pipelines.configuration import RunConfig
     from pipelines.run import search
@@ -97,7 +105,7 @@ def _next(commands: list[str]) -> str:
     return "\nnext:\n" + "\n".join(f"    {command}" for command in commands)
 
 
-app.command("resume", help="The same as launch: goes on to the total number of trials.")(launch)
+app.command("resume", help="Same as launch: continue to the total number of trials.")(launch)
 
 
 def _dry_run(config: RunConfig, workers: int, as_json: bool) -> None:
@@ -130,8 +138,8 @@ def _dry_run(config: RunConfig, workers: int, as_json: bool) -> None:
     print_table(pd.DataFrame(described(config.study.space)), f"{trials} trials by {config.study.sampler} over")
     rows = [[c.backbone, c.frozen_step * 1000, c.full_step * 1000, c.trial] for c in costs]
     columns = ["backbone", "head step ms", "full step ms", "trial s"]
-    print_table(pd.DataFrame(rows, columns=columns), "cost, from one timed step")
-    of = f"{faces} train faces" + ("" if known else " (a guess: the faces are not ingested yet)")
+    print_table(pd.DataFrame(rows, columns=columns), "cost, estimated from one timed step")
+    of = f"{faces} train faces" + ("" if known else " (assumed: the faces are not ingested yet)")
     typer.echo(f"about {duration(hours * 3600)} for {trials} trials of {of} by {workers} worker{'s' * (workers > 1)}")
 
 
@@ -140,7 +148,7 @@ def worker(
     storage: Annotated[str, typer.Argument(help="postgresql://..., or the path of a study's journal.")],
     study: Annotated[str, typer.Argument(help="Full name of the study, as `study launch` printed it.")],
 ) -> None:
-    """Work on a study that was launched elsewhere until it ends: one job of SLURM or Kubernetes, one terminal more."""
+    """Join a study that was launched elsewhere, until it ends: a job of SLURM or Kubernetes, another terminal."""
     from tuning.worker import join
 
     typer.echo(join(storage, study))
@@ -151,11 +159,11 @@ def status(
     name: Annotated[str | None, typer.Argument(help="Study, or the beginning of its name; all by default.")] = None,
     mlruns: Mlruns = DEFAULT_MLRUNS,
     storage: Storage = None,
-    live: Annotated[bool, typer.Option("--live", help="Keep looking until it ends or Ctrl-C.")] = False,
-    trials: Annotated[int, typer.Option(help="How many of the trials to show, the best ones.", min=0)] = 15,
+    live: Annotated[bool, typer.Option("--live", help="Refresh until the study ends, or Ctrl-C.")] = False,
+    trials: Annotated[int, typer.Option(help="Number of trials to show, the best ones first.", min=0)] = 15,
     as_json: AsJson = False,
 ) -> None:
-    """The studies of a tracking folder, or one with its best trials and the time left."""
+    """List the studies, or show one with its best trials and the time left."""
     from tuning.status import overview, show, standing
     from tuning.storage import load
 
@@ -175,27 +183,27 @@ def report(
     name: Annotated[str, typer.Argument(help="Study, or the beginning of its name.")],
     mlruns: Mlruns = DEFAULT_MLRUNS,
     storage: Storage = None,
-    seeds: Annotated[int, typer.Option(help="Train the best recipe again so often, with fresh seeds.", min=0)] = 0,
-    sealed: Annotated[bool, typer.Option(help="Open the sealed test rows of the study's datasets; counted.")] = True,
-    out: Annotated[Path | None, typer.Option("--out", help="The HTML file; beside the study by default.")] = None,
+    seeds: Annotated[int, typer.Option(help="Number of fresh seeds to train the best recipe with.", min=0)] = 0,
+    sealed: Annotated[bool, typer.Option(help="Score on the sealed test rows, too; the opening is counted.")] = True,
+    out: Annotated[Path | None, typer.Option("--out", help="HTML file to write; beside the study by default.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Write the report of a study: figures, and the best trial's val score beside its sealed test score."""
-    from pipelines.reports.study_report import review, write_report
+    from pipelines.reports.study_report import review_study, write_report
     from tuning.storage import load
 
     study = load(mlruns.absolute(), name, storage)
-    found = review(study, seeds=seeds, sealed=sealed)
-    commands = _commands(found.study, mlruns, storage, ("register",))
-    path = write_report(study, found, out=out, commands=commands)
+    review = review_study(study, seeds=seeds, sealed=sealed)
+    commands = _commands(review.study, mlruns, storage, ("register",))
+    path = write_report(study, review, out=out, commands=commands)
     if not as_json:
-        print_table(found.optimism, f"the best trial of {found.study}: AUC on val, and on sealed test rows")
+        print_table(review.optimism, f"the best trial of {review.study}: AUC on val, and on sealed test rows")
     result = {
-        "study": found.study,
-        "best": found.best.model_dump(mode="json"),
-        "best_value": found.best_value,
-        "scores": found.optimism.astype(object).where(found.optimism.notna(), None).to_dict("records"),
-        "importance": found.importance,
+        "study": review.study,
+        "best": review.best.model_dump(mode="json"),
+        "best_value": review.best_value,
+        "scores": review.optimism.astype(object).where(review.optimism.notna(), None).to_dict("records"),
+        "importance": review.importance,
         "report": path,
         "next": commands,
     }

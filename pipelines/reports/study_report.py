@@ -45,7 +45,7 @@ _CAPTIONS = {
 
 @dataclass(frozen=True)
 class Review:
-    """What a study has found: its best trial, that trial's scores on val and on the sealed rows, and its trials.
+    """The result of a study: its best trial, that trial's scores on val and on the sealed rows, and its trials.
 
     `optimism` has the columns dataset, seed, val, test, low, high, optimism (val minus test); `parameters` are those
     of the best trial that were searched; `front` holds the trials on the Pareto front where there are several
@@ -65,7 +65,7 @@ class Review:
     hours: float
 
 
-def review(study: optuna.Study, *, seeds: int = 0, sealed: bool = True) -> Review:
+def review_study(study: optuna.Study, *, seeds: int = 0, sealed: bool = True) -> Review:
     """Score the best trial of a study, and its recipe under fresh seeds; recorded as a run below that of the study.
 
     Args:
@@ -124,7 +124,7 @@ def review(study: optuna.Study, *, seeds: int = 0, sealed: bool = True) -> Revie
     )
 
 
-def write_report(study: optuna.Study, found: Review, *, out: Path | None = None, commands: Sequence[str] = ()) -> Path:
+def write_report(study: optuna.Study, review: Review, *, out: Path | None = None, commands: Sequence[str] = ()) -> Path:
     """Write the report of a study, beside the study and into its parent run; its path.
 
     Args:
@@ -136,23 +136,23 @@ def write_report(study: optuna.Study, found: Review, *, out: Path | None = None,
     drawn = figures(study, config)
     for name, figure in drawn.items():
         parent.figure(figure, name)
-    states = found.history["state"].value_counts().to_dict()
+    states = review.history["state"].value_counts().to_dict()
     path = write_page(
         out or context.work / "studies" / study.study_name / "report.html",
         "study_report.html",
-        title=f"Study {found.study}",
-        review=found,
+        title=f"Study {review.study}",
+        review=review,
         counts=", ".join(f"{count} {name.lower()}" for name, count in states.items()),
-        spent=duration(found.hours * 3600),
-        parameters=[{"parameter": name, "value": value} for name, value in found.parameters.items()],
-        scores=found.optimism.to_dict("records"),
-        conclusion=conclusion(found.optimism),
+        spent=duration(review.hours * 3600),
+        parameters=[{"parameter": name, "value": value} for name, value in review.parameters.items()],
+        scores=review.optimism.to_dict("records"),
+        conclusion=conclusion(review.optimism),
         pictures={_CAPTIONS[name]: png(figure) for name, figure in drawn.items()},
-        trials=found.history.drop(columns=["run_id"]).to_dict("records"),
+        trials=review.history.drop(columns=["run_id"]).to_dict("records"),
         commands=commands,
     )
     parent.artifact(path)
-    parent.tags({"reviewed": "yes", "test_openings": json.dumps(found.openings)})
+    parent.tags({"reviewed": "yes", "test_openings": json.dumps(review.openings)})
     return path
 
 
@@ -212,7 +212,7 @@ def conclusion(optimism: pd.DataFrame) -> str:
         chosen = tested.iloc[0]
         inside = chosen["low"] <= chosen["val"] <= chosen["high"]
         sentences.append(
-            f"On {dataset} the val score lies {'within' if inside else 'outside'} the test interval "
+            f"On {dataset} the val score is {'within' if inside else 'outside'} the test interval "
             f"(val minus test {chosen['optimism']:+.3f})."
         )
         fresh = tested["test"].tolist()[1:]

@@ -20,7 +20,7 @@ import tuning
 from tests.tuning.killable_workers import STEPS, settings, worker
 from tracking.store import Store
 from tuning import worker as worker_module
-from tuning.queue import TrialQueue, had_turn, slot_of
+from tuning.queue import TrialQueue, concluded, slot_of
 from tuning.storage import StudyStorage
 
 ROOT = Path(tuning.__file__).parents[1]
@@ -42,7 +42,7 @@ def killable_workers(*words: object, **environment: str) -> dict[str, Any]:
 def check_nothing_lost_nothing_twice(study: optuna.Study, store: Store, total: int, kills: int) -> None:
     """Every slot done once, no zombie, one run a trial, each step in it once, at most a step repeated a kill."""
     trials = study.get_trials()
-    assert [slot_of(t) for t in had_turn(trials)] == list(range(total))
+    assert [slot_of(t) for t in concluded(trials)] == list(range(total))
     assert Counter(t.state for t in trials)[TrialState.COMPLETE] == total
     assert {t.state for t in trials} <= {TrialState.COMPLETE, TrialState.FAIL}
     runs = store.client.search_runs([store.experiment(study.study_name)], max_results=1000)

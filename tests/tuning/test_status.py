@@ -12,7 +12,7 @@ from tuning.status import Standing, show
 
 
 def test_ctrl_c_ends_the_looking_and_keeps_the_last_view(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tuning.status, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(tuning.status, "REFRESH_SECONDS", 0.0)
     now = Standing("faces-1a2b3c4d", 4, 1, 0, 0, 1, 2, 0, "mean_auc", 0.75, None, None, [])
     looks: list[int] = []
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from core.errors import UserError
-from pipelines.reports.study_report import review, write_report
+from pipelines.reports.study_report import review_study, write_report
 from tests.tuning.conftest import base, context, manifest, runs, store
 from tuning.config import StudyConfig
 from tuning.space import Choice, Range
@@ -35,7 +35,7 @@ def test_a_report_shows_how_optimistic_the_choice_was(
     )
     result = launch(config, base, context)
     study = load(context.store.root, result.name)
-    found = review(study, seeds=2)
+    found = review_study(study, seeds=2)
     table = found.optimism
     assert set(table["dataset"]) == {"a", "b"}
     assert table["seed"].nunique() == 3
@@ -58,7 +58,7 @@ def test_a_report_shows_how_optimistic_the_choice_was(
     assert {run.data.tags["mlflow.parentRunId"] for name, run in by_name.items() if name != result.name} == {
         parent.info.run_id
     }
-    again = review(study, seeds=2, sealed=False)
+    again = review_study(study, seeds=2, sealed=False)
     assert again.openings == {"a": 1, "b": 1}  # left shut this time
     assert again.optimism["test"].isna().all()
 
@@ -69,7 +69,7 @@ def test_a_study_without_a_finished_trial_has_no_report(base: TrialSpec, context
         launch(config.model_copy(update={"constraints": {"size_mb": 0.001}}), base, context)
     (name,) = [n for n in _names(context) if n.startswith("barren")]
     with pytest.raises(UserError, match=r"keeps size_mb <= 0\.001"):
-        review(load(context.store.root, name))
+        review_study(load(context.store.root, name))
 
 
 def _names(context: TrialContext) -> list[str]:
