@@ -42,11 +42,9 @@ def slot_of(trial: FrozenTrial | Trial) -> int:
 class TrialQueue:
     """A worker's end of the queue of a study: takes trials, tells that it is alive, gives them back."""
 
-    def __init__(
-        self, study: optuna.Study, storage: StudyStorage, config: StudyConfig, *, worker: str | None = None
-    ) -> None:
+    def __init__(self, study: optuna.Study, storage: StudyStorage, config: StudyConfig) -> None:
         self.study, self.storage, self.config = study, storage, config
-        self.worker = worker or uuid.uuid4().hex[:12]
+        self.worker = uuid.uuid4().hex[:12]
         self.slots = slots(config)
         self._planned = plan(config.sampler, config.space, config.seed)
         self._next_look = 0.0

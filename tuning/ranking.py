@@ -40,13 +40,6 @@ def beats(one: Sequence[float], other: Sequence[float]) -> bool:
     return all(a >= b for a, b in zip(one, other, strict=True)) and any(a > b for a, b in zip(one, other, strict=True))
 
 
-def front(trials: Sequence[FrozenTrial], config: StudyConfig) -> list[FrozenTrial]:
-    """Finished trials that keep the constraints and that no other one beats."""
-    allowed = [t for t in trials if t.state == TrialState.COMPLETE and feasible(t)]
-    points = {t.number: gains(t, config) for t in allowed}
-    return [t for t in allowed if not any(beats(other, points[t.number]) for other in points.values())]
-
-
 def ranked(trials: Sequence[FrozenTrial], config: StudyConfig) -> list[FrozenTrial]:
     """Finished trials, the best first: those that keep the constraints, by how many beat them, then by objective."""
     complete = [t for t in trials if t.state == TrialState.COMPLETE]

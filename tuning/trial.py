@@ -122,6 +122,11 @@ class TrialContext:
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
     @property
+    def datasets(self) -> tuple[str, ...]:
+        """Those to train on, then those to validate on."""
+        return tuple(dict.fromkeys((*self.train_datasets, *self.validation_datasets)))
+
+    @property
     def judging_datasets(self) -> tuple[str, ...]:
         """Whose val rows choose between detectors."""
         return self.validation_datasets or self.train_datasets
@@ -338,8 +343,7 @@ def _judged(rows: Manifest, context: TrialContext, folds: int) -> tuple[Manifest
     """The rows that are scored, and the datasets that count."""
     datasets = context.judging_datasets
     if folds == 1:
-        known = list(dict.fromkeys((*context.train_datasets, *context.validation_datasets)))
-        return context.manifest.select(dataset=known, split="val"), datasets
+        return context.manifest.select(dataset=context.datasets, split="val"), datasets
     if context.validation_datasets:
         return context.manifest.select(dataset=list(datasets), split="val"), datasets
     return rows.select(split="val"), datasets

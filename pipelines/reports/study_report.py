@@ -26,7 +26,7 @@ from tracking.runs import Run, attach, run, test_openings
 from tuning.config import StudyConfig
 from tuning.identity import recall
 from tuning.queue import slot_of
-from tuning.ranking import FOLDER, MODEL, front, hours_spent, ranked
+from tuning.ranking import FOLDER, MODEL, hours_spent, ranked
 from tuning.report import figures
 from tuning.status import duration
 from tuning.study import summarise
@@ -118,7 +118,7 @@ def review_study(study: optuna.Study, *, seeds: int = 0, sealed: bool = True) ->
         optimism=optimism,
         importance=result.importance,
         openings=test_openings(context.store, context.experiment),
-        front=tuple(map(slot_of, front(trials, config))) if len(config.objectives) > 1 else (),
+        front=tuple(sorted(map(slot_of, study.best_trials))) if len(config.objectives) > 1 else (),
         history=result.history,
         hours=hours_spent(trials),
     )
@@ -164,19 +164,14 @@ def _weights(folder: Path, model_id: str, context: TrialContext) -> Path:
 
 
 def _val(context: TrialContext, folder: Path) -> dict[str, dict[str, float]]:
-    datasets = list(dict.fromkeys((*context.train_datasets, *context.validation_datasets)))
-    rows = context.manifest.select(dataset=datasets, split="val")
+    rows = context.manifest.select(dataset=context.datasets, split="val")
     return validate(Detector.load(folder), rows, context.judging_datasets, context).val
 
 
 def _test_rows(context: TrialContext) -> Manifest | None:
     """The sealed rows of the study's own datasets that hold both labels."""
     rows = context.manifest.select(split="test")
-    datasets = [
-        dataset
-        for dataset in dict.fromkeys((*context.train_datasets, *context.validation_datasets))
-        if len(set(rows.select(dataset=dataset).rows["label"])) == 2
-    ]
+    datasets = [name for name in context.datasets if len(set(rows.select(dataset=name).rows["label"])) == 2]
     return sealed_rows(context.manifest, datasets) if datasets else None
 
 
