@@ -251,6 +251,7 @@ def train_and_log(
     record = folder / f"trained-{run_key}.json"
     if record.is_file():
         return Trained(**json.loads(record.read_text()))
+    refuse_unjudged(context, folds)
     folder.mkdir(parents=True, exist_ok=True)
     first, synthetic, explanation = training_set(spec, context, 0, folds)
     lineage = {
@@ -337,6 +338,21 @@ def train_and_log(
     )
     write_text(record, json.dumps(asdict(trained)))
     return trained
+
+
+def refuse_unjudged(context: TrialContext, folds: int) -> None:
+    """Raises UserError, before anything is trained, where a dataset lacks the val rows that a detector is judged by."""
+    if folds > 1 and not context.validation_datasets:
+        return  # folds make val rows of their own
+    rows, datasets = _judged(context.manifest, context, folds)
+    for dataset in datasets:
+        labels = set(rows.select(dataset=dataset).rows["label"])
+        if len(labels) < 2:
+            held = f"only {labels.pop()} faces" if labels else "no rows"
+            raise UserError(
+                f"the val split of {dataset} holds {held}, and a detector is judged by real and fake ones: give it a "
+                "val share above 0 (split_shares), or more identities or sources of both labels"
+            )
 
 
 def _judged(rows: Manifest, context: TrialContext, folds: int) -> tuple[Manifest, tuple[str, ...]]:
