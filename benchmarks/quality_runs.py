@@ -22,18 +22,18 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from record import say
+from sides import count as parameters_of
 from torch import Tensor
 
+from core.files import write_json
 from core.manifest import Manifest
 from faces.loading import Crops, load_crops
 from gan.config import GanConfig
 from gan.quality import of_pictures
-from gan.sampling import render
+from gan.sampling import Pixels, render, tiled
 from gan.trainer import Trainer
 from gan.training import picture_indices
 from metrics.distributions import frechet_distance, kernel_distance
-
-Pictures = NDArray[np.uint8]  # [N, S, S, 3]
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class _Player:
     """A training behind the same three calls, whoever it is."""
 
     step: Callable[[Tensor], object]
-    sample: Callable[[int], Pictures]  # so many, at psi 1
+    sample: Callable[[int], Pixels]  # so many, at psi 1
     batch_size: int
     parameters: tuple[int, int]
     augmentation: Callable[[], dict[str, float]] = dict  # how ADA stands, for a point of the curve
@@ -146,16 +146,15 @@ def play(run: Run, folder: Path) -> None:
             }
         )
         say(f"{run.name}: {json.dumps(curve[-1])}")
-        _grid(pictures[:48]).save(folder / f"{run.name}.png")
+        grid = Image.fromarray(tiled(pictures[:48], 8))
+        grid.resize((grid.width * 3, grid.height * 3), Image.Resampling.BICUBIC).save(folder / f"{run.name}.png")
     result = {
         **curve[-1],
         "images_per_second": steps * player.batch_size / seconds,
         "parameters": player.parameters,
         "curve": curve,
     }
-    temporary = folder / f".{run.name}.tmp"
-    temporary.write_text(json.dumps({"run": asdict(run), "result": result}, indent=1))
-    temporary.replace(folder / f"{run.name}.json")
+    write_json(folder / f"{run.name}.json", {"run": asdict(run), "result": result})
 
 
 def floor(manifest: Path, image_size: int, count: int, cache: Path) -> dict[str, float]:
@@ -175,7 +174,7 @@ def _ours(run: Run) -> _Player:
     config = GanConfig(seed=run.seed, device=run.device, **run.settings).resolved()
     trainer = Trainer(config, torch.device(run.device))
 
-    def sample(count: int) -> Pictures:
+    def sample(count: int) -> Pixels:
         trainer.averaged.set_w_average()
         return render(trainer.averaged, range(count), 1.0)
 
@@ -190,7 +189,7 @@ def _ours(run: Run) -> _Player:
         # r_t of equation 1, the mean since the last point, which ADA steers to its target.
         return {"ada_probability": trainer.probability, "ada_overfitting": mean}
 
-    counts = (_count(trainer.generator), _count(trainer.discriminator))
+    counts = (parameters_of(trainer.generator), parameters_of(trainer.discriminator))
     return _Player(step, sample, trainer.batch_size, counts, augmentation)
 
 
@@ -218,7 +217,7 @@ def _peer(run: Run, size: int, folder: Path) -> _Player:
         trainer.train()
 
     @torch.no_grad()
-    def sample(count: int) -> Pictures:
+    def sample(count: int) -> Pixels:
         # Its moving average starts at step 20,000 only: until then the generator itself is what it has.
         parts = []
         networks.eval()
@@ -233,25 +232,11 @@ def _peer(run: Run, size: int, folder: Path) -> _Player:
         joined = (torch.cat(parts) * 255).round().to(torch.uint8)
         return joined.permute(0, 2, 3, 1).cpu().numpy()
 
-    return _Player(step, sample, batch_size, (_count(networks.G, networks.S), _count(networks.D)))
+    return _Player(step, sample, batch_size, (parameters_of(networks.G, networks.S), parameters_of(networks.D)))
 
 
-def _count(*networks: torch.nn.Module) -> int:
-    return sum(weight.numel() for network in networks for weight in network.parameters())
-
-
-def _pictures(crops: Crops, rows: NDArray[np.int64]) -> Pictures:
+def _pictures(crops: Crops, rows: NDArray[np.int64]) -> Pixels:
     return crops.batch(rows).permute(0, 2, 3, 1).numpy()
-
-
-def _grid(pictures: Pictures, columns: int = 8) -> Image.Image:
-    """Pictures side by side, at three times their size."""
-    rows, size = -(-len(pictures) // columns), pictures.shape[1]
-    sheet = np.zeros((rows * columns, size, size, 3), np.uint8)
-    sheet[: len(pictures)] = pictures
-    joined = sheet.reshape(rows, columns, size, size, 3).transpose(0, 2, 1, 3, 4)
-    image = Image.fromarray(joined.reshape(rows * size, columns * size, 3))
-    return image.resize((image.width * 3, image.height * 3), Image.Resampling.BICUBIC)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from core.files import write_text
+
 
 def hardware(device: str, threads: int) -> dict[str, Any]:
     """The machine as the figures depend on it."""
@@ -45,10 +47,7 @@ def hand_over(record: Mapping[str, Any], out: Path | None) -> None:
     """Print the record as one JSON object, last on standard output, and write it to `out`."""
     text = json.dumps({**record, "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")}, indent=1)
     if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-        temporary.write_text(text + "\n")
-        temporary.replace(out)
+        write_text(out, text + "\n")
     print(text, flush=True)
 
 

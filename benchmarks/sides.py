@@ -65,8 +65,8 @@ def our_trainer(side: Side) -> Trainer:
     generator_channels, discriminator_channels = matched_channels(config, *side.parameters)
 
     # A configuration has one dial for both networks. To meet two counts at once, each gets channels of its own here.
-    def generator(image_size: int, _: object, **rest: Any) -> Generator:
-        return Generator(image_size, generator_channels, **rest)
+    def generator(**rest: Any) -> Generator:
+        return Generator(**(rest | {"channels": generator_channels}))
 
     def discriminator(image_size: int, _: object, **rest: Any) -> Discriminator:
         return Discriminator(image_size, discriminator_channels, **rest)
@@ -92,8 +92,7 @@ def matched_channels(config: GanConfig, generator: int, discriminator: int) -> t
     """
 
     def generator_count(channels: dict[int, int]) -> int:
-        widths = {"z_width": config.z_width or 0, "w_width": config.w_width or 0}
-        return count(Generator(config.image_size, channels, mapping_depth=config.mapping_depth, **widths))
+        return count(Generator(**(config.architecture | {"channels": channels})))
 
     def discriminator_count(channels: dict[int, int]) -> int:
         return count(Discriminator(config.image_size, channels, blur=config.blur))

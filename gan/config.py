@@ -67,17 +67,17 @@ class GanConfig(BaseModel):
 
     learn_from: Literal["real", "fake"] = Field("real", description="label of the train rows to learn (none synthetic)")
     start_from: str | None = Field(
-        None, description="folder of a generator to go on from, of this or of half this size"
+        None, description="folder of a generator for a warm start, of this or of half this size"
     )
     condition: Literal["none", "method", "dataset"] = Field("none", description="column that gives pictures a label")
-    condition_start_kimg: float = Field(10.0, ge=0, description="labels count for nothing until here ...")
-    condition_end_kimg: float = Field(30.0, gt=0, description="... and in full from here on")
+    condition_start_kimg: float = Field(10.0, ge=0, description="labels have no effect until here ...")
+    condition_end_kimg: float = Field(30.0, gt=0, description="... and full effect from here on")
 
     z_width: int | None = Field(None, gt=0)
     w_width: int | None = Field(None, gt=0)
     mapping_depth: int = Field(2, ge=1, le=8)
     blur: bool = Field(False, description="[1, 3, 3, 1] filter before halving in the discriminator, not 2x2 averages")
-    noise_inputs: bool | None = Field(None, description="a noise picture into every layer of the generator")
+    noise_inputs: bool | None = Field(None, description="per-pixel noise into every layer of the generator")
     style_mixing: float = Field(0.5, ge=0, le=1, description="probability that a fake mixes two latents")
 
     loss: Literal["relativistic", "ns-r1"] = "relativistic"
@@ -99,9 +99,9 @@ class GanConfig(BaseModel):
     compiled: bool | None = Field(None, description="torch.compile for the main passes; by default on CUDA only")
     checkpoint_every_seconds: float = Field(60.0, gt=0)
     samples_every_kimg: float = Field(5.0, gt=0, description="between two grids of samples in out/samples")
-    validate_every_kimg: float | None = Field(10.0, gt=0, description="between two looks at the validation faces")
+    validate_every_kimg: float | None = Field(10.0, gt=0, description="between two validations")
     patience_kimg: float | None = Field(
-        None, gt=0, description="stop when the kernel distance was no better for so long"
+        None, gt=0, description="stop early when the kernel distance has not improved for so long"
     )
 
     @field_validator("image_size")

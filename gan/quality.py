@@ -30,7 +30,7 @@ from faces.landmarks import MIN_CONFIDENCE, crop_detector, share_with_face
 from faces.loading import Crops, load_crops
 from gan.checkpoint import generator_digest, load_generator
 from gan.networks.generator import Generator
-from gan.sampling import render
+from gan.sampling import Pixels, render, tiled
 from metrics.distributions import Estimate, frechet_distance, kernel_distance, nearest, precision_recall
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ def score_generator(
     return quality
 
 
-def of_pictures(pictures: NDArray[np.uint8], device: torch.device | None = None) -> Features:
+def of_pictures(pictures: Pixels, device: torch.device | None = None) -> Features:
     """Features of uint8 [N, S, S, 3] pictures."""
     return features(len(pictures), lambda start, stop: _tensor(pictures[start:stop]), device)
 
@@ -186,7 +186,7 @@ def _distances(real: Features, fake: Features, suffix: str, notes: list[str]) ->
     return distances
 
 
-def _findable(pictures: NDArray[np.uint8], photographs: Tensor, notes: list[str]) -> dict[str, float]:
+def _findable(pictures: Pixels, photographs: Tensor, notes: list[str]) -> dict[str, float]:
     """Share of samples in which a detector finds a face, beside that of the reals at the same size."""
     try:
         finder = crop_detector()
@@ -204,7 +204,7 @@ def _findable(pictures: NDArray[np.uint8], photographs: Tensor, notes: list[str]
 def _memorisation(
     reals: Manifest,
     crops: Crops,
-    pictures: NDArray[np.uint8],
+    pictures: Pixels,
     fake: Features,
     device: torch.device,
     path: Path,
@@ -249,35 +249,29 @@ def _neighbour_sheet(
     index: NDArray[np.int64],
     distance: NDArray[np.floating],
     threshold: float,
-    pictures: NDArray[np.uint8],
+    pictures: Pixels,
     path: Path,
 ) -> None:
     """The samples nearest to a train photograph above that photograph, nearest first; red frames mark near copies."""
-    nearest_first = np.argsort(distance)[: 2 * NEIGHBOUR_COLUMNS]
-    matched = train[index[nearest_first] % len(train)]
-    photographs = crops.batch(matched).permute(0, 2, 3, 1).numpy().copy()
-    photographs[index[nearest_first] >= len(train)] = photographs[index[nearest_first] >= len(train)][:, :, ::-1]
+    order = np.argsort(distance)[: 2 * NEIGHBOUR_COLUMNS]
+    mirrored = index[order] >= len(train)
+    photographs = crops.batch(train[index[order] % len(train)]).permute(0, 2, 3, 1).numpy().copy()
+    photographs[mirrored] = photographs[mirrored][:, :, ::-1]
     size, gap = pictures.shape[1], 4
-    step = size + gap
-    rows = -(-len(nearest_first) // NEIGHBOUR_COLUMNS)
-    sheet = np.full((rows * (2 * size + 2 * gap), NEIGHBOUR_COLUMNS * step, 3), 255, np.uint8)
-    for place, (sample, photograph) in enumerate(zip(nearest_first, photographs, strict=True)):
-        row, column = divmod(place, NEIGHBOUR_COLUMNS)
-        top, left = row * 2 * step, column * step
-        if distance[sample] < threshold:
-            sheet[top : top + 2 * size + gap, left : left + step] = (200, 40, 40)
-        sheet[top + 2 : top + 2 + size, left + 2 : left + 2 + size] = pictures[sample]
-        sheet[top + 2 + size : top + 2 + 2 * size, left + 2 : left + 2 + size] = photograph
-    image = Image.fromarray(sheet)
-    enlarged = max(1, 96 // size)
-    image.resize((image.width * enlarged, image.height * enlarged), Image.Resampling.NEAREST).save(path)
+    cells = np.full((len(order), 2 * (size + gap), size + gap, 3), 255, np.uint8)
+    cells[distance[order] < threshold, : 2 * size + gap] = (200, 40, 40)
+    cells[:, 2 : 2 + size, 2 : 2 + size] = pictures[order]
+    cells[:, 2 + size : 2 + 2 * size, 2 : 2 + size] = photographs
+    image = Image.fromarray(tiled(cells, NEIGHBOUR_COLUMNS, fill=255))
+    factor = max(1, 96 // size)
+    image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST).save(path)
 
 
 def _of_crops(crops: Crops, rows: NDArray[np.int64], device: torch.device) -> Features:
     return features(len(rows), lambda start, stop: crops.batch(rows[start:stop]), device)
 
 
-def _tensor(pictures: NDArray[np.uint8]) -> Tensor:
+def _tensor(pictures: Pixels) -> Tensor:
     return torch.from_numpy(pictures).permute(0, 3, 1, 2)
 
 

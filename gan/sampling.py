@@ -116,10 +116,15 @@ def psi_name(psi: Psi) -> str:
 
 def sample_grid(generator: Generator, seeds: Sequence[int], psi: Psi, columns: int | None = None) -> Image.Image:
     """The pictures of seeds side by side, row by row, in `columns` columns (a wide square by default)."""
-    pictures = render(generator, seeds, psi)
     columns = columns or math.ceil(math.sqrt(len(seeds) * 4 / 3))
-    rows, size = math.ceil(len(seeds) / columns), generator.image_size
-    sheet = np.zeros((rows * columns, size, size, 3), np.uint8)
-    sheet[: len(pictures)] = pictures
-    joined = sheet.reshape(rows, columns, size, size, 3).transpose(0, 2, 1, 3, 4)
-    return Image.fromarray(joined.reshape(rows * size, columns * size, 3))
+    return Image.fromarray(tiled(render(generator, seeds, psi), columns))
+
+
+def tiled(pictures: Pixels, columns: int, fill: int = 0) -> Pixels:
+    """[N, H, W, 3] side by side, row by row -> [ceil(N / columns) * H, columns * W, 3], what is left over filled."""
+    count, height, width, _ = pictures.shape
+    rows = math.ceil(count / columns)
+    cells = np.full((rows * columns, height, width, 3), fill, np.uint8)
+    cells[:count] = pictures
+    joined = cells.reshape(rows, columns, height, width, 3).swapaxes(1, 2)
+    return joined.reshape(rows * height, columns * width, 3)

@@ -23,7 +23,7 @@ from core.manifest import Manifest
 from faces.loading import load_crops
 from gan.checkpoint import load_generator
 from gan.networks.generator import Generator
-from gan.sampling import Pixels, check_psi, latents, render, sample_grid, to_pixels
+from gan.sampling import Pixels, check_psi, latents, render, sample_grid, tiled, to_pixels
 from gan.screening import check_first_seed
 
 GRID_FACES = 48
@@ -238,11 +238,8 @@ def interpolation(generator: Generator, seeds: Sequence[int], psi: float, frames
 
 def tile_films(films: Sequence[Pixels], columns: int) -> Pixels:
     """Films of equal length side by side, `columns` in a row: [F, H, W, 3], enlarged so that faces can be seen."""
-    films = [*films, *[np.zeros_like(films[0])] * (-len(films) % columns)]
-    stack = np.stack(films)
-    count, frames, size, _, _ = stack.shape
-    grid = stack.reshape(count // columns, columns, frames, size, size, 3).transpose(2, 0, 3, 1, 4, 5)
-    return _enlarged(grid.reshape(frames, count // columns * size, columns * size, 3), size)
+    frames = [tiled(np.stack(side_by_side), columns) for side_by_side in zip(*films, strict=True)]
+    return _enlarged(np.stack(frames), films[0].shape[1])
 
 
 def write_mp4(frames: Pixels, path: Path, frames_per_second: int = FRAMES_PER_SECOND) -> Path:

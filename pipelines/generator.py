@@ -1,11 +1,11 @@
-"""One generator, trained and logged, or measured and logged."""
+"""A generator trained, or evaluated, with its figures in MLflow."""
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
+from core.files import digest
 from core.manifest import Manifest
 from gan.checkpoint import generator_digest
 from gan.config import GanConfig
@@ -33,7 +33,7 @@ def train_and_log_generator(
     Returns:
         `generator`, the folder of its checkpoint, and `digest`, the hash of its weights.
     """
-    work = hashlib.sha256(f"{out.resolve()} {manifest.digest} {config.model_dump_json()}".encode()).hexdigest()[:24]
+    work = digest(f"{out.resolve()} {manifest.digest} {config.model_dump_json()}", length=24)
     with run(
         store,
         project,
@@ -49,9 +49,9 @@ def train_and_log_generator(
         folder = train(manifest, config, out, cache, active.metrics, group)
         for grid in sorted((out / "samples").glob("*.png"))[-1:]:
             active.artifact(grid)
-        digest = generator_digest(folder)
-        active.tags({"generator": digest})
-    return {"generator": str(folder), "digest": digest}
+        weights = generator_digest(folder)
+        active.tags({"generator": weights})
+    return {"generator": str(folder), "digest": weights}
 
 
 def score_and_log_generator(
@@ -64,15 +64,15 @@ def score_and_log_generator(
     **options: Any,
 ) -> Quality:
     """Measure a generator, with figures and pictures in MLflow. Takes the options of `gan.quality.score_generator`."""
-    digest = generator_digest(folder)
-    work = hashlib.sha256(f"{digest} {manifest.digest} {sorted(options.items())}".encode()).hexdigest()[:24]
+    weights = generator_digest(folder)
+    work = digest(f"{weights} {manifest.digest} {sorted(options.items())}", length=24)
     with run(
         store,
         project,
         "generator score",
         key=f"generator-score/{work}",
         params={name: str(value) for name, value in options.items()},
-        tags={"manifest": manifest.digest, "generator": digest},
+        tags={"manifest": manifest.digest, "generator": weights},
         description="Distances between samples and reals, each beside its floor between two halves of the reals.",
     ) as active:
         quality = score_generator(folder, manifest, out, cache, **options)

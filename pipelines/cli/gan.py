@@ -1,4 +1,4 @@
-"""`counterforge gan`: train a generator, and sample faces from it."""
+"""`counterforge gan`: train a generator, sample faces from it, visualise and evaluate it."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from pipelines.cli.options import (
     show_configuration,
 )
 
-app = typer.Typer(help="The generator of faces.", no_args_is_help=True)
+app = typer.Typer(help="Train, sample, visualise and evaluate the face generator.", no_args_is_help=True)
 
 
 @app.command()
 def train(
     manifest: Manifest,
     out: Annotated[Path, typer.Option("--out", help="Folder for checkpoints and sample grids.")],
-    preset: Annotated[str | None, typer.Option(help="tiny, small or base.")] = None,
-    image_size: Annotated[int | None, typer.Option(help="16, 32, 64, 128 or 256 pixels.")] = None,
-    minutes: Annotated[float | None, typer.Option(help="Budget of training time.")] = None,
-    kimg: Annotated[float | None, typer.Option(help="Budget of thousands of real pictures shown.")] = None,
+    preset: Annotated[str | None, typer.Option(help="Size of the networks: tiny, small or base.")] = None,
+    image_size: Annotated[int | None, typer.Option(help="Side of the pictures: 16, 32, 64, 128 or 256 pixels.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Training time; the default budget is 20 minutes.")] = None,
+    kimg: Annotated[float | None, typer.Option(help="Budget in thousands of real images shown.")] = None,
     start_from: Annotated[
-        str | None, typer.Option("--from", help="A generator to go on from, of this or of half this size.")
+        str | None, typer.Option("--from", help="Warm start from a generator of this or of half this size.")
     ] = None,
-    devices: Annotated[int, typer.Option(help="Processes on this machine that share each batch.", min=1)] = 1,
+    devices: Annotated[int, typer.Option(help="Data-parallel processes on this machine.", min=1)] = 1,
     config: ConfigFile = None,
     settings: Set = None,
     project: Annotated[str, typer.Option(help="Name of the MLflow experiment.")] = "generators",
@@ -49,7 +49,7 @@ def train(
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train on the train reals of a manifest. The same command resumes, and extends when the budget grew.
+    """Train on the real train faces of a manifest. The same command resumes, and continues with a larger budget.
 
     Several processes share each batch with --devices N, or when torchrun has started them.
     """
@@ -78,23 +78,25 @@ def train(
 def sample(
     generator: Annotated[Path, typer.Argument(help="Folder of a generator's checkpoint.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for the crops and their manifest.")],
-    count: Annotated[int, typer.Option(help="How many faces.", min=1)] = 64,
+    count: Annotated[int, typer.Option(help="Number of faces.", min=1)] = 64,
     psi: Annotated[
         str,
         typer.Option(
-            help="Truncation: 0 the mean face, 1 the generator's own spread; or one a resolution: 0.5,0.7,1,1."
+            help="Truncation psi: 0 is the mean face, 1 no truncation; or one value per resolution: 0.5,0.7,1,1."
         ),
     ] = "0.7",
     label: Annotated[
-        str | None, typer.Option(help="One of a conditional generator's labels; all in their shares by default.")
+        str | None,
+        typer.Option(help="Class label of a conditional generator; a mix by default."),
     ] = None,
     every_seed: Annotated[
-        bool, typer.Option("--every-seed", help="Keep samples without a findable face, and near-duplicates.")
+        bool,
+        typer.Option("--every-seed", help="Keep samples without a detectable face, and near-duplicates."),
     ] = False,
     seed: Seed = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write faces as crops with their ledger: generator, seed, psi. Seeds run on from --seed until enough are found."""
+    """Sample faces into crops and a manifest that names generator and seed of each, from --seed upwards."""
     from gan.checkpoint import export_label, load_generator
     from gan.sampling import psi_of, sample_grid
     from gan.screening import sample_screened
@@ -108,7 +110,7 @@ def sample(
     sample_grid(load_generator(generator), seeds, truncation).save(grid)
     text = f"{count} faces in {out / 'manifest.parquet'}, the first of them in {grid}"
     for reason, number in made.rejected.items():
-        text += f"\npassed over {number} seeds: {reason}"
+        text += f"\nrejected {number} seeds: {reason}"
     answer(
         {"manifest": out / "manifest.parquet", "faces": count, "rejected": made.rejected, "grid": grid}, as_json, text
     )
@@ -119,16 +121,16 @@ def show(
     generator: Annotated[Path, typer.Argument(help="Folder of a generator's checkpoint.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for the pictures.")],
     manifest: Annotated[
-        Path | None, typer.Option("--manifest", help="Hold the spectra against its train reals.")
+        Path | None, typer.Option("--manifest", help="Compare power spectra with its real train faces.")
     ] = None,
-    psi: Annotated[float, typer.Option(help="Truncation of everything but the sweep.")] = 0.7,
-    frames: Annotated[int, typer.Option(help="Frames of the film from one face to the next.", min=1, max=240)] = 36,
+    psi: Annotated[float, typer.Option(help="Truncation psi of everything but the sweep.")] = 0.7,
+    frames: Annotated[int, typer.Option(help="Interpolation frames between two faces.", min=1, max=240)] = 36,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
     cache: Cache = DEFAULT_CACHE,
     seed: Seed = None,
     as_json: AsJson = False,
 ) -> None:
-    """Look at a generator: a grid, an interpolation, style mixing, truncation, and spectra against photographs."""
+    """Visualise a generator: sample grid, interpolation, style mixing, truncation sweep, and power spectra."""
     from core.manifest import Manifest
     from gan.visualise import show as run
 
@@ -137,9 +139,7 @@ def show(
     lines = [f"{path}" for path in made.values() if isinstance(path, Path)]
     if "high_frequency_gap" in made:
         gap = made["high_frequency_gap"]
-        lines.append(
-            f"upper third of frequencies: {gap:+.2f} decades of power, fake - real (0 is a faithful generator)"
-        )
+        lines.append(f"upper third of frequencies: {gap:+.2f} decades of power, fake - real (0 is ideal)")
     answer(made, as_json, "\n".join(lines))
 
 
@@ -148,17 +148,17 @@ def score(
     generator: Annotated[Path, typer.Argument(help="Folder of a generator's checkpoint.")],
     manifest: Manifest,
     out: Annotated[Path, typer.Option("--out", help="Folder for quality.json and the nearest neighbours.")],
-    samples: Annotated[int | None, typer.Option(help="Pictures on each side; half of the reals by default.")] = None,
-    psi: Annotated[float, typer.Option(help="Truncation: 1 measures the generator's own spread.")] = 1.0,
-    inception: Annotated[Path | None, typer.Option(help="Inception weights of torch-fidelity: adds FID, KID.")] = None,
-    alexnet: Annotated[Path | None, typer.Option(help="AlexNet weights of torchvision: adds LPIPS diversity.")] = None,
+    samples: Annotated[int | None, typer.Option(help="Images on each side; half of the reals by default.")] = None,
+    psi: Annotated[float, typer.Option(help="Truncation psi; 1 is none.")] = 1.0,
+    inception: Annotated[Path | None, typer.Option(help="torch-fidelity's Inception weights, for FID and KID.")] = None,
+    alexnet: Annotated[Path | None, typer.Option(help="torchvision's AlexNet weights, for LPIPS diversity.")] = None,
     project: Annotated[str, typer.Option(help="Name of the MLflow experiment.")] = "generators",
     cache: Cache = DEFAULT_CACHE,
     mlruns: Mlruns = DEFAULT_MLRUNS,
     seed: Seed = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure samples against the reals of train and val: distances with their floor, variety, memorisation, faces."""
+    """Evaluate a generator: distances to the reals with their floor, diversity, memorisation, detectable faces."""
     from core.manifest import Manifest
     from pipelines.generator import score_and_log_generator
     from tracking.store import open_store
@@ -172,5 +172,7 @@ def score(
     print_table(
         quality.table(), f"{quality.count} samples of {quality.generator}, psi {psi:g}, against {quality.count} reals"
     )
-    said = "samples repeat train photographs" if quality.memorises else "no sign that train photographs are repeated"
-    typer.echo("\n".join([f"memorisation: {said}", *quality.notes, f"written to {out}: quality.json, neighbours.png"]))
+    memorised = "samples repeat train photographs" if quality.memorises else "none detected"
+    typer.echo(
+        "\n".join([f"memorisation: {memorised}", *quality.notes, f"written: {out}/quality.json, neighbours.png"])
+    )

@@ -1,10 +1,14 @@
-"""Errors of configuration, each a sentence that names field and remedy."""
+"""Errors of configuration, each a sentence that names field and remedy; and what the package exports."""
 
 from __future__ import annotations
+
+import subprocess
+import sys
 
 import pytest
 from pydantic import ValidationError
 
+import gan
 from gan.config import PRESETS, GanConfig
 
 
@@ -38,3 +42,12 @@ def test_resolving_fills_from_the_preset_and_keeps_what_is_given(preset: str) ->
 
 def test_channels_follow_the_dial() -> None:
     assert GanConfig(preset="small", image_size=64).channels == {4: 128, 8: 128, 16: 128, 32: 64, 64: 32}
+
+
+def test_package_alone_loads_no_torch_and_its_names_load_on_use() -> None:
+    code = "import sys, gan; assert not {'torch', 'cv2', 'pandas'} & sys.modules.keys(); print(gan.load_generator)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert all(callable(getattr(gan, name)) for name in gan.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        gan.nothing  # noqa: B018
