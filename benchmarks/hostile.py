@@ -294,7 +294,7 @@ def model_folder(chance: random.Random, folder: Path) -> None:
     """A detector's folder with altered values or damaged weights: refused, or its scores are probabilities."""
     import torch
 
-    from classifier.models.ensemble import load_model
+    from classifier.models.ensemble import load_detector
 
     copy = folder / "detector"
     shutil.copytree(_template("detector", folder), copy)
@@ -304,7 +304,7 @@ def model_folder(chance: random.Random, folder: Path) -> None:
     else:
         file = copy / chance.choice(["config.json", "weights.safetensors"])
         file.write_bytes(damaged(file.read_bytes(), chance))
-    detector = load_model(copy, "cpu")
+    detector = load_detector(copy, "cpu")
     size = detector.config.image_size
     with torch.inference_mode():
         scores = detector.probability(torch.zeros((2, 3, size, size), dtype=torch.uint8))

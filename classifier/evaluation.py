@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from core.errors import UserError
+from core.files import strict_json
 from metrics.binary import Floats, Ints, compute, confusion
 from metrics.intervals import Difference, Interval, Paired, bootstrap_all, paired_difference_of_means, roc_band
 
@@ -82,7 +83,7 @@ class Evaluation:
 
     def to_json(self) -> str:
         """Strict JSON; what is not a number becomes null."""
-        return json.dumps(_without_nan(asdict(self)), indent=1, allow_nan=False)
+        return strict_json(asdict(self), indent=1)
 
     @classmethod
     def from_json(cls, text: str) -> Evaluation:
@@ -285,14 +286,6 @@ def _refuse_unlike(a: pd.DataFrame, b: pd.DataFrame) -> None:
         f"the two score tables are not of the same rows ({len(first - second)} only in a, "
         f"{len(second - first)} only in b, of {len(a)} and {len(b)}): evaluate both detectors on the same manifest"
     )
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _with_nan(value: Any) -> Any:

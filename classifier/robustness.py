@@ -8,7 +8,6 @@ face fake. Figures are by source, with intervals over identities or sources.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -29,7 +28,7 @@ from tqdm import tqdm
 from classifier.evaluation import per_source, score_table
 from core.cache import ContentCache
 from core.errors import UserError
-from core.files import digest
+from core.files import digest, strict_json
 from core.manifest import Manifest
 from core.progress import progress_bar
 from faces.loading import Crops, load_crops
@@ -130,8 +129,7 @@ class Ladder:
 
     def to_json(self) -> str:
         """Strict JSON; what is not a number becomes null."""
-        text = json.dumps(asdict(self))  # nan is written as NaN, which strict readers refuse
-        return json.dumps(json.loads(text, parse_constant=lambda _: None), indent=1, allow_nan=False)
+        return strict_json(asdict(self), indent=1)
 
 
 def robustness(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from classifier.models.detector import Detector
-from classifier.models.ensemble import Combination, Ensemble, load_model
+from classifier.models.ensemble import Combination, Ensemble, load_detector
 from classifier.training.stacking import Combined, combine
 from core.errors import UserError
 from core.manifest import Manifest
@@ -115,7 +115,7 @@ def _members(store: Store, models: Sequence[str]) -> tuple[list[Detector], list[
         for number, name in enumerate(models):
             version = None if Path(name).is_dir() else find_version(store, name)
             folder = fetch_model(store, version.uri, Path(scratch) / str(number)) if version else Path(name)
-            model = load_model(folder, "cpu")
+            model = load_detector(folder, "cpu")
             if isinstance(model, Ensemble):
                 raise UserError(f"{name} is an ensemble itself: name its members instead")
             members.append(model)

@@ -154,7 +154,7 @@ class Ensemble(nn.Module):
 FaceModel = Detector | Ensemble
 
 
-def load_model(folder: Path | str, device: str = "auto") -> FaceModel:
+def load_detector(folder: Path | str, device: str = "auto") -> FaceModel:
     """The detector or the ensemble in `folder`, in eval mode; needs no network.
 
     Raises:

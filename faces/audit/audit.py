@@ -7,9 +7,7 @@ brightness, and its test score says nothing about fakes elsewhere. The audit loo
 from __future__ import annotations
 
 import hashlib
-import json
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from scipy.stats import rankdata
 from sklearn.metrics import roc_auc_score
 
 from core.errors import UserError
+from core.files import strict_json
 from core.manifest import Manifest
 from faces.audit.cues import FAMILIES, measure_cues, numeric
 from faces.audit.duplicates import NearDuplicates, find_near_duplicates
@@ -99,7 +98,7 @@ class Audit:
 
     def to_json(self) -> str:
         """Strict JSON; what is not a number becomes null."""
-        return json.dumps(_without_nan(asdict(self)), indent=1, allow_nan=False)
+        return strict_json(asdict(self), indent=1)
 
 
 def audit(manifest: Manifest, config: AuditConfig | None = None, cache: Path | None = None) -> Audit:
@@ -230,11 +229,3 @@ def _which(found: DatasetAudit, family_audit: FamilyAudit) -> str:
         return ""
     more, less = ("more often", "less often") if "=" in own[0].name else ("higher", "lower")
     return f": {own[0].name} is {more if own[0].auc > 0.5 else less} in fakes"
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -186,7 +186,7 @@ def evaluate(
 
     from classifier.evaluation import remarks
     from classifier.figures import evaluation_figures
-    from classifier.models.ensemble import load_model
+    from classifier.models.ensemble import load_detector
     from core.errors import UserError
     from core.manifest import Manifest
     from pipelines.evaluation.robustness import ladder_table, log_ladder, run_robustness, worst_sentence
@@ -211,7 +211,7 @@ def evaluate(
     project = version.tags.get("project", "evaluations") if version else "evaluations"
     # By the version and not by its alias, which names another model tomorrow.
     name = f"evaluate version {version.number}" if version else f"evaluate {folder.name}"
-    key = f"evaluate/{version.model_id if version else load_model(folder).digest}/{rows.digest}"
+    key = f"evaluate/{version.model_id if version else load_detector(folder).digest}/{rows.digest}"
     with run(store, project, name, key=key, tags={"manifest": rows.digest}) as active:
         for name in sorted(set(rows.rows["dataset"])):
             active.opened_test(name)

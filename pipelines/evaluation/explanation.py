@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from classifier.explanation import METHODS, Map, Method, explain, localisation
-from classifier.models.ensemble import FaceModel, load_model
+from classifier.models.ensemble import FaceModel, load_detector
 from classifier.scoring import score
 from core.errors import UserError
 from core.manifest import Manifest
@@ -97,10 +97,10 @@ def explain_model(store: Store, model: str, manifest: Manifest, out: Path, cache
                 f"the detector in {folder} is no version of the registry, where the opening of test rows is counted: "
                 "register it, or choose --split val"
             )
-        return explain_faces(load_model(folder, "cpu"), manifest, out, cache, **options)
+        return explain_faces(load_detector(folder, "cpu"), manifest, out, cache, **options)
     version = find_version(store, model)
     with tempfile.TemporaryDirectory() as scratch:
-        loaded = load_model(fetch_model(store, version.uri, Path(scratch) / "model"), "cpu")
+        loaded = load_detector(fetch_model(store, version.uri, Path(scratch) / "model"), "cpu")
     with run(
         store,
         version.tags.get("project", "evaluations"),

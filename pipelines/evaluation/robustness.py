@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from classifier.figures import robustness_figure
-from classifier.models.ensemble import load_model
+from classifier.models.ensemble import load_detector
 from classifier.robustness import CLEAN, LABELS, Ladder, robustness
 from core.manifest import Manifest
 from tracking.models import fetch_model, score_model
@@ -22,7 +22,7 @@ def run_robustness(store: Store, version: Version | None, folder: Path, rows: Ma
     """The ladder of a registered version, or else of the model in `folder`; finished rungs are kept in the cache."""
     with tempfile.TemporaryDirectory() as scratch:
         place = fetch_model(store, version.uri, Path(scratch) / "model") if version is not None else folder
-        return robustness(load_model(place, "auto"), rows, cache, store=cache / "robustness")
+        return robustness(load_detector(place, "auto"), rows, cache, store=cache / "robustness")
 
 
 def log_ladder(run: Run, ladder: Ladder, rows: Manifest, model_id: str | None) -> None:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from classifier.calibration import Band, abstention
 from classifier.evaluation import Evaluation, evaluate, per_source, score_table
-from classifier.models.ensemble import load_model
+from classifier.models.ensemble import load_detector
 from classifier.scoring import score
 from core.errors import UserError
 from core.manifest import Manifest
@@ -57,7 +57,7 @@ def sealed_rows(manifest: Manifest, datasets: Sequence[str] = ()) -> Manifest:
 
 def evaluate_detector(folder: Path, rows: Manifest, cache: Path, device: str = "cpu") -> Scored:
     """Score the rows by the detector in `folder`, and evaluate the scores at its own threshold."""
-    detector = load_model(folder, device)
+    detector = load_detector(folder, device)
     scores = score(detector, rows, cache)
     return Scored(
         score_table(rows.rows, scores),

@@ -28,7 +28,7 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from classifier.evaluation import ALL, By, evaluate, score_table
-from classifier.models.ensemble import load_model
+from classifier.models.ensemble import load_detector
 from classifier.scoring import score
 from core.errors import UserError
 from core.manifest import Manifest
@@ -140,7 +140,7 @@ def _score(exam: ScoreJob) -> pd.DataFrame:
     done, key = exam.sheet.with_suffix(".json"), f"{exam.trained.model_id} {exam.rows.digest} {sorted(exam.columns)}"
     if done.is_file() and exam.sheet.is_file() and json.loads(done.read_text()) == key:
         return pd.read_parquet(exam.sheet)
-    detector = load_model(exam.trained.path, exam.device)
+    detector = load_detector(exam.trained.path, exam.device)
     table = score_table(exam.rows.rows, score(detector, exam.rows, exam.cache))
     exam.sheet.parent.mkdir(parents=True, exist_ok=True)
     _replace(exam.sheet, lambda path: table.to_parquet(path, index=False))

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from classifier.export import FLOAT, INT8, TOLERANCE, export_onnx, onnx_scores, parity, quantise
-from classifier.models.ensemble import FaceModel, load_model
+from classifier.models.ensemble import FaceModel, load_detector
 from core.errors import UserError
 from core.manifest import Manifest
 from faces.loading import Crops, load_crops
@@ -63,7 +63,7 @@ def export_version(
         folder = fetch_model(store, version.uri, Path(scratch) / "model")
         for file in (SUMS, "MLmodel"):
             (folder / file).unlink(missing_ok=True)
-        model = load_model(folder, "cpu")
+        model = load_detector(folder, "cpu")
         if onnx or int8:
             faces = _faces(version, manifest)
             sentences = _export_files(model, folder, faces, cache, int8)
@@ -92,7 +92,7 @@ def import_version(store: Store, folder: Path) -> Version:
     verify(folder)
     lineage = json.loads((folder / LINEAGE).read_text(encoding="utf-8"))
     sums = (folder / SUMS).read_bytes()
-    load_model(folder, "cpu")  # refuses what cannot be rebuilt before anything is recorded
+    load_detector(folder, "cpu")  # refuses what cannot be rebuilt before anything is recorded
     origin = f"{lineage['name']} version {lineage['version']} ({lineage['model_id']})"
     tags = {**lineage["tags"], "imported_from": origin, "imported_by": who()}
     if not lineage["untraced"]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from classifier.calibration import ERROR, Band
-from classifier.models.ensemble import Ensemble, FaceModel, load_model
+from classifier.models.ensemble import Ensemble, FaceModel, load_detector
 from pipelines.release.lineage import licence_of, untraced
 from tracking.models import fetch_model
 from tracking.registry import Registry, Version
@@ -24,7 +24,7 @@ def version_card(store: Store, version: Version, extra: Sequence[str] = ()) -> s
         extra: sentences about the files that go with it, such as the parity of an export.
     """
     with tempfile.TemporaryDirectory() as folder:
-        model = load_model(fetch_model(store, version.uri, Path(folder) / "model"), "cpu")
+        model = load_detector(fetch_model(store, version.uri, Path(folder) / "model"), "cpu")
     registry = Registry(store)
     return _card(version, model, registry.metrics(version), untraced(store, version, model), extra)
 

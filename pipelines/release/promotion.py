@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from classifier.evaluation import MEAN, Evaluation, compare
-from classifier.models.ensemble import FaceModel, load_model
+from classifier.models.ensemble import FaceModel, load_detector
 from classifier.scoring import milliseconds_per_image
 from core.manifest import Manifest
 from metrics.intervals import Difference
@@ -166,7 +166,7 @@ def _gather(
         scored = evaluate_detector(ours, rows, cache)
         rival = evaluate_detector(theirs, rows, cache) if theirs else None
         paired = compare(scored.table, rival.table if rival else scored.table.assign(score=0.5), by="source")
-        models = [load_model(path, "cpu") for path in (ours, theirs) if path]
+        models = [load_detector(path, "cpu") for path in (ours, theirs) if path]
         timed = gate.max_ms_per_image is not None or gate.champion.gain == "latency"
         times = milliseconds_per_image(models) if timed else [float("nan")] * len(models)
         costs = [_costs(*each) for each in zip(models, times, [scored, rival], strict=False)]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from core.files import append_lines, atomic, digest, read_lines, sha256, write_json, write_text
+from core.files import append_lines, atomic, digest, read_lines, sha256, strict_json, write_json, write_text
 
 
 def test_an_error_leaves_the_old_file_and_nothing_temporary(tmp_path: Path) -> None:
@@ -39,3 +39,9 @@ def test_torn_lines_are_passed_over_and_spoil_none_after_them(tmp_path: Path) ->
         file.write(b'{"torn": ')
     append_lines(path, ["whole"])
     assert list(read_lines(path)) == [{"a": 1}, [2], "whole"]
+
+
+def test_what_is_not_a_number_is_null_in_json() -> None:
+    assert strict_json({"a": [float("nan"), 1.5], "b": {"c": float("-inf")}, "d": (True, None)}) == (
+        '{"a": [null, 1.5], "b": {"c": null}, "d": [true, null]}'
+    )

@@ -12,7 +12,7 @@ from scipy.special import expit
 
 from classifier.config import DetectorConfig
 from classifier.models.detector import Detector
-from classifier.models.ensemble import Ensemble, load_model, resized
+from classifier.models.ensemble import Ensemble, load_detector, resized
 from classifier.scoring import milliseconds_per_image, score
 from classifier.training.stacking import combine, fit
 from core.errors import UserError
@@ -50,19 +50,19 @@ def test_it_comes_back_from_its_folder(small: Small, images: torch.Tensor, tmp_p
     ensemble = Ensemble([random_detector(small, 0), random_detector(small, 3)], [0.4, 0.6], -0.1, threshold=0.3)
     folder = ensemble.eval().save(tmp_path / "e")
     assert {path.name for path in folder.iterdir()} == {"weights.safetensors", "config.json"}
-    again = load_model(folder, "cpu")
+    again = load_detector(folder, "cpu")
     assert isinstance(again, Ensemble)
     assert (again.digest, again.threshold, again.weights) == (ensemble.digest, 0.3, (0.4, 0.6))
     with torch.inference_mode():
         assert torch.equal(again(images), ensemble(images))
-    assert isinstance(load_model(ensemble.detectors[0].save(tmp_path / "d"), "cpu"), Detector)
+    assert isinstance(load_detector(ensemble.detectors[0].save(tmp_path / "d"), "cpu"), Detector)
     text = (folder / "config.json").read_text()
     (folder / "config.json").write_text(text.replace('"bias": -0.1', '"bias": -0.2'))
     with pytest.raises(UserError, match="are not of one ensemble"):
-        load_model(folder, "cpu")
+        load_detector(folder, "cpu")
     (folder / "config.json").write_text(text.replace('"weights"', '"weighs"'))
     with pytest.raises(UserError, match="cannot be rebuilt"):
-        load_model(folder, "cpu")
+        load_detector(folder, "cpu")
 
 
 def test_members_of_other_sizes_see_the_picture_scaled_down(

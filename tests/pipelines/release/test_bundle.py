@@ -11,7 +11,7 @@ import pytest
 
 from classifier.calibration import Band
 from classifier.models.detector import Detector
-from classifier.models.ensemble import Ensemble, load_model
+from classifier.models.ensemble import Ensemble, load_detector
 from classifier.scoring import score
 from core.errors import UserError
 from core.manifest import Manifest
@@ -80,7 +80,7 @@ def test_it_arrives_as_it_left(
     assert "test_manifest_path" not in arrived.tags
     assert Registry(there).metrics(arrived)["auc/near"] == 0.91
     models = [
-        load_model(fetch_model(place, number.uri, tmp_path / name), "cpu")
+        load_detector(fetch_model(place, number.uri, tmp_path / name), "cpu")
         for place, number, name in ((store, here, "here"), (there, arrived, "there"))
     ]
     rows = Manifest.read(faces).select(split="val")
@@ -132,7 +132,7 @@ def test_an_ensemble_is_registered_and_judged_like_one_model(
     version = Registry(store).resolve(made["version"])
     assert version.tags["generator"] == "none"
     assert version.tags["test_datasets"] == "near"
-    assert isinstance(load_model(fetch_model(store, version.uri, tmp_path / "fetched"), "cpu"), Ensemble)
+    assert isinstance(load_detector(fetch_model(store, version.uri, tmp_path / "fetched"), "cpu"), Ensemble)
     verdict = evaluate_gate(store, made["version"], cache=cache, dry_run=True)
     assert next(each for each in verdict.checks if each["rule"] == "lineage")["passed"]
     assert "**Members** resnet18 (seed 3" in version_card(store, version)
