@@ -1,4 +1,4 @@
-"""Public names of a package that are imported when they are first asked for, so that the package alone costs nothing."""
+"""Public names of a package that are imported when first asked for, so that the package alone costs nothing."""
 
 from __future__ import annotations
 
