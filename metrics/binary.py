@@ -220,12 +220,6 @@ RANKED: dict[str, Callable[[Ranked], Floats]] = {
 """The metrics that have intervals: all are defined for every weighting that holds both classes."""
 
 
-def weighted_auc(targets: ArrayLike, scores: ArrayLike, weights: ArrayLike) -> Floats:
-    """AUC-ROC of one sample under each of B weightings [B, N] -> [B]; ties count half; nan: a class has no weight."""
-    t, s = validated(targets, scores)
-    return Ranked.of(t, s, np.asarray(weights, dtype=np.float64)).auc()
-
-
 def _ratio(part: int, whole: int) -> float:
     return part / whole if whole else nan
 

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-PACKAGES = ("core", "metrics", "faces", "classifier", "tuning")
+PACKAGES = ("core", "metrics", "faces", "gan", "classifier", "tuning")
 
 
 @pytest.mark.parametrize("package", PACKAGES)

@@ -22,7 +22,6 @@ from metrics.binary import (
     eer,
     equal_mass_bins,
     validated,
-    weighted_auc,
 )
 
 
@@ -82,14 +81,14 @@ def test_fractional_weights_agree_with_scikit_learn() -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 4), st.integers(0, 3)), min_size=1, max_size=12))
-def test_weighted_auc_counts_ties_as_halves(rows: list[tuple[int, int, int]]) -> None:
+def test_auc_under_weights_counts_ties_as_halves(rows: list[tuple[int, int, int]]) -> None:
     t, s, w = (np.array(column) for column in zip(*rows, strict=True))
     wins = pairs = 0.0
     for i in np.flatnonzero(t == 1):
         for j in np.flatnonzero(t == 0):
             pairs += w[i] * w[j]
             wins += w[i] * w[j] * (float(s[i] > s[j]) + 0.5 * float(s[i] == s[j]))
-    found = weighted_auc(t, s / 4, w[None, :])[0]
+    found = Ranked.of(t, s / 4, w[None, :].astype(float)).auc()[0]
     assert math.isnan(found) if pairs == 0 else found == pytest.approx(wins / pairs)
 
 
@@ -120,7 +119,7 @@ def test_two_normal_distributions_have_the_known_auc_and_eer() -> None:
     t = np.repeat([0, 1], n)
     s = 1 / (1 + np.exp(-(np.random.default_rng(0).normal(size=2 * n) + d * t)))
     assert eer(t, s) == pytest.approx(norm.cdf(-d / 2), abs=0.003)
-    assert weighted_auc(t, s, np.ones((1, 2 * n)))[0] == pytest.approx(norm.cdf(d / math.sqrt(2)), abs=0.003)
+    assert Ranked.of(t, s).auc()[0] == pytest.approx(norm.cdf(d / math.sqrt(2)), abs=0.003)
 
 
 @pytest.mark.parametrize("label", [0, 1])
