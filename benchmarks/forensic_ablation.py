@@ -30,8 +30,7 @@ from classifier.training.training import HISTORY, train
 from core.config import override, validate
 from core.errors import UserError
 from core.manifest import Manifest
-from metrics.repeated import Repeated, holm, two_sided
-from pipelines.experiments.comparison import estimate
+from pipelines.experiments.comparison import tabulate
 
 GOAL = 1.0
 
@@ -73,8 +72,7 @@ def measure(options: argparse.Namespace) -> tuple[dict[str, Any], pd.DataFrame]:
                 ignore_index=True,
             )
             say(f"{kind}, seed {seed}: trained and scored")
-    figures = estimate(tables, kinds, range(options.seeds), NONE)
-    aucs, differences = _rows(figures)
+    aucs, differences = tabulate(tables, NONE)
     return {
         "benchmark": "forensic_ablation",
         "settings": {**base, "seeds": options.seeds, "kinds": kinds},
@@ -88,22 +86,6 @@ def measure(options: argparse.Namespace) -> tuple[dict[str, Any], pd.DataFrame]:
         "hardware": machine,
         "versions": versions("counterforge", "timm", "scikit-learn"),
     }, differences
-
-
-def _rows(figures: dict[str, dict[str, Repeated]]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    aucs: list[dict[str, Any]] = []
-    differences: list[dict[str, Any]] = []
-    for dataset, of in figures.items():
-        for kind, found in of.items():
-            place: dict[str, Any] = {"arm": kind, "dataset": dataset}
-            aucs.append(place | {"auc": found.interval.value, "low": found.interval.low, "high": found.interval.high})
-            aucs[-1]["per_seed"] = list(found.per_seed)
-            change = found.difference
-            if change is not None:
-                differences.append(place | {"value": change.value, "low": change.low, "high": change.high})
-                differences[-1] |= {"per_seed": list(found.differences), "p": two_sided(change)}
-    changes = pd.DataFrame(differences)
-    return pd.DataFrame(aucs), changes.assign(p_holm=holm(changes["p"].tolist()))
 
 
 def _options() -> argparse.Namespace:

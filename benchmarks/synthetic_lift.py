@@ -2,9 +2,10 @@
 
 Eight arms by three seeds, all else equal, trained on one dataset with one fake in ten and tested on several datasets;
 the configuration says which (configs/synthetic_lift.yaml: about 25 trainings, hours on two cores). The record holds
-the whole table with intervals over groups and seeds, the paired differences with Holm's p-values, the verdicts and the
-hours. There is no goal but that every figure is there: `ratio` is the share of detectors that were trained and scored
-on every dataset, and `lift` the best arm with synthetic faces against `none`, which nobody may choose a model by.
+the whole table with intervals over groups and seeds, the paired differences with Holm's p-values, the conclusions and
+the hours (of all detectors one after another). There is no goal but that every figure is there: `ratio` is the share of
+detectors that were trained and scored on every dataset, and `lift` the best arm with synthetic faces against `none`,
+which nobody may choose a model by.
 
 A killed call goes on where it was; the same call on finished work answers at once.
 """
@@ -21,6 +22,7 @@ from record import hand_over, hardware, peak_memory_mib, refuse, say, versions
 from core.config import override, read_yaml, validate
 from core.errors import UserError
 from pipelines.configuration import RunConfig
+from pipelines.experiments.arms import forged
 from pipelines.experiments.comparison import Comparison, execute
 from tracking.store import TrackingError
 
@@ -53,8 +55,8 @@ def main() -> None:
             ),
             "table": found["table"],
             "differences": found["differences"],
-            "lift": _lift(found["differences"], plan.forged),
-            "verdicts": found["verdicts"],
+            "lift": _lift(found["differences"], forged(plan.arms)),
+            "conclusions": found["conclusions"],
             "notes": found["notes"],
             "test_rows_opened": found["openings"],
             "hours": {name: round(hours, 4) for name, hours in result.hours.items()},
@@ -78,11 +80,11 @@ def _cells(result: Comparison, datasets: list[str]) -> list[dict[str, Any]]:
     return list(result.table[result.table["dataset"].isin(datasets)].to_dict("records"))
 
 
-def _lift(differences: list[dict[str, Any]], forged: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+def _lift(differences: list[dict[str, Any]], arms: tuple[str, ...]) -> dict[str, dict[str, Any]]:
     """By dataset, the arm with synthetic faces that came out highest against the reference, with its interval."""
     best: dict[str, dict[str, Any]] = {}
     for row in differences:
-        if row["arm"] in forged and (row["dataset"] not in best or row["value"] > best[row["dataset"]]["value"]):
+        if row["arm"] in arms and (row["dataset"] not in best or row["value"] > best[row["dataset"]]["value"]):
             best[row["dataset"]] = {name: row[name] for name in ("arm", "value", "low", "high", "p_holm")}
     return best
 

@@ -113,27 +113,39 @@ class GanConfig(BaseModel):
         return value
 
     @model_validator(mode="after")
-    def _is_consistent(self) -> GanConfig:
+    def _one_budget(self) -> GanConfig:
         if self.minutes is not None and self.kimg is not None:
             raise ValueError(f"minutes {self.minutes:g} and kimg {self.kimg:g} are two budgets: give one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _labels_in_time(self) -> GanConfig:
         if self.condition_end_kimg <= self.condition_start_kimg:
             raise ValueError(
                 f"condition_end_kimg {self.condition_end_kimg:g} is not after condition_start_kimg"
-                f" {self.condition_start_kimg:g}: raise it"
+                f" {self.condition_start_kimg:g}: leave the labels time to come in"
             )
         if self.condition != "none" and self.kimg is not None and self.kimg < self.condition_end_kimg:
             raise ValueError(
-                f"kimg {self.kimg:g} ends before labels have full effect: lower condition_end_kimg"
+                f"kimg {self.kimg:g} ends before the labels count in full: lower condition_end_kimg"
                 f" {self.condition_end_kimg:g} or raise kimg"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _shared_batch(self) -> GanConfig:
         batch = self.batch_size or PRESETS[self.preset].batch_size
         if batch % (4 * self.accumulate):
             raise ValueError(
                 f"batch_size {batch} in {self.accumulate} micro-batches does not leave multiples of 4 pictures to each:"
                 f" take a batch_size that {4 * self.accumulate} divides, or another accumulate"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _patience_needs_validation(self) -> GanConfig:
         if self.patience_kimg is not None and self.validate_every_kimg is None:
-            raise ValueError("patience_kimg needs validation, which validate_every_kimg null turns off: give both")
+            raise ValueError("patience_kimg needs the validation that validate_every_kimg null turns off: give both")
         return self
 
     def resolved(self) -> GanConfig:

@@ -339,13 +339,19 @@ def high_frequency_gap(real: MeanSpectrum, fake: MeanSpectrum) -> float:
 
 
 def spectra_figure(real: MeanSpectrum, fake: MeanSpectrum, title: str) -> Figure:
-    """Both mean spectra with their bands, and below them the difference at each frequency."""
+    """Both mean spectra with their bands, and below them their difference, frequency by frequency."""
     figure = Figure(figsize=(7.0, 6.4), dpi=100, layout="constrained")
     axes, below = figure.subplots(2, 1, sharex=True, height_ratios=[2.4, 1])
     for spectrum, name, colour, dash in ((real, "real", _REAL, "-"), (fake, "fake", _FAKE, "--")):
         axes.fill_between(spectrum.frequencies, spectrum.low, spectrum.high, color=colour, alpha=0.18, linewidth=0)
-        label = f"{name} (n = {spectrum.pictures})"
-        axes.plot(spectrum.frequencies, spectrum.mean, dash, color=colour, linewidth=2, label=label)
+        axes.plot(
+            spectrum.frequencies,
+            spectrum.mean,
+            dash,
+            color=colour,
+            linewidth=2,
+            label=f"{name} (n = {spectrum.pictures})",
+        )
     axes.set(ylabel="log10 power, mean over angles", title=title)
     axes.legend(title="mean, and the band of 80 % of pictures", frameon=False)
     below.axhline(0.0, color="#666666", linewidth=0.8)

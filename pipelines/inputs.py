@@ -1,4 +1,4 @@
-"""What every pipeline stands on: the faces as a manifest, and a generator that has learnt from their train reals."""
+"""What every pipeline starts from: the faces as a manifest, and a generator that has learnt from their train reals."""
 
 from __future__ import annotations
 
@@ -7,62 +7,90 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from core.errors import UserError
 from core.manifest import Manifest, concatenate
+from core.splits import split_of
 from faces.extraction import IngestConfig
 from faces.ingest import ingest
 from faces.orl import embedded
 from faces.sheets import contact_sheet
 from pipelines.configuration import RunConfig
-from pipelines.experiments.arms import keep_few_fakes
 from pipelines.generator import train_and_log_generator
 from pipelines.steps import Steps
 from tracking.store import Store
+from tuning.trial import TrialContext
 
 
 @dataclass(frozen=True)
-class Faces:
-    """Files of the manifest with all fakes, of the one with those that are trained on, and of the contact sheet."""
+class Dataset:
+    """The faces of a run.
 
-    full: Path
-    reduced: Path
+    Attributes:
+        context: what detectors are made of: the manifest with few train fakes, and no generator yet.
+        full: the manifest with all fakes; `file` is where it lies.
+        sheet: the picture of some of them.
+    """
+
+    context: TrialContext
+    full: Manifest
+    file: Path
     sheet: Path
 
 
-def prepare_dataset(config: RunConfig, steps: Steps) -> Faces:
+def prepare_dataset(config: RunConfig, store: Store, steps: Steps) -> Dataset:
     """Take in the datasets of the configuration, unless that is done already.
 
     Raises:
-        UserError: a folder is missing, or a dataset names no dataset.
+        UserError: a folder is missing, or a section names a dataset that does not exist.
     """
     done = steps.do("faces", [_inputs(config)], lambda: _faces(config), lambda r: [Path(r["manifest"])])
-    return Faces(Path(done["manifest"]), Path(done["reduced"]), Path(done["sheet"]))
+    context = TrialContext(
+        Manifest.read(Path(done["reduced"])),
+        config.datasets.train,
+        config.datasets.validation,
+        None,
+        config.out,
+        config.out / "cache",
+        store,
+        config.project,
+    )
+    file = Path(done["manifest"])
+    return Dataset(context, Manifest.read(file), file, Path(done["sheet"]))
 
 
-def train_or_load_generator(
-    config: RunConfig, reduced: Manifest, store: Store, steps: Steps, parent: str | None = None
-) -> Path:
+def train_or_load_generator(config: RunConfig, context: TrialContext, steps: Steps, parent: str | None = None) -> Path:
     """Train a generator on the train reals of the train datasets, unless that is done already; its checkpoint."""
-    trained_on = reduced.select(dataset=config.datasets.train)
+    faces = context.manifest.select(dataset=config.datasets.train)
+    inputs = [
+        faces.select(split="train", label="real").digest,
+        config.gan.model_dump_json(),
+        tracking_identity(context),
+    ]
     made = steps.do(
         "generator",
-        [
-            trained_on.select(split="train", label="real").digest,
-            config.gan.model_dump_json(),
-            tracking_place(config, store),
-        ],
+        inputs,
         lambda: train_and_log_generator(
-            trained_on, config.gan, config.out / "generator", config.out / "cache", store, config.project, parent
+            faces, config.gan, config.out / "generator", context.cache, context.store, config.project, parent
         ),
         lambda r: [Path(r["generator"])],
     )
     return Path(made["generator"])
 
 
-def tracking_place(config: RunConfig, store: Store) -> str:
-    """What tells one tracking database from another that took its place."""
-    experiment = store.client.get_experiment(store.experiment(config.project))
-    return f"{store.tracking_uri} {experiment.experiment_id} {experiment.creation_time}"
+def tracking_identity(context: TrialContext) -> str:
+    """What tells one tracking database from another at the same address."""
+    experiment = context.store.client.get_experiment(context.store.experiment(context.experiment))
+    return f"{context.store.tracking_uri} {experiment.experiment_id} {experiment.creation_time}"
+
+
+def keep_few_fakes(manifest: Manifest, datasets: tuple[str, ...], share: float, seed: int = 0) -> Manifest:
+    """The manifest without some train fakes of the given datasets: `share` of their groups stay, chosen by name."""
+    rows = manifest.rows
+    concerned = rows["dataset"].isin(datasets) & (rows["split"] == "train") & (rows["label"] == "fake")
+    stays = [split_of(f"few/{group}", seed, (share, 1 - share, 0.0)) == "train" for group in manifest.groups]
+    return manifest.where((~concerned | pd.Series(stays, index=rows.index)).to_numpy(dtype=bool))
 
 
 def _inputs(config: RunConfig) -> str:
@@ -78,8 +106,7 @@ def _inputs(config: RunConfig) -> str:
         for path in sorted(source.source.rglob("*"))
         if path.is_file()
     ]
-    parts = config.model_dump_json(include={"faces", "keep_train_fakes", "datasets"})
-    return parts + json.dumps(media)
+    return config.model_dump_json(include={"faces", "keep_train_fakes", "datasets"}) + json.dumps(media)
 
 
 def _faces(config: RunConfig) -> dict[str, Any]:
@@ -90,9 +117,8 @@ def _faces(config: RunConfig) -> dict[str, Any]:
         parts = []
         for source in config.faces:
             name = source.dataset or source.source.resolve().name
-            parts.append(
-                ingest(source.source, folder / name, IngestConfig.model_validate(source.model_dump(exclude={"source"})))
-            )
+            settings = IngestConfig.model_validate(source.model_dump(exclude={"source"}))
+            parts.append(ingest(source.source, folder / name, settings))
         manifest = concatenate(parts, folder)
     known = set(manifest.rows["dataset"])
     for part in ("train", "validation", "test"):

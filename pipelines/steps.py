@@ -6,7 +6,6 @@ written after the work, so that a killed step is done again (each step goes on w
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 import time
@@ -14,6 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from core.files import digest, write_json
 
 
 @dataclass
@@ -40,24 +41,21 @@ class Steps:
             work: returns what JSON can hold.
             outputs: files and folders that the result speaks of.
         """
-        digest = hashlib.sha256("\0".join(inputs).encode()).hexdigest()
+        key = digest(*inputs, length=64)
         record = self.folder / f"{name}.json"
-        place = f"[{len(self.seconds) + 1}/{self.total}] {name}"
+        title = f"[{len(self.seconds) + 1}/{self.total}] {name}"
         known = _read(record)
-        if known is not None and known["inputs"] == digest and all(path.exists() for path in outputs(known["result"])):
+        if known is not None and known["inputs"] == key and all(path.exists() for path in outputs(known["result"])):
             self.seconds[name] = float(known["seconds"])
             self.done_before.append(name)
-            print(f"{place}: unchanged, done before in {known['seconds']:.0f} s", file=sys.stderr)
+            print(f"{title}: unchanged, done before in {known['seconds']:.0f} s", file=sys.stderr)
             return dict(known["result"])
-        print(f"{place} ...", file=sys.stderr)
+        print(f"{title} ...", file=sys.stderr)
         started = time.monotonic()
         result = work()
         self.seconds[name] = time.monotonic() - started
-        self.folder.mkdir(parents=True, exist_ok=True)
-        temporary = record.with_suffix(".tmp")
-        temporary.write_text(json.dumps({"inputs": digest, "seconds": self.seconds[name], "result": result}, indent=1))
-        temporary.replace(record)
-        print(f"{place}: {self.seconds[name]:.0f} s", file=sys.stderr)
+        write_json(record, {"inputs": key, "seconds": self.seconds[name], "result": result})
+        print(f"{title}: {self.seconds[name]:.0f} s", file=sys.stderr)
         return result
 
 

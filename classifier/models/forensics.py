@@ -94,7 +94,7 @@ def kinds_of(text: str) -> tuple[str, ...]:
     for kind in named:
         if kind not in BRANCHES or named.count(kind) > 1:
             raise UserError(
-                f"forensics {text!r} is not available: give none, or some of {', '.join(BRANCHES)} joined by +"
+                f"forensics {text!r} is not to be had: give none, or some of {', '.join(BRANCHES)} joined by +"
             )
     return tuple(kind for kind in BRANCHES if kind in named)
 

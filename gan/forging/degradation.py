@@ -1,7 +1,7 @@
-"""Degradation of photographs (sharpness, noise, size, encoding): measured on reals, applied to samples.
+"""What sets photographs apart from rendered pictures, besides what they show: measured on reals, given to samples.
 
 A detector that is trained on raw samples learns the quickest cue: sharper or softer, cleaner or noisier, PNG or JPEG.
-Samples with the reals' degradation leave the face to learn.
+Here samples get the reals' sharpness, noise, size and encoding, so that what is left to learn is the face.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ _MAD = 0.6745  # median of |x| of a standard normal x
 
 
 @dataclass(frozen=True)
-class Degradation:
-    """Of one picture: its size, noise of each channel (Y, Cr, Cb; levels of 255), and encoding."""
+class Traces:
+    """How one picture was taken and stored: its size, noise a channel (Y, Cr, Cb; levels of 255), and encoding."""
 
     width: int
     height: int
@@ -37,12 +37,12 @@ class Degradation:
 
 @dataclass(frozen=True)
 class Statistics:
-    """Of a set of pictures: the degradation of each, and the mean logarithmic spectrum at one size.
+    """Of a set of pictures: the traces of each, and the mean logarithmic spectrum at one size.
 
     `spectrum` [3, S // 2 + 1]: natural logarithm of the power of Y, Cr, Cb at 0, 1, ..., S / 2 periods a picture.
     """
 
-    degradations: tuple[Degradation, ...]
+    traces: tuple[Traces, ...]
     spectrum: NDArray[np.float64]
 
 
@@ -53,23 +53,19 @@ def measure(files: Sequence[bytes], size: int) -> Statistics:
         files: one or more.
         size: S, at which spectra are compared: that of the generator's pictures.
     """
-    degradations, spectra = [], []
+    traces, spectra = [], []
     for data in files:
-        degradation, ycc = _measure(data)
-        degradations.append(degradation)
+        pixels, encoding = read_picture(data)
+        ycc = to_ycc(pixels)
+        traces.append(Traces(pixels.shape[1], pixels.shape[0], noise_level(ycc), encoding))
         spectra.append(log_spectrum(_resized(ycc, size, size)))
-    return Statistics(tuple(degradations), np.mean(spectra, axis=0))
+    return Statistics(tuple(traces), np.mean(spectra, axis=0))
 
 
-def degradation_of(data: bytes) -> Degradation:
-    """The degradation of one encoded picture."""
-    return _measure(data)[0]
-
-
-def _measure(data: bytes) -> tuple[Degradation, Floats]:
+def traces_of(data: bytes) -> Traces:
+    """The traces of one encoded picture."""
     pixels, encoding = read_picture(data)
-    ycc = to_ycc(pixels)
-    return Degradation(pixels.shape[1], pixels.shape[0], noise_level(ycc), encoding), ycc
+    return Traces(pixels.shape[1], pixels.shape[0], noise_level(to_ycc(pixels)), encoding)
 
 
 def log_spectrum(ycc: Floats) -> NDArray[np.float64]:
@@ -105,7 +101,7 @@ def noise_level(ycc: Floats) -> tuple[float, float, float]:
 
 
 class Matcher:
-    """Gives a generator's pictures the degradation of photographs.
+    """Gives a generator's pictures the traces of photographs.
 
     Args:
         reals: measured at the size of the generator's pictures.
@@ -117,29 +113,29 @@ class Matcher:
         spectra = []
         for number, picture in enumerate(samples):
             # To the size of a real and back, as reals were measured: resizing takes its share of the fine detail.
-            like = reals.degradations[number % len(reals.degradations)]
+            like = reals.traces[number % len(reals.traces)]
             there = _resized(to_ycc(picture), like.width, like.height)
             spectra.append(log_spectrum(_resized(there, size, size)))
         gain = np.exp((reals.spectrum - np.mean(spectra, axis=0)) / 2)
         gain[:, 0] = 1.0  # brightness is the face's own
         self._gain = np.clip(gain, *_GAIN)
 
-    def match(self, picture: Pixels, degradation: Degradation, random: np.random.Generator) -> bytes:
-        """A file of a generated picture [S, S, 3] uint8, with the mean spectrum of the reals and one's degradation.
+    def match(self, picture: Pixels, traces: Traces, random: np.random.Generator) -> bytes:
+        """A file of a generated picture [S, S, 3] uint8, with the spectrum of all reals and the traces of one.
 
         Sharpness first, at the generator's size; then the real's size; then its noise, over what noise there is; then
         its encoding.
         """
         sharpened = _filtered(to_ycc(picture), self._gain)
-        ycc = _resized(sharpened, degradation.width, degradation.height)
+        ycc = _resized(sharpened, traces.width, traces.height)
         grain = random.normal(size=ycc.shape).astype(np.float32)
-        wanted, own = np.array(degradation.noise), np.array(noise_level(ycc))
+        wanted, own = np.array(traces.noise), np.array(noise_level(ycc))
         level = np.sqrt(np.maximum(wanted**2 - own**2, 0))
         best, nearest = b"", np.inf
         # JPEG takes noise away with what it rounds off, so a look at each result says how much more must go in.
         for _ in range(_ROUNDS):
-            data = degradation.encoding.encode(_rgb(ycc + grain * level.astype(np.float32)))
-            if degradation.encoding.lossless or not level.any():
+            data = traces.encoding.encode(_rgb(ycc + grain * level.astype(np.float32)))
+            if traces.encoding.lossless or not level.any():
                 return data
             got = np.array(noise_level(to_ycc(read_picture(data)[0])))
             if abs(got[0] - wanted[0]) < nearest:

@@ -10,6 +10,7 @@ The published finding that they serve to test: raw samples teach a detector litt
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,12 +21,11 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 from core.errors import UserError
-from core.files import digest
 from core.manifest import Manifest
 from faces.landmarks import crop_faces
 from gan.forging import blending
-from gan.forging.degradation import Matcher, degradation_of, measure
-from gan.forging.encoding import Encoding, Pixels, read_picture, suffix_of
+from gan.forging.degradation import Matcher, measure, traces_of
+from gan.forging.encoding import Pixels, read_picture, suffix_of
 from gan.screening import Screened
 
 Floats = NDArray[np.float32]
@@ -43,7 +43,7 @@ class Plan:
     stem: str
     suffix: str
     row: dict[str, Any]
-    parent: int  # row of the photograph
+    parent: int | None = None  # row of the photograph
     sample: int | None = None  # row of the generator's picture
     blended: bool = False  # whether a mask goes with it
 
@@ -96,6 +96,9 @@ class Photographs:
                 "look at them with `counterforge faces show`, or take the method gan"
             )
 
+    def __len__(self) -> int:
+        return len(self.order)
+
     def row(self, number: int) -> int:
         """Row of the photograph that stands at `number`, over and over again."""
         return self.order[number % len(self.order)]
@@ -139,7 +142,8 @@ class SelfBlend:
         As in the paper's section 3.1, but for one thing: the change is made to the copy that is laid on, never to the
         photograph beneath, which therefore stays what it was outside the mask.
         """
-        picture, encoding = _read(self.photographs.manifest, plan.parent)
+        assert plan.parent is not None
+        picture, encoding = read_picture(_bytes(self.photographs.manifest, plan.parent))
         landmarks = self.photographs.landmarks(plan.parent)
         random = _stream(plan.row["seed"], plan.row["parent"])
         shape = (picture.shape[0], picture.shape[1])
@@ -160,14 +164,14 @@ class SelfBlend:
 
 @dataclass(frozen=True)
 class GanMatched:
-    """Samples that were given the degradation of photographs."""
+    """Samples that were given the traces of photographs."""
 
     reals: Manifest
     samples: Screened
     size: int  # of the samples, pixels
 
     def plan(self, index: int) -> Plan:
-        """See `Recipe.plan`: sample `index`, with the degradation of a real that its seed draws."""
+        """See `Recipe.plan`: sample `index`, with the traces of a real that its seed draws."""
         fields = _sample_fields(self.samples, index) | {"method": "gan-matched"}
         model = self._order[_drawn(fields["seed"], len(self._order))]
         rows = self.reals.rows
@@ -177,10 +181,11 @@ class GanMatched:
 
     def make(self, plan: Plan) -> Forgery:
         """See `gan.forging.degradation.Matcher`."""
+        assert plan.parent is not None
         assert plan.sample is not None
-        picture, _ = _read(self.samples.manifest, plan.sample)
-        degradation = degradation_of(_bytes(self.reals, plan.parent))
-        return Forgery(self._matcher.match(picture, degradation, _stream(plan.row["seed"], "grain")))
+        picture = read_picture(_bytes(self.samples.manifest, plan.sample))[0]
+        traces = traces_of(_bytes(self.reals, plan.parent))
+        return Forgery(self._matcher.match(picture, traces, _stream(plan.row["seed"], "grain")))
 
     @cached_property
     def _order(self) -> list[int]:
@@ -215,9 +220,10 @@ class GanComposite:
 
     def make(self, plan: Plan) -> Forgery:
         """The sample's face, aligned by its landmarks, in the photograph's colours and grain, over a soft edge."""
+        assert plan.parent is not None
         assert plan.sample is not None
-        picture, encoding = _read(self.photographs.manifest, plan.parent)
-        donor, _ = _read(self.samples.manifest, plan.sample)
+        picture, encoding = read_picture(_bytes(self.photographs.manifest, plan.parent))
+        donor = read_picture(_bytes(self.samples.manifest, plan.sample))[0]
         own, theirs = self.photographs.landmarks(plan.parent), self._points(plan.sample)
         random = _stream(plan.row["seed"], plan.row["parent"])
         shape = (picture.shape[0], picture.shape[1])
@@ -274,7 +280,7 @@ def drawn_dataset(reals: Manifest, seed: int) -> str:
 
 
 def _drawn(seed: int, count: int) -> int:
-    return int(_stream(seed, "traces").integers(count))  # the text is a part of the seed
+    return int(_stream(seed, "traces").integers(count))
 
 
 def _sample_fields(samples: Screened, index: int) -> dict[str, Any]:
@@ -295,16 +301,12 @@ def _bytes(manifest: Manifest, row: int) -> bytes:
         raise UserError(f"the crop {path} cannot be read ({error}): ingest the faces again") from error
 
 
-def _read(manifest: Manifest, row: int) -> tuple[Pixels, Encoding]:
-    return read_picture(_bytes(manifest, row))
-
-
 def _stream(seed: int, text: str) -> np.random.Generator:
-    """Random numbers that follow from what the manifest says about a forgery."""
-    return np.random.default_rng([seed, int(digest(text, length=16), 16)])
+    """Random numbers that follow from what the ledger says about a forgery."""
+    return np.random.default_rng([seed, int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")])
 
 
 def content_order(manifest: Manifest) -> list[int]:
-    """Rows in an order that a hash of their content gives: no other row changes it, and it mixes persons."""
+    """Rows in an order that a hash of their content gives: no other row changes it, and neighbours are strangers."""
     hashes = manifest.rows["sha256"].tolist()
-    return sorted(range(len(hashes)), key=lambda row: digest(f"order/{hashes[row]}", length=64))
+    return sorted(range(len(hashes)), key=lambda row: hashlib.sha256(f"order/{hashes[row]}".encode()).digest())

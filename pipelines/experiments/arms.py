@@ -1,47 +1,104 @@
-"""What a comparison compares: arms that differ in nothing but what they do about the shortage of fakes, and seeds."""
+"""The vocabulary of arms, one for `run`, `compare` and the report: what is done about the shortage of fakes.
+
+    none, class weights, oversampling   the real-world train rows alone, by a balance of the detector's
+    self-blend, gan, self-blend+gan     synthetic fakes of a method or a mixture are added to them
+    all real-world fakes                those that `keep_train_fakes` took away are back
+
+An arm of the second and third kind neither weights nor oversamples, unless its name says so: `gan with class weights`.
+So every arm differs in one thing from the arm with the same balance.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, replace
-from typing import Any
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import pandas as pd
 from pydantic import ValidationError
 
 from classifier.config import DetectorConfig
 from core.errors import UserError
-from core.manifest import Manifest
-from core.splits import split_of
-from pipelines.configuration import PLAIN, RunConfig
-from tuning.trial import TrialContext, TrialSpec, train_and_log
+from gan.balancing import mixture
+from gan.forging.forge import METHODS, WITHOUT_GENERATOR
+from tuning.trial import TrialSpec
 
+if TYPE_CHECKING:
+    from pipelines.configuration import RunConfig
+
+NONE = "none"
+# What can be done without new faces, as the detector's own setting names it.
+BALANCES = {NONE: "none", "class weights": "weights", "oversampling": "oversample"}
+ALL_FAKES = "all real-world fakes"
+ARMS = (*BALANCES, "self-blend", "gan", "gan-matched", "gan-composite", "self-blend+gan-composite")
+Trials = dict[tuple[str, int], TrialSpec]
+"""The detectors of an experiment, by arm and seed."""
 # Between the first synthetic faces of two seeds: no training set takes so many that they would meet.
 _STRIDE = 1_000_000
 
 
-def arm_trial(arm: str, seed: int, detector: DetectorConfig, share: float, psi: float) -> TrialSpec:
-    """The detector of an arm and a seed.
+@dataclass(frozen=True)
+class Arm:
+    """One arm: the method of its synthetic faces ("" for none), and the detector's `balance`."""
 
-    Arms with synthetic faces neither weight nor oversample, so that each differs from `none` in one thing. Each seed
-    draws its own head, order and augmentation, and its own synthetic faces.
+    name: str
+    method: str
+    balance: str
 
-    Raises:
-        UserError: the detector's other settings do not allow the arm.
-    """
-    settings = detector.model_dump() | {"seed": seed, "balance": PLAIN.get(arm, "none")}
-    try:
-        own = DetectorConfig.model_validate(settings)
-    except ValidationError as error:
-        reason = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise UserError(f"the arm {arm} cannot be trained by these settings of the detector: {reason}") from error
-    if arm in PLAIN:
-        return TrialSpec(detector=own)
-    forging: dict[str, int | float | str] = {"method": arm, "seed": seed * _STRIDE}
-    return TrialSpec.model_validate({"detector": own, "synthetic_share": share, "psi": psi, "forging": forging})
+    @classmethod
+    def parse(cls, name: str) -> Arm:
+        """The arm of this name.
+
+        Raises:
+            ValueError: there is none, or its mixture of methods is none.
+        """
+        faces, _, balance = name.partition(" with ")
+        if name in BALANCES:
+            return cls(name, "", BALANCES[name])
+        if balance and (balance not in BALANCES or balance == NONE):
+            raise ValueError(f"there is no balance {balance!r} in the arm {name!r}: it is one of {', '.join(BALANCES)}")
+        if faces != ALL_FAKES:
+            _check(faces)
+        return cls(name, "" if faces == ALL_FAKES else faces, BALANCES[balance or NONE])
+
+    @property
+    def all_fakes(self) -> bool:
+        """Whether it learns from the fakes that `keep_train_fakes` took away."""
+        return self.name.startswith(ALL_FAKES)
+
+    @property
+    def needs_generator(self) -> bool:
+        """Whether its faces come from a generator, wholly or in part."""
+        return bool(self.method) and any(method not in WITHOUT_GENERATOR for method in mixture(self.method))
+
+    def trial(self, base: TrialSpec, seed: int, draw: int) -> TrialSpec:
+        """The detector of this arm and a seed, which draws its own head, order and augmentation.
+
+        Args:
+            base: the settings that all arms share, with share and psi of the synthetic faces.
+            draw: which synthetic faces it gets: those of two draws have nothing in common.
+
+        Raises:
+            UserError: the detector's other settings do not allow the arm.
+        """
+        settings = base.detector.model_dump() | {"seed": seed, "balance": self.balance}
+        try:
+            detector = DetectorConfig.model_validate(settings)
+        except ValidationError as error:
+            reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+            raise UserError(
+                f"the arm {self.name} cannot be trained with these settings of the detector: {reason}"
+            ) from error
+        if not self.method:
+            return TrialSpec(detector=detector)
+        first = base.balancing().seed + draw * _STRIDE
+        forging = {**base.forging, "method": self.method, "seed": first}
+        return TrialSpec.model_validate({**base.model_dump(), "detector": detector, "forging": forging})
 
 
-WITHOUT, WITH, ALL_FAKES = "without synthetic", "with synthetic", "all real-world fakes"
+def forged(arms: Iterable[str]) -> tuple[str, ...]:
+    """Those of the arms that have synthetic faces."""
+    return tuple(arm for arm in arms if Arm.parse(arm).method)
 
 
 def base_trial(config: RunConfig) -> TrialSpec:
@@ -52,49 +109,61 @@ def base_trial(config: RunConfig) -> TrialSpec:
     )
 
 
-def plan_arms(config: RunConfig, base: TrialSpec, best: TrialSpec) -> dict[str, TrialSpec]:
-    """The detectors that are compared: all else equal, only the synthetic faces differ.
+def trials_to_compare(config: RunConfig) -> Trials:
+    """The detectors of `compare`: every arm by every seed of the section `comparison`.
 
-    The study's winner lends its settings, at the full cost of `config.detector`; the reference with all real-world
-    fakes is trained by the plain recipe.
+    Raises:
+        UserError: the detector's other settings do not allow an arm.
     """
+    base = TrialSpec(detector=config.detector, synthetic_share=config.synthetic_share, psi=config.psi)
+    plan = config.comparison
+    return {(arm, seed): Arm.parse(arm).trial(base, seed, seed) for arm in plan.arms for seed in plan.seeds}
+
+
+def trials_of_run(config: RunConfig, best: TrialSpec) -> Trials:
+    """The detectors of `run`, the reference first: arms and seeds of the section `experiment`.
+
+    By default these are the detector's own balance, and beside it synthetic faces of `synthetic_method` and of each of
+    `compare_methods`, and all real-world fakes where `keep_train_fakes` made them rare; and the detector's own seed.
+
+    The study's winner lends what was searched, at the full cost of `config.detector`. The arm with all real-world fakes
+    is trained as configured: the winner was chosen for few fakes.
+
+    Raises:
+        UserError: the detector's other settings do not allow an arm.
+    """
+    base = base_trial(config)
     searched = set(config.study.space) if config.study is not None else set()
-    values = {
-        name: value
-        for name, value in best.parameters().items()
-        if name in searched and name not in ("psi", "synthetic_share")
-    }
-    spec = base.with_parameters(values)
+    values = {name: value for name, value in best.parameters().items() if name in searched}
     share = best.synthetic_share or config.synthetic_share
-    arms = {
-        WITHOUT: spec.with_parameters({"synthetic_share": 0.0}),
-        WITH: spec.with_parameters({"synthetic_share": share, "psi": best.psi}),
+    winner = base.with_parameters(values | {"synthetic_share": share, "psi": best.psi})
+    seeds = config.experiment.seeds or (config.detector.seed,)
+    return {
+        (arm.name, seed): arm.trial(base if arm.all_fakes else winner, seed, draw)
+        for arm in map(Arm.parse, config.experiment.arms or _arms_of_run(config, base, winner))
+        for draw, seed in enumerate(seeds)
     }
-    for method in config.compare_methods:
-        if method != arms[WITH].balancing().method:
-            arms[arm_of(method)] = arms[WITH].with_parameters({"synthetic_method": method})
-    if config.keep_train_fakes < 1:
-        arms[ALL_FAKES] = base.with_parameters({"synthetic_share": 0.0})
-    return arms
 
 
-def arm_of(method: str) -> str:
-    """Name of the arm with synthetic faces of one kind, in letters that MLflow takes."""
-    return f"with {method.replace('+', ' and ')}"
+def _arms_of_run(config: RunConfig, base: TrialSpec, winner: TrialSpec) -> list[str]:
+    methods = dict.fromkeys([winner.balancing().method, *config.compare_methods])
+    named = {balance: name for name, balance in BALANCES.items()}
+    own, configured = named[winner.detector.balance], named[base.detector.balance]
+    arms = [own, *(_with(method, own) for method in methods)]
+    return [*arms, *([_with(ALL_FAKES, configured)] if config.keep_train_fakes < 1 else [])]
 
 
-def keep_few_fakes(manifest: Manifest, datasets: tuple[str, ...], share: float, seed: int = 0) -> Manifest:
-    """The manifest without some train fakes of the given datasets: `share` of their groups stay, chosen by name."""
-    rows = manifest.rows
-    concerned = rows["dataset"].isin(datasets) & (rows["split"] == "train") & (rows["label"] == "fake")
-    stays = [split_of(f"few/{group}", seed, (share, 1 - share, 0.0)) == "train" for group in manifest.groups]
-    return manifest.where((~concerned | pd.Series(stays, index=rows.index)).to_numpy(dtype=bool))
+def _with(faces: str, balance: str) -> str:
+    return faces if balance == NONE else f"{faces} with {balance}"
 
 
-def train_arms(arms: Mapping[str, TrialSpec], materials: TrialContext, full: Manifest, parent: str) -> dict[str, Any]:
-    """Train and log every arm; the result is by arm's name, in JSON's types."""
-    trained: dict[str, Any] = {}
-    for name, spec in arms.items():
-        own = materials if name != ALL_FAKES else replace(materials, manifest=full)
-        trained[name] = asdict(train_and_log(spec, own, name=name, parent=parent, tags={"arm": name}))
-    return trained
+def _check(method: str) -> None:
+    try:
+        mixture(method)
+    except ValueError as error:
+        parts = [part.partition(":")[0].strip() for part in method.split("+")]
+        if all(part in METHODS for part in parts):
+            raise ValueError(f"arm {method!r}: {error}") from error
+        near = difflib.get_close_matches(method, [*ARMS, *METHODS, ALL_FAKES], n=1, cutoff=0.5)
+        remedy = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(ARMS)}"
+        raise ValueError(f"there is no arm {method!r}: {remedy}") from error

@@ -1,4 +1,4 @@
-"""What a comparison found, in words, whichever way it went."""
+"""What an experiment's differences say, in words, whichever way they went; for `run`, `compare` and the report."""
 
 from __future__ import annotations
 
@@ -7,10 +7,19 @@ from collections.abc import Sequence
 import pandas as pd
 
 from classifier.evaluation import MEAN
-from pipelines.configuration import CLAIM_SEEDS
 
 ALPHA = 0.05
-NO_DIFFERENCE = "no difference can be told"
+# Fewer show next to nothing of the chance that lies in a seed, so that nothing is claimed of them.
+CLAIM_SEEDS = 3
+NO_DIFFERENCE = "no significant difference"
+_NO_HELP = "synthetic faces did not help {}"
+_WORDS = {
+    "helped": "helped",
+    "harmed": "did harm",
+    "perhaps": f"95 % interval excludes zero, but Holm's p is not below {ALPHA} or seeds are fewer than {CLAIM_SEEDS}",
+    "none": NO_DIFFERENCE,
+    "unknown": "too few identities or sources for an interval",
+}
 
 
 def outcome(low: float, high: float, p_holm: float, seeds: int) -> str:
@@ -28,7 +37,7 @@ def outcome(low: float, high: float, p_holm: float, seeds: int) -> str:
     return "helped" if low > 0 else "harmed"
 
 
-def verdicts(differences: pd.DataFrame, reference: str, forged: Sequence[str], seeds: int) -> tuple[str, ...]:
+def conclusions(differences: pd.DataFrame, reference: str, forged: Sequence[str], seeds: int) -> tuple[str, ...]:
     """A headline for each dataset about synthetic faces, then a sentence for every arm.
 
     Args:
@@ -36,44 +45,54 @@ def verdicts(differences: pd.DataFrame, reference: str, forged: Sequence[str], s
         forged: the arms with synthetic faces.
     """
     rows = differences.to_dict("records")
-    found = {(r["arm"], r["dataset"]): outcome(r["low"], r["high"], r["p_holm"], seeds) for r in rows}
+    kinds = {(r["arm"], r["dataset"]): outcome(r["low"], r["high"], r["p_holm"], seeds) for r in rows}
     figures = {(r["arm"], r["dataset"]): f"{r['value']:+.3f} [{r['low']:+.3f}, {r['high']:+.3f}]" for r in rows}
-    datasets = list(dict.fromkeys(differences["dataset"]))
+    own = differences[differences["arm"].isin(forged)]
     sentences = []
-    own = [arm for arm in dict.fromkeys(differences["arm"]) if arm in forged]
-    for dataset in datasets if own else []:
-        place = where(dataset)
+    for dataset, of in own.groupby("dataset", sort=False):
+        on = _where(str(dataset))
         parts = []
-        for kind, words in (("helped", f"helped {place}"), ("harmed", f"did harm {place}")):
-            which = [f"{arm} {figures[arm, dataset]}" for arm in own if found[arm, dataset] == kind]
+        for kind, words in (("helped", f"helped {on}"), ("harmed", f"did harm {on}")):
+            which = [f"{arm} {figures[arm, dataset]}" for arm in of["arm"] if kinds[arm, dataset] == kind]
             if which:
                 parts.append(f"synthetic faces {words}: {', '.join(which)}")
-        if not parts:
-            values = differences[(differences["dataset"] == dataset) & differences["arm"].isin(own)]
-            if (values["low"] != values["low"]).all():
-                parts.append(f"whether synthetic faces helped {place} cannot be told: too few identities or sources")
-            else:
-                best = str(values.loc[values["value"].idxmax(), "arm"])
-                parts.append(
-                    f"synthetic faces did not help {place}: {figures[best, dataset]} for {best}, the best of {len(own)}"
-                    if len(own) > 1
-                    else f"synthetic faces did not help {place}: {figures[best, dataset]} for {best}"
-                )
-        sentences.append(_capital("; ".join(parts)))
-    for (arm, dataset), kind in found.items():
-        sentences.append(f"{arm} against {reference}, {where(dataset)}: {_WORDS[kind]}, AUC {figures[arm, dataset]}")
-    return tuple(sentences)
+        if not parts and of["low"].isna().all():
+            parts.append(f"whether synthetic faces helped {on} cannot be told: too few identities or sources")
+        elif not parts:
+            best = str(of.loc[of["value"].idxmax(), "arm"])
+            of_several = f", the best of {len(of)}" if len(of) > 1 else ""
+            inconclusive = any(kinds[arm, dataset] == "perhaps" for arm in of["arm"])
+            said = f"the effect of synthetic faces {on} is inconclusive" if inconclusive else _NO_HELP.format(on)
+            parts.append(f"{said}: {figures[best, dataset]} for {best}{of_several}")
+        sentence = "; ".join(parts)
+        sentences.append(sentence[:1].upper() + sentence[1:])
+    return (
+        *sentences,
+        *(
+            f"{arm} against {reference}, {_where(dataset)}: {_WORDS[kind]}, AUC {figures[arm, dataset]}"
+            for (arm, dataset), kind in kinds.items()
+        ),
+    )
+
+
+def significant(sentences: Sequence[str]) -> list[str]:
+    """The conclusions without those that there is no difference."""
+    return [sentence for sentence in sentences if NO_DIFFERENCE not in sentence]
 
 
 def notes(
     table: pd.DataFrame, differences: pd.DataFrame, reference: str, needing_generator: Sequence[str], seeds: int
 ) -> tuple[str, ...]:
-    """What a reader must know to read the figures right."""
-    count = len(differences)
+    """What a reader must know to read the figures right.
+
+    Args:
+        table: columns dataset, groups.
+        needing_generator: the arms whose faces come from a generator.
+    """
     said = [
         f"Each difference is the mean over {seeds} seeds of an arm's AUC minus that of {reference} by the same seed, "
         "by source; its 95 % interval covers both another draw of identities or sources and another seed.",
-        f"p-values are Holm's over all {count} differences.",
+        f"p-values are Holm's over all {len(differences)} differences.",
     ]
     if seeds == 1:
         said[0] = (
@@ -86,25 +105,11 @@ def notes(
         said.append("All seeds share one generator: another training of it might do better or worse.")
     few = table[(table["groups"] < 20) & (table["dataset"] != MEAN)].drop_duplicates("dataset")
     said += [
-        f"{row.dataset} has {row.groups} identities or sources: what it says is hardly more than an anecdote."
+        f"{row.dataset} has only {row.groups} identities or sources: its figures are hardly more than an anecdote."
         for row in few.itertuples()
     ]
     return tuple(said)
 
 
-def where(dataset: str) -> str:
-    """The dataset in a sentence."""
+def _where(dataset: str) -> str:
     return "on the mean over the datasets" if dataset == MEAN else f"on {dataset}"
-
-
-def _capital(sentence: str) -> str:
-    return sentence[:1].upper() + sentence[1:]
-
-
-_WORDS = {
-    "helped": "helped",
-    "harmed": "did harm",
-    "perhaps": "a difference that does not hold among so many comparisons or so few seeds",
-    "none": NO_DIFFERENCE,
-    "unknown": "too few identities or sources for an interval",
-}

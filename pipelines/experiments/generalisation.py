@@ -1,4 +1,4 @@
-"""How far a detector carries: trained on the rows, tested on the columns, one cell each, with intervals.
+"""The cross-dataset generalisation matrix: trained on the rows, tested on the columns, one AUC a cell, with intervals.
 
 Modes: one dataset at a time; all but one; all but one method of forging. In each cell is the AUC by source on sealed
 rows, the mean over the seeds, with an interval over groups and seeds; beside them the mean and the worst of what the
@@ -7,14 +7,7 @@ row has never seen. Every detector carries its figures as `auc/<dataset>` (or `a
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -22,52 +15,34 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from classifier.evaluation import per_source
 from classifier.figures import generalisation_matrix
 from core.errors import UserError
 from core.manifest import Manifest
-from metrics.repeated import Sample, over_seeds
 from pipelines.configuration import MatrixConfig, RunConfig
 from pipelines.evaluation.sealed import sealed_rows
-from pipelines.experiments.runner import TrainJob, open_once, train_and_score
+from pipelines.experiments.runner import Measured, Result, TrainJob, cells, estimate, measured
 from pipelines.inputs import prepare_dataset
 from pipelines.steps import Steps
-from tracking.runs import Run, attach, test_openings
-from tracking.runs import run as tracked_run
-from tracking.store import Store, open_store
-from tuning.trial import Trained, TrialContext, TrialSpec
+from tracking.runs import attach, test_openings
+from tracking.store import open_store
+from tuning.trial import TrialSpec
 
 MEAN_UNSEEN, WORST_UNSEEN = "mean unseen", "worst unseen"
 
 
-@dataclass(frozen=True)
-class Matrix:
-    """What came out.
+@dataclass(frozen=True, kw_only=True)
+class Matrix(Result):
+    """What came out; the notes say which datasets could not be trained on, and why.
 
     Attributes:
-        cells: one row a cell: trained_on, tested_on, seen (in training), auc, low, high, per_seed, real, fake, groups.
-        summary: one row a training: trained_on, in_domain (mean of what it has seen), mean_unseen, worst_unseen,
+        cells: one row a cell: trained_on, tested_on, auc, low, high, per_seed, real, fake, groups, seen (in training).
+        summary: one row a training: trained_on, in_dataset (mean of what it has seen), mean_unseen, worst_unseen,
             worst_on; nan where there is none.
-        notes: datasets that could not be trained on, and why.
     """
 
     mode: str
-    seeds: tuple[int, ...]
     cells: pd.DataFrame
     summary: pd.DataFrame
-    notes: tuple[str, ...]
-    openings: dict[str, int]
-    folder: Path
-    run_id: str
-
-    def to_json(self) -> dict[str, Any]:
-        """In JSON's types; what is no number is null."""
-        tables = {
-            name: json.loads(getattr(self, name).to_json(orient="records", double_precision=15))
-            for name in ("cells", "summary")
-        }
-        plain = {name: getattr(self, name) for name in ("mode", "seeds", "notes", "openings")}
-        return {**plain, **tables, "folder": str(self.folder), "run": self.run_id}
 
 
 def execute(config: RunConfig, workers: int = 1) -> Matrix:
@@ -80,58 +55,44 @@ def execute(config: RunConfig, workers: int = 1) -> Matrix:
     """
     plan = config.matrix
     store = open_store(config.mlruns)
-    full = Manifest.read(prepare_dataset(config, Steps(config.out / "steps", total=1)).full)
+    dataset = prepare_dataset(config, store, Steps(config.out / "steps", total=1))
+    full, context = dataset.full, dataset.context
     rows, left_out = rows_of(plan, full)
     test = sealed_rows(full, config.datasets.test)
     columns = columns_of(plan, rows, test)
-    detectors = {seed: config.detector.model_copy(update={"seed": seed}) for seed in plan.seeds}
-    texts = [full.digest, test.digest, plan.model_dump_json(), *(d.model_dump_json() for d in detectors.values())]
-    key = f"matrix/{hashlib.sha256(chr(0).join(texts).encode()).hexdigest()[:16]}"
-    folder = config.out / key
-    with (
-        tracked_run(
-            store,
-            config.project,
-            f"matrix {plan.mode}",
-            key=key,
-            params=plan.model_dump(mode="json") | config.detector.model_dump(mode="json", exclude={"seed"}),
-            tags={"manifest": full.digest, "test_rows": test.digest},
-            description=f"Trained on {len(rows)} rows, tested on {len(columns)} columns, {len(plan.seeds)} seeds.",
-        ) as parent,
-        ExitStack() as stack,
-    ):
-        runs = {
-            row.name: stack.enter_context(
-                tracked_run(store, config.project, row.name, key=f"{key}/{row.name}", parent=parent.id)
-            )
-            for row in rows
-        }
-        orders = {
-            (row.name, seed): TrainJob(
-                f"{row.name}, seed {seed}",
-                TrialSpec(detector=detector),
-                _materials(row, full, config, store),
-                runs[row.name].id,
-                {"trained_on": ",".join(row.datasets), "without_method": row.without or "", "matrix": key},
-            )
-            for row in rows
-            for seed, detector in detectors.items()
-        }
-        masks = {column.metric: column.keep for column in columns}
-        before_test = partial(open_once, parent, store, test)
-        trained, scored = train_and_score(orders, test, masks, folder / "scores", before_test, workers)
-        cells = _cells(rows, columns, full, scored, plan.seeds)
-        result = Matrix(
-            plan.mode,
-            plan.seeds,
-            cells,
-            _summary(cells),
-            tuple(left_out),
-            test_openings(store, config.project),
-            folder,
-            parent.id,
+    jobs = {
+        (row.name, seed): TrainJob(
+            TrialSpec(detector=config.detector.model_copy(update={"seed": seed})),
+            replace(context, manifest=row.manifest(full), train_datasets=row.datasets, validation_datasets=()),
+            {"trained_on": ",".join(row.datasets), "without_method": row.without or ""},
         )
-        _record(result, parent, runs, trained, store)
+        for row in rows
+        for seed in plan.seeds
+    }
+    with measured(
+        "matrix",
+        f"matrix {plan.mode}",
+        jobs,
+        test,
+        {column.metric: column.keep for column in columns},
+        params=plan.model_dump(mode="json") | config.detector.model_dump(mode="json", exclude={"seed"}),
+        tags={"manifest": full.digest},
+        description=f"Trained on {len(rows)} rows, tested on {len(columns)} columns, {len(plan.seeds)} seeds.",
+        workers=workers,
+    ) as done:
+        seen = {(row.name, column.name): row.has_seen(column, full) for row in rows for column in columns}
+        table = _cells(columns, seen, done)
+        result = Matrix(
+            mode=plan.mode,
+            seeds=plan.seeds,
+            cells=table,
+            summary=_summary(table),
+            notes=tuple(left_out),
+            openings=test_openings(store, config.project),
+            folder=done.folder,
+            run=done.run.id,
+        )
+        _record(result, done)
     return result
 
 
@@ -154,84 +115,49 @@ def heat_map(matrix: Matrix) -> Figure:
     return figure
 
 
-def _materials(row: Row, full: Manifest, config: RunConfig, store: Store) -> TrialContext:
-    return TrialContext(
-        row.manifest(full), row.datasets, (), None, config.out, config.out / "cache", store, config.project
+def _cells(columns: list[Column], seen: dict[tuple[str, str], bool], done: Measured) -> pd.DataFrame:
+    first = next(iter(done.tables.values()))
+    return pd.DataFrame(
+        [
+            {"trained_on": (row := one.pop("arm")), "tested_on": column.name, **one, "seen": seen[row, column.name]}
+            for column in columns
+            for one in cells(estimate(done.tables, column.keep), first[column.keep])
+        ]
     )
 
 
-def _cells(
-    rows: Sequence[Row],
-    columns: Sequence[Column],
-    full: Manifest,
-    scored: Mapping[tuple[str, int], pd.DataFrame],
-    seeds: Sequence[int],
-) -> pd.DataFrame:
-    found = []
-    for column in columns:
-        tables = {place: per_source(table[column.keep]) for place, table in scored.items()}
-        first = next(iter(tables.values()))
-        targets = (first["label"] == "fake").to_numpy(dtype=np.int64)
-        sample = Sample(
-            targets,
-            first["group"].to_numpy(dtype=np.str_),
-            {
-                row.name: np.stack([tables[row.name, seed]["score"].to_numpy(dtype=np.float64) for seed in seeds])
-                for row in rows
-            },
-        )
-        for name, repeated in over_seeds(sample).items():
-            interval = repeated.interval
-            cell: dict[str, Any] = {"trained_on": name, "tested_on": column.name, "auc": interval.value}
-            cell |= {"low": interval.low, "high": interval.high, "per_seed": list(repeated.per_seed)}
-            cell |= {"real": int((targets == 0).sum()), "fake": int(targets.sum()), "groups": first["group"].nunique()}
-            found.append(cell)
-    seen = {(row.name, column.name): row.has_seen(column, full) for row in rows for column in columns}
-    cells = pd.DataFrame(found)
-    return cells.assign(seen=[seen[cell["trained_on"], cell["tested_on"]] for cell in found])
-
-
-def _summary(cells: pd.DataFrame) -> pd.DataFrame:
-    found = []
-    for name, of in cells.groupby("trained_on", sort=False):
+def _summary(table: pd.DataFrame) -> pd.DataFrame:
+    rows = []
+    for name, of in table.groupby("trained_on", sort=False):
         unseen = of[~of["seen"]]
         worst = unseen.loc[unseen["auc"].idxmin()] if unseen["auc"].notna().any() else None
-        found.append(
+        rows.append(
             {
                 "trained_on": name,
-                "in_domain": of.loc[of["seen"], "auc"].mean(),
+                "in_dataset": of.loc[of["seen"], "auc"].mean(),
                 "mean_unseen": unseen["auc"].mean(),
                 "worst_unseen": float(worst["auc"]) if worst is not None else float("nan"),
                 "worst_on": str(worst["tested_on"]) if worst is not None else "",
             }
         )
-    return pd.DataFrame(found)
+    return pd.DataFrame(rows)
 
 
-def _record(
-    result: Matrix, parent: Run, runs: Mapping[str, Run], trained: Mapping[tuple[str, int], Trained], store: Store
-) -> None:
+def _record(result: Matrix, done: Measured) -> None:
     """Files in the matrix's folder and in MLflow, and the figures on the rows' runs and on the models."""
-    folder = result.folder
-    folder.mkdir(parents=True, exist_ok=True)
-    heat_map(result).savefig(folder / "matrix.png", dpi=110)
-    result.cells.to_csv(folder / "cells.csv", index=False)
-    result.summary.to_csv(folder / "summary.csv", index=False)
-    (folder / "matrix.json").write_text(json.dumps(result.to_json(), indent=1))
-    for name in ("matrix.png", "cells.csv", "summary.csv", "matrix.json"):
-        parent.artifact(folder / name)
+    result.keep(done.run, {"matrix": heat_map(result)})
     for row in result.summary.to_dict("records"):
         own = result.cells[result.cells["trained_on"] == row["trained_on"]]
         metrics = {f"auc/{cell['tested_on']}": cell["auc"] for cell in own.to_dict("records")}
-        metrics |= {f"auc_{name}": row[name] for name in ("in_domain", "mean_unseen", "worst_unseen")}
-        runs[row["trained_on"]].metrics({name: value for name, value in metrics.items() if value == value})
+        metrics |= {f"auc_{name}": row[name] for name in ("in_dataset", "mean_unseen", "worst_unseen")}
+        done.runs[row["trained_on"]].metrics({name: value for name, value in metrics.items() if value == value})
         unseen = own[~own["seen"]]
         for number, seed in enumerate(result.seeds):
             aucs = [values[number] for values in unseen["per_seed"] if values[number] == values[number]]
             if aucs:
-                detector = trained[row["trained_on"], seed]
+                detector = done.trained[row["trained_on"], seed]
                 figures = {"auc_mean_unseen": float(np.mean(aucs)), "auc_worst_unseen": min(aucs)}
-                attach(store, detector.run_id).metrics(figures, model_id=detector.model_id)
+                attach(done.run.store, detector.run_id).metrics(figures, model_id=detector.model_id)
 
 
 @dataclass(frozen=True)
@@ -322,9 +248,9 @@ def columns_of(config: MatrixConfig, rows: list[Row], test: Manifest) -> list[Co
         names = [*(name for name in own if name in datasets), *sorted(set(datasets) - set(own))]
         return [Column(str(name), None, datasets == name) for name in names]
     own = [str(row.without) for row in rows]
-    found = sorted(set(methods[fake]))
+    tested = sorted(set(methods[fake]))
     columns = []
-    for method in [*(name for name in own if name in found), *(name for name in found if name not in own)]:
+    for method in [*(name for name in own if name in tested), *(name for name in tested if name not in own)]:
         here = fake & (methods == method)
         columns.append(Column(str(method), str(method), here | (~fake & np.isin(datasets, datasets[here]))))
     return columns

@@ -1,113 +1,198 @@
-"""Many detectors: trained, then scored, one after another or in several processes, each with its share of the cores.
+"""What every experiment does: detectors by arm and seed are trained, scored on sealed rows, estimated and recorded.
 
-What is finished is read back, so that a killed crew goes on by the same call. A process that works for another dies
-with it.
+Jobs run one after another or in several processes, each with its share of the cores. What is finished is read back, so
+that a killed experiment goes on by the same call. A process that works for another dies with it.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import math
 import multiprocessing
 import os
 import signal
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from classifier.evaluation import ALL, By, evaluate, score_table
-from classifier.models.ensemble import load_detector
-from classifier.scoring import score
+from classifier.evaluation import ALL, evaluate, per_source
 from core.errors import UserError
+from core.files import atomic, digest, write_json, write_text
 from core.manifest import Manifest
-from pipelines.evaluation.sealed import Scored, model_metrics
+from core.progress import progress_bar
+from metrics.repeated import Repeated, Sample, over_seeds
+from pipelines.evaluation.sealed import Scored, evaluate_detector, model_metrics
 from tracking.models import score_model
 from tracking.runs import OPENED_TEST, Run, attach, metric_name
+from tracking.runs import run as tracked_run
 from tracking.store import Store, open_store
 from tuning.trial import Trained, TrialContext, TrialSpec, train_and_log
 from tuning.worker import end_with
 from tuning.workers import environments
 
-Job = TypeVar("Job")
-Result = TypeVar("Result")
-BOTH: tuple[By, By] = ("frame", "source")
+Key = tuple[str, int]
+"""Arm (or row of a matrix) and seed."""
+Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class TrainJob:
-    """One detector that is wanted: its name, what it is and is made of, and the run that it belongs under."""
+    """One detector that is wanted: what it is and is made of; name and parent run are given by the experiment."""
 
-    name: str
     spec: TrialSpec
-    materials: TrialContext
-    parent: str
+    context: TrialContext
     tags: Mapping[str, str]
+    name: str = ""
+    parent: str = ""
+
+    def do(self) -> Trained:
+        """Train it, or read it back."""
+        return train_and_log(self.spec, self.context, name=self.name, parent=self.parent, tags=self.tags)
 
 
 @dataclass(frozen=True)
 class ScoreJob:
     """A trained detector, and the sealed rows that it is scored on.
 
-    `sheet` is the file for its scores; `columns` are the sets of rows whose metrics go onto its LoggedModel, as
-    `auc/<name>`: a mask over the rows by name.
+    `file` is for its scores, and with the suffix .json for the evaluations by source and by frame. `columns` are the
+    sets of rows whose metrics go onto its LoggedModel as `auc/<name>`: masks over the rows.
     """
 
     name: str
     trained: Trained
     rows: Manifest
-    columns: Mapping[str, NDArray[np.bool_]]
-    sheet: Path
-    cache: Path
+    columns: Mapping[str, Mask]
+    file: Path
     device: str
-    store: Store
+    context: TrialContext
+
+    def do(self) -> pd.DataFrame:
+        """The score table; evaluations go onto the detector's run, metrics onto its model."""
+        done = self.file.with_suffix(".json")
+        key = f"{self.trained.model_id} {self.rows.digest} {sorted(self.columns)}"
+        if done.is_file() and self.file.is_file() and json.loads(done.read_text())["key"] == key:
+            return pd.read_parquet(self.file)
+        scored = evaluate_detector(self.trained.path, self.rows, self.context.cache, self.device)
+        with atomic(self.file) as path:
+            scored.table.to_parquet(path, index=False)
+        run = attach(self.context.store, self.trained.run_id)
+        evaluations = {"by_source": scored.by_source.to_json(), "by_frame": scored.by_frame.to_json()}
+        for by, text in evaluations.items():
+            run.text(f"evaluation_{by}.json", text)
+        of_datasets = model_metrics(scored)
+        for name, keep in self.columns.items():
+            metrics = of_datasets[name] if name in of_datasets else self._metrics(scored, keep)
+            digest = self.rows.where(keep).digest
+            score_model(self.context.store, self.trained.model_id, name, digest, metrics, run)
+        write_json(done, {"key": key, **evaluations})
+        return scored.table
+
+    def _metrics(self, scored: Scored, keep: Mask) -> dict[str, float]:
+        """Of rows that are not one dataset; where they are of several, the AUC of all of them."""
+        rows, table = self.rows.where(keep).rows, scored.table[keep]
+        by_frame, by_source = (
+            evaluate(rows, table["score"], scored.by_source.threshold, by=by) for by in ("frame", "source")
+        )
+        metrics = model_metrics(Scored(table, by_frame, by_source))
+        return {"auc": by_source.results[ALL].metrics["auc"]} if len(metrics) > 1 else next(iter(metrics.values()))
 
 
-def train_and_score(
-    orders: Mapping[tuple[str, int], TrainJob],
-    rows: Manifest,
-    columns: Mapping[str, NDArray[np.bool_]],
-    sheets: Path,
-    before_test: Callable[[], None],
+@dataclass(frozen=True)
+class Measured:
+    """What was trained and scored, by arm and seed; its MLflow runs are open, to be written to.
+
+    Attributes:
+        run: the experiment's; `runs` are those below it, one for each arm.
+        tables: score tables of the same sealed rows.
+        folder: for the experiment's files.
+    """
+
+    run: Run
+    runs: Mapping[str, Run]
+    trained: Mapping[Key, Trained]
+    tables: Mapping[Key, pd.DataFrame]
+    folder: Path
+
+    def scores(self, key: Key) -> Path:
+        """The file of a detector's scores."""
+        return _scores(self.folder, self.trained[key])
+
+
+@contextmanager
+def measured(
+    kind: str,
+    title: str,
+    jobs: Mapping[Key, TrainJob],
+    test: Manifest,
+    columns: Mapping[str, Mask],
+    *,
+    params: Mapping[str, Any],
+    tags: Mapping[str, str],
+    description: str,
+    parent: str | None = None,
     workers: int = 1,
-) -> tuple[dict[tuple[str, int], Trained], dict[tuple[str, int], pd.DataFrame]]:
-    """Every detector and its score table on the sealed rows, by the names of the orders.
+) -> Iterator[Measured]:
+    """Train every detector, open the test rows, and score every detector on them.
+
+    In MLflow there is one run for the experiment, one below it for each arm, and one below that for each detector.
 
     Args:
-        rows, columns: see `ScoreJob`.
-        sheets: folder for the score tables.
-        before_test: called between the last training and the first look at a sealed row.
+        kind: comparison or matrix: where its files are, and a tag of the detectors.
+        test, columns: the sealed rows, and sets of them, see `ScoreJob`.
+        params: what the experiment asks for; with the jobs and the test rows they decide whether it is the same one.
 
     Raises:
         UserError: a detector cannot be trained, which is named; the others that are finished stay.
     """
-    trained = dict(zip(orders, train_all(list(orders.values()), workers), strict=True))
-    before_test()
-    exams = [
-        ScoreJob(
-            order.name,
-            trained[place],
-            rows,
-            columns,
-            sheets / f"{trained[place].model_id}.parquet",
-            order.materials.cache,
-            order.spec.detector.device,
-            order.materials.store,
-        )
-        for place, order in orders.items()
-    ]
-    return trained, dict(zip(orders, score_all(exams, workers), strict=True))
+    context = next(iter(jobs.values())).context
+    texts = [json.dumps(params), test.digest, *columns]
+    texts += [f"{name} {job.context.digest} {job.spec.model_dump_json()}" for (name, _), job in jobs.items()]
+    key = f"{kind}/{digest(*texts)}"
+    with (
+        tracked_run(
+            context.store,
+            context.experiment,
+            title,
+            key=key,
+            parent=parent,
+            params=params,
+            tags={**tags, "test_rows": test.digest},
+            description=description,
+        ) as run,
+        ExitStack() as stack,
+    ):
+        runs = {
+            name: stack.enter_context(
+                tracked_run(context.store, context.experiment, name, key=f"{key}/{name}", parent=run.id)
+            )
+            for name in dict.fromkeys(name for name, _ in jobs)
+        }
+        named = [
+            replace(job, name=f"{name}, seed {seed}", parent=runs[name].id, tags={**job.tags, kind: key})
+            for (name, seed), job in jobs.items()
+        ]
+        trained = dict(zip(jobs, do_all(named, workers, "train"), strict=True))
+        folder = context.work / key
+        open_once(run, context.store, test)
+        to_score = [
+            ScoreJob(job.name, one, test, columns, _scores(folder, one), job.spec.detector.device, job.context)
+            for job, one in zip(named, trained.values(), strict=True)
+        ]
+        tables = dict(zip(jobs, do_all(to_score, workers, "score"), strict=True))
+        yield Measured(run, runs, trained, tables, folder)
 
 
 def open_once(run: Run, store: Store, rows: Manifest) -> None:
@@ -118,85 +203,173 @@ def open_once(run: Run, store: Store, rows: Manifest) -> None:
             run.opened_test(dataset)
 
 
-def train_all(orders: Sequence[TrainJob], workers: int = 1) -> list[Trained]:
-    """The detectors in the order in which they were asked for.
+def by_dataset(rows: pd.DataFrame) -> dict[str, Mask]:
+    """The rows of each dataset, as masks."""
+    names = rows["dataset"].to_numpy(dtype=np.str_)
+    return {str(name): names == name for name in np.unique(names)}
 
-    Raises:
-        UserError: one of them cannot be trained, which is named; the others that are finished stay.
+
+def estimate(tables: Mapping[Key, pd.DataFrame], keep: Mask, reference: str | None = None) -> dict[str, Repeated]:
+    """AUC by source of every arm over its seeds, and its difference to the reference, on some of the rows.
+
+    Args:
+        tables: score tables of the same rows.
     """
-    return _each(_train, [_portable(order) for order in orders], workers, "train", lambda order: order.name)
+    sources = {key: per_source(table[keep]) for key, table in tables.items()}
+    first = next(iter(sources.values()))
+    targets, groups = (first["label"] == "fake").to_numpy(dtype=np.int64), first["group"].to_numpy(dtype=np.str_)
+    scores: dict[str, list[NDArray[np.float64]]] = {}
+    for (arm, _), table in sources.items():
+        scores.setdefault(arm, []).append(table["score"].to_numpy(dtype=np.float64))
+    return over_seeds(Sample(targets, groups, {arm: np.stack(rows) for arm, rows in scores.items()}), reference)
 
 
-def score_all(exams: Sequence[ScoreJob], workers: int = 1) -> list[pd.DataFrame]:
-    """The score tables of all exams; metrics by source and by frame go onto the models and their runs."""
-    return _each(_score, [_portable(exam) for exam in exams], workers, "score", lambda exam: exam.name)
+def cells(figures: Mapping[str, Repeated], table: pd.DataFrame) -> list[dict[str, Any]]:
+    """A row for each arm on the same test rows: arm, auc, low, high, per_seed; sources real and fake, groups.
+
+    Args:
+        table: one score table of these rows.
+    """
+    sources = per_source(table)
+    fakes = int((sources["label"] == "fake").sum())
+    counts = {"real": len(sources) - fakes, "fake": fakes, "groups": int(sources["group"].nunique())}
+    return [
+        {"arm": arm, "auc": of.interval.value, "low": of.interval.low, "high": of.interval.high}
+        | {"per_seed": list(of.per_seed), **counts}
+        for arm, of in figures.items()
+    ]
 
 
-def _train(order: TrainJob) -> Trained:
-    return train_and_log(order.spec, order.materials, name=order.name, parent=order.parent, tags=order.tags)
+def wide(
+    table: pd.DataFrame, index: str = "arm", columns: str = "dataset", value: str = "auc", form: str = ".3f"
+) -> pd.DataFrame:
+    """A table of figures as text: a row for each arm, a column for each dataset, in a cell the figure and its interval.
+
+    Args:
+        table: columns low and high beside the named ones.
+        form: how a number is written, +.3f for differences.
+    """
+    texts = [
+        f"{figure:{form}}" + (f" [{low:{form}}, {high:{form}}]" if low == low else "")
+        for figure, low, high in zip(table[value], table["low"], table["high"], strict=True)
+    ]
+    return table.assign(text=texts).pivot_table(
+        index=index, columns=columns, values="text", aggfunc="first", sort=False
+    )
 
 
-def _score(exam: ScoreJob) -> pd.DataFrame:
-    done, key = exam.sheet.with_suffix(".json"), f"{exam.trained.model_id} {exam.rows.digest} {sorted(exam.columns)}"
-    if done.is_file() and exam.sheet.is_file() and json.loads(done.read_text()) == key:
-        return pd.read_parquet(exam.sheet)
-    detector = load_detector(exam.trained.path, exam.device)
-    table = score_table(exam.rows.rows, score(detector, exam.rows, exam.cache))
-    exam.sheet.parent.mkdir(parents=True, exist_ok=True)
-    _replace(exam.sheet, lambda path: table.to_parquet(path, index=False))
-    active = attach(exam.store, exam.trained.run_id)
-    for name, keep in exam.columns.items():
-        here = exam.rows.where(keep)
-        scores = table["score"].to_numpy(dtype=np.float64)[keep]
-        by_frame, by_source = (evaluate(here.rows, scores, detector.threshold, by=by) for by in BOTH)
-        metrics = model_metrics(Scored(table[keep], by_frame, by_source))
-        if len(metrics) > 1:  # one column over several datasets: what counts is all of it
-            metrics = {name: {"auc": by_source.results[ALL].metrics["auc"]}}
-        score_model(exam.store, exam.trained.model_id, name, here.digest, next(iter(metrics.values())), active)
-    _replace(done, lambda path: path.write_text(json.dumps(key)))
-    return table
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What an experiment leaves: to be printed, read back, and kept in its folder and on its run.
+
+    Attributes:
+        notes: what a reader must know, in sentences.
+        openings: how often the test rows of each dataset have been opened so far, over the whole project.
+    """
+
+    seeds: tuple[int, ...]
+    notes: tuple[str, ...] = ()
+    openings: dict[str, int] = field(default_factory=dict)
+    folder: Path
+    run: str
+
+    def to_json(self) -> dict[str, Any]:
+        """In JSON's types; what is no number is null."""
+        return {of.name: _plain(getattr(self, of.name)) for of in fields(self)}
+
+    @classmethod
+    def from_json(cls, file: Path) -> Self:
+        """The result that `keep` wrote."""
+        content = json.loads(file.read_text())
+        readers: dict[str, Callable[[Any], Any]] = {"pd.DataFrame": _frame, "Path": Path}
+        return cls(**{of.name: readers.get(str(of.type), _hashable)(content[of.name]) for of in fields(cls)})
+
+    def keep(self, run: Run, figures: Mapping[str, Figure], text: str = "") -> None:
+        """Write figures, tables and all figures as JSON into the folder, and log them on the run."""
+        files = [self.folder / f"{name}.png" for name in figures]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for path, figure in zip(files, figures.values(), strict=True):
+            figure.savefig(path, dpi=110)
+        for of in fields(self):
+            if isinstance(value := getattr(self, of.name), pd.DataFrame):
+                files.append(self.folder / f"{of.name}.csv")
+                value.to_csv(files[-1], index=False)
+        if text:
+            files.append(self.folder / "conclusions.txt")
+            write_text(files[-1], text)
+        files.append(self.file(self.folder))
+        write_json(files[-1], self.to_json())
+        for path in files:
+            run.artifact(path)
+
+    @staticmethod
+    def file(folder: Path) -> Path:
+        """Where `keep` writes the JSON."""
+        return folder / f"{folder.parent.name}.json"
 
 
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    write(temporary)
-    temporary.replace(path)
+def _scores(folder: Path, trained: Trained) -> Path:
+    return folder / "scores" / f"{trained.model_id}.parquet"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, pd.DataFrame):
+        return _plain(value.to_dict("records"))
+    if isinstance(value, Mapping):
+        return {name: _plain(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return str(value) if isinstance(value, Path) else value
+
+
+def _frame(records: list[dict[str, Any]]) -> pd.DataFrame:
+    def numbers(value: Any) -> Any:
+        return [numbers(each) for each in value] if isinstance(value, list) else math.nan if value is None else value
+
+    return pd.DataFrame([{name: numbers(value) for name, value in record.items()} for record in records])
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 # --- one after another, or several at a time
 
 
-def _each(
-    work: Callable[[Job], Result], jobs: Sequence[Job], workers: int, what: str, name: Callable[[Job], str]
-) -> list[Result]:
-    results: dict[int, Result] = {}
-    interval = 0.5 if sys.stderr.isatty() else 15
-    with tqdm(total=len(jobs), desc=what, unit="detector", mininterval=interval) as bar:
-        for index, result in _done(work, jobs, workers, name, bar):
+def do_all(jobs: Sequence[TrainJob] | Sequence[ScoreJob], workers: int, what: str) -> list[Any]:
+    """The results of all jobs, in their order.
+
+    Raises:
+        UserError: one of them cannot be done, which is named; the others that are finished stay.
+    """
+    # A store that carries no open connection, so that another process can make its own.
+    portable = [replace(job, context=replace(job.context, store=replace(job.context.store))) for job in jobs]
+    results: dict[int, Any] = {}
+    with progress_bar(len(jobs), what, "detector", delay=0) as bar:
+        for index, result in _done(portable, workers, bar):
             results[index] = result
             bar.update()
     return [results[index] for index in range(len(jobs))]
 
 
-def _done(
-    work: Callable[[Job], Result], jobs: Sequence[Job], workers: int, name: Callable[[Job], str], bar: Any
-) -> Iterator[tuple[int, Result]]:
+def _done(jobs: Sequence[TrainJob | ScoreJob], workers: int, bar: tqdm) -> Iterator[tuple[int, Any]]:
     """Number and result of each job, as they end."""
     if min(workers, len(jobs)) < 2:
         for index, job in enumerate(jobs):
-            bar.set_postfix_str(name(job), refresh=False)
-            yield index, _named(work, job, name(job))
+            bar.set_postfix_str(job.name, refresh=False)
+            yield index, _do(job)
         return
     context = multiprocessing.get_context("spawn")
-    place = context.Value("i", 0)
-    settings = environments(workers)
+    settings, root = environments(workers), jobs[0].context.store.root
     pool = ProcessPoolExecutor(
-        workers, context, initializer=_settle, initargs=(place, settings, os.getpid(), _store(jobs[0]).root)
+        workers, context, initializer=_settle, initargs=(context.Value("i", 0), settings, os.getpid(), root)
     )
     try:
-        futures = {pool.submit(_named, work, job, name(job)): index for index, job in enumerate(jobs)}
+        futures = {pool.submit(_do, job): index for index, job in enumerate(jobs)}
         for future in as_completed(futures):
-            bar.set_postfix_str(name(jobs[futures[future]]), refresh=False)
+            bar.set_postfix_str(jobs[futures[future]].name, refresh=False)
             yield futures[future], future.result()
     except BrokenProcessPool as error:
         raise UserError(
@@ -213,11 +386,11 @@ def _done(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _named(work: Callable[[Job], Result], job: Job, name: str) -> Result:
+def _do(job: TrainJob | ScoreJob) -> Any:
     try:
-        return work(job)
+        return job.do()
     except UserError as error:
-        raise UserError(f"{name}: {error}") from error
+        raise UserError(f"{job.name}: {error}") from error
     except KeyboardInterrupt:
         launcher = multiprocessing.parent_process()
         if launcher is not None and not launcher.is_alive():
@@ -225,12 +398,12 @@ def _named(work: Callable[[Job], Result], job: Job, name: str) -> Result:
         raise
 
 
-def _settle(place: Any, settings: Sequence[Mapping[str, str]], parent: int, root: Path) -> None:
+def _settle(number: Any, settings: Sequence[Mapping[str, str]], parent: int, root: Path) -> None:
     """Make a new process a worker: a session of its own, its share of the cores or its GPU, an eye on its parent."""
     os.setsid()
-    with place.get_lock():
-        number, place.value = place.value, place.value + 1
-    own = settings[number % len(settings)]
+    with number.get_lock():
+        own = settings[number.value % len(settings)]
+        number.value += 1
     os.environ.update(own | {"TQDM_DISABLE": "1"})
     threads = int(own["OMP_NUM_THREADS"])
     torch.set_num_threads(threads)
@@ -239,14 +412,3 @@ def _settle(place: Any, settings: Sequence[Mapping[str, str]], parent: int, root
     signal.signal(signal.SIGINT, signal.default_int_handler)
     end_with(parent)
     open_store(root)
-
-
-def _store(job: Any) -> Store:
-    return job.store if isinstance(job, ScoreJob) else job.materials.store
-
-
-def _portable(job: Any) -> Any:
-    """The job with a store that carries no open connection, so that another process can make its own."""
-    if isinstance(job, ScoreJob):
-        return replace(job, store=replace(job.store))
-    return replace(job, materials=replace(job.materials, store=replace(job.materials.store)))

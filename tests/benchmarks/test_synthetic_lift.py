@@ -39,7 +39,7 @@ def test_every_figure_is_in_the_record_and_a_second_call_repeats_them(tmp_path: 
     assert {(row["arm"], row["dataset"]) for row in record["table"]} == {
         (arm, dataset) for arm in ("none", "oversampling") for dataset in ("near", "far", "mean")
     }
-    assert len(record["verdicts"]) == 3
+    assert len(record["conclusions"]) == 3
     assert record["lift"] == {}  # no arm with synthetic faces
     assert plot.read_bytes().startswith(b"\x89PNG")
     assert call(*words)["table"] == record["table"]

@@ -72,7 +72,7 @@ def test_matched_samples_are_nearer_to_the_reals_in_every_measure(
     goal = measure(reals, 32)
     matcher = Matcher(goal, samples)
     matched = [
-        matcher.match(sample, goal.degradations[number], np.random.default_rng(number))
+        matcher.match(sample, goal.traces[number], np.random.default_rng(number))
         for number, sample in enumerate(samples)
     ]
     raw, got = measure([png(sample) for sample in samples], 32), measure(matched, 32)
@@ -81,16 +81,16 @@ def test_matched_samples_are_nearer_to_the_reals_in_every_measure(
         return float(np.abs(spectrum - goal.spectrum)[0, 1:].mean())
 
     assert off(got.spectrum) < 0.25 * off(raw.spectrum)
-    noise, raw_noise, wanted = (np.mean([t.noise[0] for t in set_.degradations]) for set_ in (got, raw, goal))
+    noise, raw_noise, wanted = (np.mean([t.noise[0] for t in set_.traces]) for set_ in (got, raw, goal))
     assert abs(noise - wanted) < 0.6 * abs(raw_noise - wanted)
-    for mine, theirs in zip(got.degradations, goal.degradations, strict=True):
+    for mine, theirs in zip(got.traces, goal.traces, strict=True):
         assert (mine.width, mine.height, mine.encoding.tables) == (theirs.width, theirs.height, theirs.encoding.tables)
 
 
 def test_the_same_random_numbers_give_the_same_file(reals: list[bytes], samples: list[np.ndarray]) -> None:
     goal = measure(reals[:4], 32)
     matcher = Matcher(goal, samples)
-    files = [matcher.match(samples[0], goal.degradations[0], np.random.default_rng(seed)) for seed in (0, 0, 1)]
+    files = [matcher.match(samples[0], goal.traces[0], np.random.default_rng(seed)) for seed in (0, 0, 1)]
     assert files[0] == files[1] != files[2]
     assert read_picture(files[0])[0].std() > 5
 

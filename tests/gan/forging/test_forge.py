@@ -18,7 +18,7 @@ from core.manifest import Manifest, concatenate
 from faces.landmarks import crop_detector, faces_in_crops
 from faces.orl import _read
 from faces.sheets import forgery_sheet
-from gan.forging.degradation import degradation_of
+from gan.forging.degradation import traces_of
 from gan.forging.encoding import read_picture
 from gan.forging.forge import METHODS, ForgeInputs, forge
 from gan.forging.recipes import GanComposite, GanMatched, Photographs
@@ -223,21 +223,21 @@ def test_a_composite_puts_the_sample_s_face_into_a_train_photograph(
     assert np.median(brighter) < 20
 
 
-def test_matched_samples_have_the_degradation_of_the_reals(portraits: Manifest, samples: Screened) -> None:
+def test_matched_samples_wear_the_traces_of_the_reals(portraits: Manifest, samples: Screened) -> None:
     reals = portraits.select(split="train")
     recipe = GanMatched(reals, samples, 40)
-    known = {degradation_of(file.read_bytes()).encoding.tables for file in reals.files}
+    known = {traces_of(file.read_bytes()).encoding.tables for file in reals.files}
     for index in range(6):
         plan = recipe.plan(index)
-        degradation = degradation_of(recipe.make(plan).data)
+        traces = traces_of(recipe.make(plan).data)
         assert plan.parent is not None
-        model = degradation_of(reals.files[plan.parent].read_bytes())
-        assert (degradation.width, degradation.height, degradation.encoding.format) == (
+        model = traces_of(reals.files[plan.parent].read_bytes())
+        assert (traces.width, traces.height, traces.encoding.format) == (
             model.width,
             model.height,
             model.encoding.format,
         )
-        assert degradation.encoding.tables in known
+        assert traces.encoding.tables in known
         assert plan.row["dataset"] == reals.rows["dataset"][plan.parent]
         assert "parent" not in plan.row
 

@@ -178,9 +178,9 @@ def test_samples_obey_their_label_and_do_not_collapse(smallest: GanConfig) -> No
     ("fields", "message"),
     [
         ({"condition_start_kimg": 5, "condition_end_kimg": 5}, "condition_end_kimg 5 is not after"),
-        ({"condition": "dataset", "kimg": 10}, "kimg 10 ends before labels have full effect"),
+        ({"condition": "dataset", "kimg": 10}, "kimg 10 ends before the labels count in full"),
         ({"batch_size": 16, "accumulate": 3}, "batch_size 16 in 3 micro-batches .* take a batch_size that 12 divides"),
-        ({"patience_kimg": 5, "validate_every_kimg": None}, "patience_kimg needs validation"),
+        ({"patience_kimg": 5, "validate_every_kimg": None}, "patience_kimg needs the validation"),
         ({"condition": "identity"}, "'none', 'method' or 'dataset'"),
     ],
 )

@@ -10,8 +10,8 @@ from core.config import validate
 from core.errors import UserError
 from core.manifest import Manifest
 from pipelines.configuration import RunConfig
-from pipelines.experiments.arms import ALL_FAKES, WITH, WITHOUT, base_trial, keep_few_fakes, plan_arms
-from pipelines.reports.run_report import difference_sentence
+from pipelines.experiments.arms import ALL_FAKES, ARMS, Arm, base_trial, trials_of_run, trials_to_compare
+from pipelines.inputs import keep_few_fakes
 from tuning.trial import TrialSpec
 
 MINIMAL = {"project": "p", "out": "o", "embedded": True, "datasets": {"train": ["a"]}}
@@ -19,55 +19,84 @@ MINIMAL = {"project": "p", "out": "o", "embedded": True, "datasets": {"train": [
 
 def specs(**changes: object) -> tuple[RunConfig, TrialSpec]:
     config = validate(RunConfig, MINIMAL | changes, "here")
-    return config, TrialSpec(detector=config.detector, synthetic_share=config.synthetic_share, psi=config.psi)
+    return config, base_trial(config)
+
+
+def arms_of_run(config: RunConfig, best: TrialSpec) -> dict[str, TrialSpec]:
+    """The trials of a run with one seed, by arm."""
+    trials = trials_of_run(config, best)
+    assert {seed for _, seed in trials} == {config.detector.seed}
+    return {arm: spec for (arm, _), spec in trials.items()}
 
 
 def test_two_arms_differ_in_their_synthetic_faces_only() -> None:
     config, base = specs(study={"space": {"learning_rate": {"low": 1e-4, "high": 1e-2}}})
     best = base.with_parameters({"learning_rate": 0.005, "image_size": 64})
-    arms = plan_arms(config, base, best)
-    assert set(arms) == {WITHOUT, WITH}
-    assert arms[WITHOUT].detector == arms[WITH].detector
-    assert arms[WITH].detector.learning_rate == 0.005
+    arms = arms_of_run(config, best)
+    assert list(arms) == ["class weights", "gan with class weights"]
+    without, with_faces = arms.values()
+    assert without.detector == with_faces.detector
+    assert without.detector.balance == config.detector.balance
+    assert with_faces.detector.learning_rate == 0.005
     # What made the trials cheap and was not searched stays behind.
-    assert arms[WITH].detector.image_size == config.detector.image_size
-    assert (arms[WITHOUT].synthetic_share, arms[WITH].synthetic_share) == (0, 0.5)
+    assert with_faces.detector.image_size == config.detector.image_size
+    assert (without.synthetic_share, with_faces.synthetic_share) == (0, 0.5)
 
 
 def test_the_reference_with_all_fakes_comes_where_they_were_made_rare() -> None:
-    config, base = specs(keep_train_fakes=0.1)
-    arms = plan_arms(config, base, base)
+    space = {"learning_rate": {"low": 1e-4, "high": 1e-2}}
+    config, base = specs(keep_train_fakes=0.1, detector={"balance": "none"}, study={"space": space})
+    arms = arms_of_run(config, base.with_parameters({"learning_rate": 0.005}))
+    assert list(arms) == ["none", "gan", ALL_FAKES]
     assert arms[ALL_FAKES].synthetic_share == 0
     assert arms[ALL_FAKES].detector == config.detector
+    assert Arm.parse(ALL_FAKES).all_fakes
 
 
 def test_each_kind_of_synthetic_face_gets_an_arm() -> None:
-    config, _ = specs(synthetic_method="gan-matched", compare_methods=["self-blend", "gan-matched", "self-blend+gan"])
-    base = base_trial(config)
-    arms = plan_arms(config, base, base)
-    assert list(arms) == [WITHOUT, WITH, "with self-blend", "with self-blend and gan"]
-    methods = [arms[name].balancing().method for name in list(arms)[1:]]
-    assert methods == ["gan-matched", "self-blend", "self-blend+gan"]
-    assert not arms["with self-blend"].balancing().needs_generator
+    config, base = specs(
+        synthetic_method="gan-matched", compare_methods=["self-blend", "gan-matched", "self-blend+gan"]
+    )
+    arms = arms_of_run(config, base)
+    kinds = ["gan-matched", "self-blend", "self-blend+gan"]
+    assert list(arms) == ["class weights", *(f"{kind} with class weights" for kind in kinds)]
+    forged = list(arms.values())[1:]
+    assert [spec.balancing().method for spec in forged] == kinds
+    assert not arms["self-blend with class weights"].balancing().needs_generator
     assert len({(spec.detector.model_dump_json(), spec.psi) for spec in arms.values()}) == 1
-    assert {spec.synthetic_share for name, spec in arms.items() if name != WITHOUT} == {0.5}
+    assert {spec.synthetic_share for spec in forged} == {0.5}
+    assert {spec.balancing().seed for spec in forged} == {0}
     with pytest.raises(UserError, match="method 'swap' is not known"):
         specs(compare_methods=["swap"])
 
 
-def test_a_difference_says_which_arm_it_is_of() -> None:
-    figures = {"dataset": "a", "value": 0.1, "low": 0.05, "high": 0.2}
-    assert difference_sentence({"arm": WITH, **figures}) == "a: the synthetic faces helped, AUC +0.100 [+0.050, +0.200]"
-    assert difference_sentence({"arm": "with self-blend", **figures}).startswith("with self-blend, a: ")
-
-
-def test_a_searched_kind_reaches_the_arm() -> None:
-    space = {"synthetic_method": {"choices": ["gan", "self-blend"]}, "psi": {"choices": [0.5, 0.7]}}
+def test_a_searched_kind_and_balance_reach_the_arms() -> None:
+    space = {"synthetic_method": {"choices": ["gan", "self-blend"]}, "balance": {"choices": ["none", "weights"]}}
     config, base = specs(study={"space": space})
-    best = base.with_parameters({"synthetic_method": "self-blend", "synthetic_share": 0.3})
-    arms = plan_arms(config, base, best)
-    assert arms[WITH].balancing().method == "self-blend"
-    assert arms[WITHOUT].synthetic_share == 0
+    best = base.with_parameters({"synthetic_method": "self-blend", "synthetic_share": 0.3, "balance": "none"})
+    arms = arms_of_run(config, best)
+    assert list(arms) == ["none", "self-blend"]
+    assert arms["self-blend"].balancing().method == "self-blend"
+    assert arms["none"].synthetic_share == 0
+
+
+def test_the_section_experiment_says_arms_and_seeds_of_a_run() -> None:
+    config, base = specs(experiment={"arms": ["oversampling", "gan with class weights"], "seeds": [4, 7]})
+    trials = trials_of_run(config, base)
+    assert list(trials) == [(arm, seed) for arm in ("oversampling", "gan with class weights") for seed in (4, 7)]
+    assert [spec.detector.balance for spec in trials.values()] == ["oversample", "oversample", "weights", "weights"]
+    assert [spec.detector.seed for spec in trials.values()] == [4, 7, 4, 7]
+    first, second = (trials["gan with class weights", seed].balancing().seed for seed in (4, 7))
+    assert first != second
+    with pytest.raises(UserError, match="name a second arm"):
+        specs(experiment={"arms": ["none"]})
+    with pytest.raises(UserError, match="there is no balance 'none' in the arm 'gan with none'"):
+        specs(experiment={"arms": ["none", "gan with none"]})
+
+
+def test_run_and_compare_mean_the_same_by_an_arm() -> None:
+    config, base = specs(experiment={"arms": list(ARMS), "seeds": [0, 1, 2]})
+    assert trials_of_run(config, base) == trials_to_compare(config)
 
 
 @pytest.fixture

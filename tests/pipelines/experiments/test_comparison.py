@@ -20,11 +20,10 @@ from scipy.special import expit
 
 from core.config import read_yaml
 from pipelines.cli import main
-from pipelines.configuration import ARMS, ComparisonConfig, RunConfig
-from pipelines.experiments.arms import arm_trial
-from pipelines.experiments.comparison import Comparison, described, estimate
-from pipelines.experiments.conclusions import NO_DIFFERENCE, outcome, verdicts
-from pipelines.stopwatch import stopwatch
+from pipelines.configuration import ARMS, RunConfig
+from pipelines.experiments.arms import forged, trials_to_compare
+from pipelines.experiments.comparison import Comparison, described, tabulate
+from pipelines.experiments.conclusions import NO_DIFFERENCE, conclusions, outcome
 from tests.pipelines.synthetic_faces import configuration, pictures
 from tracking.store import open_store
 
@@ -54,12 +53,8 @@ def tables(effect: float, seeds: int = 3) -> dict[tuple[str, int], pd.DataFrame]
 
 
 def said(effect: float, seeds: int = 3) -> tuple[str, ...]:
-    figures = estimate(tables(effect, seeds), ("none", "gan"), range(seeds), "none")
-    difference = figures["far"]["gan"].difference
-    assert difference is not None
-    p = 2 * min(difference.probability, 1 - difference.probability)
-    row = {"arm": "gan", "dataset": "far", "value": difference.value, "low": difference.low, "high": difference.high}
-    return verdicts(pd.DataFrame([row | {"p_holm": p}]), "none", ("gan",), seeds)
+    _, differences = tabulate(tables(effect, seeds), "none")
+    return conclusions(differences, "none", ("gan",), seeds)
 
 
 def test_a_planted_effect_is_found() -> None:
@@ -74,7 +69,10 @@ def test_no_effect_is_reported_as_none() -> None:
 
 
 def test_nothing_is_claimed_from_one_seed() -> None:
-    assert "helped" not in " ".join(said(1.0, seeds=1))
+    headline, single = said(1.0, seeds=1)
+    assert "helped" not in headline + single
+    assert headline.startswith("The effect of synthetic faces on far is inconclusive: +0.")
+    assert "95 % interval excludes zero, but" in single
     assert outcome(0.1, 0.2, 0.2, 3) == "perhaps"
     assert outcome(0.1, 0.2, 0.01, 2) == "perhaps"
     assert outcome(float("nan"), float("nan"), float("nan"), 3) == "unknown"
@@ -82,27 +80,37 @@ def test_nothing_is_claimed_from_one_seed() -> None:
 
 def test_arms_differ_in_one_thing() -> None:
     config = RunConfig.model_validate({"project": "p", "out": "o", "embedded": True, "datasets": {"train": ["a"]}})
-    specs = {arm: arm_trial(arm, 1, config.detector, 0.5, 0.7) for arm in ARMS}
+    trials = trials_to_compare(config)
+    specs = {arm: trials[arm, 1] for arm in ARMS}
     plain = specs["none"]
     assert plain.detector.balance == "none"
     assert plain.detector.seed == 1
     for arm, spec in specs.items():
         changed = {name for name, value in spec.detector if getattr(plain.detector, name) != value}
         assert changed == ({"balance"} if arm in ("class weights", "oversampling") else set())
-        assert bool(spec.synthetic_share) == (arm in ComparisonConfig().forged)
-    assert specs["gan"].balancing().seed != arm_trial("gan", 2, config.detector, 0.5, 0.7).balancing().seed
+        assert bool(spec.synthetic_share) == (arm in forged(ARMS))
+    assert specs["gan"].balancing().seed != trials["gan", 2].balancing().seed
 
 
 @pytest.mark.parametrize("difference", [-0.2, 0.0, 0.2])
 def test_the_run_says_what_can_be_told_and_otherwise_that_nothing_can(difference: float) -> None:
     interval = {"arm": "gan", "dataset": "far", "low": difference - 0.1, "high": difference + 0.1}
     differences = pd.DataFrame([interval | {"value": difference, "p_holm": 0.01 if difference else 1.0}])
-    said = verdicts(differences, "none", ("gan",) if difference else (), 3)
+    told = conclusions(differences, "none", ("gan",) if difference else (), 3)
     row = {"dataset": "far", "auc": 0.7, "low": 0.6, "high": 0.8}
-    table = pd.DataFrame([row | {"arm": "none"}, row | {"arm": "gan"}])
-    result = Comparison("none", (0, 1, 2), table, differences, said, (), {}, {}, Path(), "")
+    result = Comparison(
+        reference="none",
+        seeds=(0, 1, 2),
+        table=pd.DataFrame([row | {"arm": "none"}, row | {"arm": "gan"}]),
+        differences=differences,
+        detectors=pd.DataFrame(),
+        conclusions=told,
+        hours={},
+        folder=Path(),
+        run="",
+    )
     bullets = [line[2:] for line in described(result).splitlines() if line.startswith("- ")]
-    assert bullets == (list(said) if difference else ["no difference can be told between any arm and 'none'"])
+    assert bullets == (list(told) if difference else ["no significant difference between any arm and 'none'"])
     assert "| gan | 0.700 [0.600, 0.800] |" in described(result)
 
 
@@ -110,7 +118,7 @@ def test_the_run_says_what_can_be_told_and_otherwise_that_nothing_can(difference
 
 
 @pytest.fixture
-def ground(tmp_path: Path) -> Path:
+def config(tmp_path: Path) -> Path:
     pictures(tmp_path / "near", 24, 0, real=90, fake=30)
     pictures(tmp_path / "far", 8, 1, real=40, fake=40)
     return configuration(tmp_path, ("near", "far"))
@@ -133,11 +141,11 @@ def compare(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 
 
 def test_killed_it_ends_in_the_same_table_and_doubles_no_run(
-    ground: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     process = subprocess.Popen(
-        command("compare", str(ground), "--workers", "2"), cwd=tmp_path, env=environment(), **silent
+        command("compare", str(config), "--workers", "2"), cwd=tmp_path, env=environment(), **silent
     )
     deadline = time.monotonic() + 200
     while len(list((tmp_path / "out").glob("detectors/*/trained-*.json"))) < 1:
@@ -149,17 +157,17 @@ def test_killed_it_ends_in_the_same_table_and_doubles_no_run(
     process.wait()
     assert len(workers) >= 2
     assert not psutil.wait_procs(workers, timeout=60)[1]  # none goes on, nor sleeps with the database locked
-    resumed = compare(monkeypatch, capsys, str(ground))
+    resumed = compare(monkeypatch, capsys, str(config))
     assert len(resumed["table"]) == 6  # two arms on two datasets and their mean
     assert len(resumed["differences"]) == 3
     assert resumed["openings"] == {"near": 1, "far": 1}
 
-    again = compare(monkeypatch, capsys, str(ground))
+    again = compare(monkeypatch, capsys, str(config))
     assert again["table"] == resumed["table"]
     assert again["openings"] == resumed["openings"]
 
     undisturbed = compare(
-        monkeypatch, capsys, str(ground), "--set", f"out={tmp_path}/o2", "--set", f"mlruns={tmp_path}/m2"
+        monkeypatch, capsys, str(config), "--set", f"out={tmp_path}/o2", "--set", f"mlruns={tmp_path}/m2"
     )
     for before, after in zip(resumed["table"], undisturbed["table"], strict=True):
         assert before["per_seed"] == pytest.approx(after["per_seed"], abs=1e-9)
@@ -178,22 +186,23 @@ def test_killed_it_ends_in_the_same_table_and_doubles_no_run(
     assert len(models) == 4
     assert all({"auc/near", "auc/far", "auc_low/far"} <= {m.key for m in model.metrics} for model in models)
     note = store.client.get_run(top).data.tags["mlflow.note.content"]
-    told = [verdict for verdict in resumed["verdicts"] if NO_DIFFERENCE not in verdict]
-    assert all(verdict in note for verdict in told or [NO_DIFFERENCE])
+    told = [sentence for sentence in resumed["conclusions"] if NO_DIFFERENCE not in sentence]
+    assert all(sentence in note for sentence in told or [NO_DIFFERENCE])
     assert "| arm | far | near | mean |" in note
     folder = Path(resumed["folder"])
+    assert json.loads(json.dumps(Comparison.from_json(folder / "comparison.json").to_json())) == again
     assert (folder / "forest.png").read_bytes().startswith(b"\x89PNG")
-    assert resumed["verdicts"] == (folder / "verdicts.txt").read_text().split("\n\n")[0].splitlines()
+    assert resumed["conclusions"] == (folder / "conclusions.txt").read_text().split("\n\n")[0].splitlines()
 
 
 @pytest.fixture
 def fail(
-    ground: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., str]:
     def call(*settings: str) -> str:
         words = [word for setting in settings for word in ("--set", setting)]
         monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr("sys.argv", ["counterforge", "compare", str(ground), *words])
+        monkeypatch.setattr("sys.argv", ["counterforge", "compare", str(config), *words])
         with pytest.raises(SystemExit) as end:
             main()
         assert end.value.code == 2
@@ -220,36 +229,16 @@ def fail(
         (["comparison.arms=[none, gan-composite]", "gan.image_size=16"], "needs faces of 24 pixels"),
         (["comparison.arms=[none, self-blend]", "synthetic_share=0.1"], "no arm would get a synthetic face"),
         (["datasets.test=[elsewhere]"], "elsewhere"),
-        (["detector.paired=true"], "the arm oversampling cannot be trained by these settings"),
+        (["detector.paired=true"], "the arm oversampling cannot be trained with these settings"),
     ],
 )
 def test_a_mistake_is_one_sentence(fail: Callable[..., str], settings: list[str], sentence: str) -> None:
     assert sentence in fail(*settings)
 
 
-def test_a_test_dataset_of_one_class_is_named(fail: Callable[..., str], ground: Path, tmp_path: Path) -> None:
+def test_a_test_dataset_of_one_class_is_named(fail: Callable[..., str], config: Path, tmp_path: Path) -> None:
     pictures(tmp_path / "lone", 0, 2, real=30, fake=0)
-    content = read_yaml(ground)
+    content = read_yaml(config)
     lone = {"dataset": "lone", "source": str(tmp_path / "lone"), "already_cropped": True}
     sentence = fail(f"faces={json.dumps([*content['faces'], lone])}")
     assert "lone" in sentence
-
-
-def test_the_stopwatch_counts_every_attempt_until_the_work_is_done(tmp_path: Path) -> None:
-    path = tmp_path / "seconds.json"
-    path.write_text('{"seconds": 100.0, "finished": false}')
-
-    def interrupted() -> None:
-        with stopwatch(path) as elapsed:
-            assert elapsed() >= 100
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        interrupted()
-    with stopwatch(path):
-        pass
-    done = json.loads(path.read_text())
-    assert done["finished"]
-    with stopwatch(path) as elapsed:
-        assert elapsed() == done["seconds"]
-    assert json.loads(path.read_text()) == done

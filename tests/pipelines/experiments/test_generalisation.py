@@ -131,7 +131,7 @@ def test_the_models_carry_their_cells_and_can_be_sorted_by_them(
     assert board["auc/far"].is_monotonic_decreasing
     for row in found["summary"]:
         name, other = row["trained_on"], {"near": "far", "far": "near"}[row["trained_on"]]
-        assert row["in_domain"] == cells[name, name]["auc"] == pytest.approx(board.loc[name, f"auc/{name}"], abs=1e-12)
+        assert row["in_dataset"] == cells[name, name]["auc"] == pytest.approx(board.loc[name, f"auc/{name}"], abs=1e-12)
         assert row["worst_unseen"] == row["mean_unseen"] == cells[name, other]["auc"]
         assert row["worst_on"] == other
         assert board.loc[name, "auc_worst_unseen"] == pytest.approx(row["worst_unseen"], abs=1e-12)
