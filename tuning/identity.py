@@ -8,7 +8,7 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,21 +42,9 @@ def definition(config: StudyConfig, base: TrialSpec, context: TrialContext) -> d
     return {**searched, "detector": detector, "data": context.digest, "project": context.experiment}
 
 
-def study_name(config: StudyConfig, base: TrialSpec, context: TrialContext) -> str:
+def study_name(config: StudyConfig, wanted: Mapping[str, Any]) -> str:
     """The study's name and 8 hex digits over its definition."""
-    text = json.dumps(definition(config, base, context), sort_keys=True)
-    return f"{config.name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
-
-
-def prepared(config: StudyConfig, base: TrialSpec, context: TrialContext) -> tuple[TrialSpec, TrialContext]:
-    """The trial that all others vary, with the fixed values, and the context with the named generators.
-
-    Raises:
-        UserError: anything in the configuration that no trial could be run with.
-    """
-    return check_study(config, base), replace(
-        context, generators={name: path.resolve() for name, path in config.generators.items()}
-    )
+    return f"{config.name}-{hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:8]}"
 
 
 def needs_generator(config: StudyConfig, base: TrialSpec) -> bool:

@@ -89,51 +89,30 @@ def check_sampler(
     Raises:
         UserError: what does not fit, and which one to take instead.
     """
-    if name == "gp" and pruned_by != "none":
+    chosen = ", ".join(key for key, values in space.items() if isinstance(values, Choice))
+    sometimes = ", ".join(conditional(space))
+    many = f"study.objectives has {len(objectives)}"
+    cmaes, pruned, several = name == "cmaes", pruned_by != "none", len(objectives) > 1
+    refusals = {
+        f"sampler gp ignores pruned trials, so pruner {pruned_by} would waste them (study.pruner): "
+        "take pruner none, or sampler tpe with pruner hyperband": name == "gp" and pruned,
+        f"pruner {pruned_by} takes one objective, and {many}: take pruner none": pruned and several,
+        f"pruner wilcoxon compares trials by fold and study.folds is {folds}: "
+        "set folds to 5, or take pruner hyperband": pruned_by == "wilcoxon" and folds < 3,
+        f"sampler cmaes searches numbers only, and {chosen} has choices (study.space): "
+        "take sampler gp or tpe, or fix that parameter": cmaes and chosen,
+        f"sampler cmaes needs the same parameters in every trial, and {sometimes} has a condition (study.space): "
+        "take sampler tpe": cmaes and sometimes,
+        f"sampler cmaes takes one objective, and {many}: take nsga2 or gp": cmaes and several,
+        "sampler cmaes does not support constraints (study.constraints): take sampler gp or tpe": cmaes and constrained,
+        f"sampler grid cannot search {sometimes}, which not every trial has (study.space): "
+        "take sampler bruteforce": name == "grid" and sometimes,
+    }
+    for sentence, refused in refusals.items():
+        if refused:
+            raise UserError(sentence)
+    if name in LISTING and (count := len(combinations(space))) > (trials or count):
         raise UserError(
-            f"sampler gp learns nothing from pruned trials, so pruner {pruned_by} would waste them (study.pruner): "
-            "take pruner none, or sampler tpe with pruner hyperband"
+            f"sampler {name} would need {count:,} trials and study.trials is {trials}: raise it to {count}, use fewer "
+            "choices or larger steps, or take sampler gp"
         )
-    if pruned_by != "none" and len(objectives) > 1:
-        raise UserError(
-            f"pruner {pruned_by} weighs one objective, and study.objectives has {len(objectives)}: take pruner none"
-        )
-    if pruned_by == "wilcoxon" and folds < 3:
-        raise UserError(
-            f"pruner wilcoxon compares trials fold by fold and study.folds is {folds}: set folds to 5, or take "
-            "pruner hyperband"
-        )
-    if name == "cmaes":
-        _check_cmaes(space, objectives, constrained)
-    if name == "grid" and conditional(space):
-        raise UserError(
-            f"sampler grid cannot search {', '.join(conditional(space))}, which not every trial has (study.space): "
-            "take sampler bruteforce"
-        )
-    if name in LISTING:
-        count = len(combinations(space))
-        if trials is not None and count > trials:
-            raise UserError(
-                f"sampler {name} would need {count:,} trials and study.trials is {trials}: raise it to {count}, use "
-                "fewer choices or larger steps, or take sampler gp"
-            )
-
-
-def _check_cmaes(space: Mapping[str, Range | Choice], objectives: Sequence[str], constrained: bool) -> None:
-    names = [name for name, values in space.items() if isinstance(values, Choice)]
-    if names:
-        raise UserError(
-            f"sampler cmaes searches numbers only, and {', '.join(names)} has choices (study.space): "
-            "take sampler gp or tpe, or fix that parameter"
-        )
-    if conditional(space):
-        raise UserError(
-            f"sampler cmaes wants the same parameters in every trial, and {', '.join(conditional(space))} has a "
-            "condition (study.space): take sampler tpe"
-        )
-    if len(objectives) > 1:
-        raise UserError(
-            f"sampler cmaes has one objective, and study.objectives has {len(objectives)}: take nsga2 or gp"
-        )
-    if constrained:
-        raise UserError("sampler cmaes knows no constraints (study.constraints): take sampler gp or tpe")

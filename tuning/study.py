@@ -10,7 +10,7 @@ import json
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import optuna
@@ -23,8 +23,8 @@ from tuning.config import MAXIMISED, StudyConfig
 from tuning.identity import (
     DEFINITION,
     FinalTraining,
+    check_study,
     definition,
-    prepared,
     refuse_other_of_same_name,
     remember,
     study_name,
@@ -75,9 +75,10 @@ def launch(
     Raises:
         UserError: a configuration that no trial could be run with, or trials that keep failing.
     """
-    base, context = prepared(config, base, context)
-    name = study_name(config, base, context)
+    base = check_study(config, base)
+    context = replace(context, generators={key: path.resolve() for key, path in config.generators.items()})
     wanted = definition(config, base, context)
+    name = study_name(config, wanted)
     if not new:
         refuse_other_of_same_name(name, config, wanted, context.store.root)
     storage = storage_of(context.store.root, name, config.storage)

@@ -59,7 +59,7 @@ def test_a_conditional_space_can_be_searched(name: SamplerName) -> None:
     ("name", "space", "options", "sentence"),
     [
         ("gp", NUMBERS, {"pruned_by": "hyperband"}, "take pruner none, or sampler tpe with pruner hyperband"),
-        ("gp", NUMBERS, {"pruned_by": "wilcoxon", "folds": 5}, "gp learns nothing from pruned trials"),
+        ("gp", NUMBERS, {"pruned_by": "wilcoxon", "folds": 5}, "gp ignores pruned trials"),
         ("tpe", NUMBERS, {"pruned_by": "median", "objectives": ("mean_auc", "size_mb")}, "take pruner none"),
         ("tpe", NUMBERS, {"pruned_by": "wilcoxon"}, "set folds to 5, or take pruner hyperband"),
         ("cmaes", CONDITIONAL, {}, "take sampler gp or tpe"),
