@@ -29,7 +29,7 @@ REFRESH_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
-class Standing:
+class StudyStatus:
     """The status of a study now; `seconds_left` is None where no trial was finished yet or nothing is left."""
 
     study: str
@@ -47,19 +47,19 @@ class Standing:
     trials: list[dict[str, Any]] = field(default_factory=list)
 
 
-def standing(study: optuna.Study) -> Standing:
+def study_status(study: optuna.Study) -> StudyStatus:
     """Read the status of a study; all trials are in `trials`, running ones first, then the best."""
     config = StudyConfig.model_validate(study.user_attrs["config"]) if "config" in study.user_attrs else StudyConfig()
     trials = study.get_trials(deepcopy=False)
-    turn = concluded(trials)
+    ended = concluded(trials)
     by_state = {state: [t for t in trials if t.state == state] for state in TrialState}
-    failed = [t for t in turn if t.state == TrialState.FAIL]
+    failed = [t for t in ended if t.state == TrialState.FAIL]
     order = ranked(trials, config)
-    rest = [t for t in turn if t.state != TrialState.COMPLETE]
+    rest = [t for t in ended if t.state != TrialState.COMPLETE]
     done = len(finished(trials))
     running = by_state[TrialState.RUNNING]
     best = next((t for t in order if feasible(t)), None)
-    return Standing(
+    return StudyStatus(
         study=study.study_name,
         total=config.trials,
         complete=len(by_state[TrialState.COMPLETE]),
@@ -70,14 +70,14 @@ def standing(study: optuna.Study) -> Standing:
         lost=len(by_state[TrialState.FAIL]) - len(failed),
         objective=config.objectives[0],
         best_value=best.values[0] if best is not None else None,
-        seconds_left=_seconds_left(turn, config.trials - done, max(1, len(running))),
+        seconds_left=_seconds_left(ended, config.trials - done, max(1, len(running))),
         ended=study.user_attrs.get(ENDED),
         trials=[_row(t, config) for t in (*running, *order, *rest)],
     )
 
 
-def _seconds_left(turn: list[FrozenTrial], left: int, workers: int) -> float | None:
-    durations = [t.duration.total_seconds() for t in turn if t.duration is not None]
+def _seconds_left(ended: list[FrozenTrial], left: int, workers: int) -> float | None:
+    durations = [t.duration.total_seconds() for t in ended if t.duration is not None]
     if not durations or left <= 0:
         return None
     return statistics.mean(durations[-20:]) * left / workers
@@ -104,14 +104,14 @@ def overview(root: Path, storage: str | None = None) -> pd.DataFrame:
     columns = ["study", "complete", "pruned", "failed", "running", "of", "objective", "best", "left"]
     rows = []
     for name in names(root, storage):
-        now = standing(load(root, name, storage))
+        now = study_status(load(root, name, storage))
         counts = (now.complete, now.pruned, now.failed, now.running, now.total)
         rows.append((name, *counts, now.objective, now.best_value, duration(now.seconds_left)))
     return pd.DataFrame(rows, columns=columns)
 
 
 def show(
-    read: Callable[[], Standing],
+    read: Callable[[], StudyStatus],
     *,
     live: bool = False,
     trials: int = 15,
@@ -136,7 +136,7 @@ def show(
             screen.update(_view(now, trials), refresh=True)
 
 
-def _view(now: Standing, limit: int) -> Group:
+def _view(now: StudyStatus, limit: int) -> Group:
     counts = Text.assemble(
         (now.study, "bold"),
         f"  {now.complete + now.pruned} of {now.total} done",

@@ -56,7 +56,7 @@ def launch(
     from core.errors import UserError
     from pipelines.configuration import RunConfig
     from pipelines.run import search
-    from tuning.status import show, standing
+    from tuning.status import show, study_status
     from tuning.storage import load
 
     more = [f"study.trials={trials}"] if trials else []
@@ -73,7 +73,7 @@ def launch(
         resolved = resolved.model_copy(update={"study": study})
     result = search(resolved, workers=workers, new=new, cluster=cluster)
     if not as_json:
-        show(lambda: standing(load(resolved.mlruns.absolute(), result.name, study.storage)))
+        show(lambda: study_status(load(resolved.mlruns.absolute(), result.name, study.storage)))
     commands = _commands(result.name, resolved.mlruns, study.storage, ("report", "register"))
     answer(
         {
@@ -164,12 +164,12 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """List the studies, or show one with its best trials and the time left."""
-    from tuning.status import overview, show, standing
+    from tuning.status import overview, show, study_status
     from tuning.storage import load
 
     root = mlruns.absolute()
     if name is not None:
-        show(lambda: standing(load(root, name, storage)), live=live, trials=trials, as_json=as_json)
+        show(lambda: study_status(load(root, name, storage)), live=live, trials=trials, as_json=as_json)
         return
     table = overview(root, storage)
     if as_json:

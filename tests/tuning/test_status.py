@@ -8,15 +8,15 @@ import pytest
 from rich.console import Console
 
 import tuning.status
-from tuning.status import Standing, show
+from tuning.status import StudyStatus, show
 
 
 def test_ctrl_c_ends_the_looking_and_keeps_the_last_view(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tuning.status, "REFRESH_SECONDS", 0.0)
-    now = Standing("faces-1a2b3c4d", 4, 1, 0, 0, 1, 2, 0, "mean_auc", 0.75, None, None, [])
+    now = StudyStatus("faces-1a2b3c4d", 4, 1, 0, 0, 1, 2, 0, "mean_auc", 0.75, None, None, [])
     looks: list[int] = []
 
-    def look() -> Standing:
+    def look() -> StudyStatus:
         looks.append(len(looks))
         if len(looks) == 3:
             raise KeyboardInterrupt
