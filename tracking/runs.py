@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -193,13 +194,14 @@ class Run:
                     if last or not any(sign in str(error) for sign in ("UNIQUE constraint", "duplicate key")):
                         raise
 
-    def opened_test(self, dataset: str) -> int:
-        """Count that somebody looked at the sealed test rows of `dataset` in this run; returns the run's count."""
-        name = metric_name(f"{OPENED_TEST}/{dataset}")
-        with explained(f"count the opening of {dataset}'s test rows", self.store.tracking_uri):
-            count = int(self.store.client.get_run(self.id).data.metrics.get(name, 0)) + 1
-        self.metrics({name: count}, step=count)
-        return count
+    def opened_test(self, opening: str, datasets: Sequence[str], note: str) -> None:
+        """Record on this run that sealed test rows of `datasets` were opened; `test_openings` counts.
+
+        Args:
+            opening: digest of the models and the rows; openings of one digest are one, in whatever runs they stand.
+            note: what was opened, for people.
+        """
+        self.tags({f"{OPENED_TEST}/{opening}/{dataset}": note for dataset in datasets})
 
     def killed(self, reason: str) -> None:
         """Mark the run as stopped on purpose (a pruned trial): it will end as KILLED, whatever leaves the block."""
@@ -300,19 +302,27 @@ def find_run(store: Store, experiment: str, key: str) -> str | None:
 
 
 def test_openings(store: Store, experiment: str) -> dict[str, int]:
-    """How often the sealed test rows of each dataset were opened, over all runs of `experiment`."""
-    counts: dict[str, int] = {}
+    """How many distinct openings (`Run.opened_test`) each dataset's sealed test rows had in the runs of `experiment`.
+
+    Runs of older versions hold counts of their own as the metric `test_opened/<dataset>`; they are added.
+    """
+    openings: set[tuple[str, str]] = set()
+    counts: Counter[str] = Counter()
     experiment_id, token = store.experiment(experiment), None
     with explained("count the openings of test rows", store.tracking_uri):
         while True:
             page = store.client.search_runs([experiment_id], max_results=1000, page_token=token)
-            for found in page:
-                for name, value in found.data.metrics.items():
+            for each in page:
+                for name, value in each.data.metrics.items():
                     if name.startswith(f"{OPENED_TEST}/"):
-                        dataset = name.removeprefix(f"{OPENED_TEST}/")
-                        counts[dataset] = counts.get(dataset, 0) + int(value)
+                        counts[name.removeprefix(f"{OPENED_TEST}/")] += int(value)
+                for name in each.data.tags:
+                    if name.startswith(f"{OPENED_TEST}/"):
+                        _, opening, dataset = name.split("/", 2)
+                        openings.add((opening, dataset))
             if not (token := page.token):
-                return counts
+                break
+    return dict(sorted((counts + Counter(dataset for _, dataset in openings)).items()))
 
 
 def _open(

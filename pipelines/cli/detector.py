@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -190,9 +191,9 @@ def evaluate(
     from core.errors import UserError
     from core.manifest import Manifest
     from pipelines.evaluation.robustness import ladder_table, log_ladder, run_robustness, worst_sentence
-    from pipelines.evaluation.sealed import evaluate_detector, model_metrics, sealed_rows
-    from pipelines.release.promotion import fetch_and_evaluate, lineage_manifest
-    from tracking.models import score_model
+    from pipelines.evaluation.sealed import open_test_rows, score_rows, sealed_rows
+    from pipelines.release.lineage import lineage_manifest
+    from tracking.models import fetch_model, score_model
     from tracking.registry import Registry
     from tracking.runs import run, test_openings
     from tracking.store import open_store
@@ -212,11 +213,15 @@ def evaluate(
     # By the version and not by its alias, which names another model tomorrow.
     name = f"evaluate version {version.number}" if version else f"evaluate {folder.name}"
     key = f"evaluate/{version.model_id if version else load_detector(folder).digest}/{rows.digest}"
-    with run(store, project, name, key=key, tags={"manifest": rows.digest}) as active:
-        for name in sorted(set(rows.rows["dataset"])):
-            active.opened_test(name)
-        scored = fetch_and_evaluate(store, version, rows, cache) if version else evaluate_detector(folder, rows, cache)
-        for name, metrics in model_metrics(scored).items():
+    with (
+        run(store, project, name, key=key, tags={"manifest": rows.digest}) as active,
+        tempfile.TemporaryDirectory() as scratch,
+    ):
+        if version is not None:
+            folder = fetch_model(store, version.uri, Path(scratch) / "model")
+        open_test_rows(active, rows, [folder])
+        scored = score_rows(folder, rows, cache)
+        for name, metrics in scored.metrics().items():
             if version is not None:
                 score_model(store, version.model_id, name, rows.select(dataset=name).digest, metrics, active)
         active.text("evaluation_by_source.json", scored.by_source.to_json())
@@ -227,7 +232,7 @@ def evaluate(
         if withheld is not None:
             active.metrics({f"abstained/{row['dataset']}": row["abstained"] for row in withheld.to_dict("records")})
         # The same opening: one look at the rows, in whatever light.
-        ladder = run_robustness(store, version, folder, rows, cache) if robustness else None
+        ladder = run_robustness(folder, rows, cache) if robustness else None
         if ladder is not None:
             log_ladder(active, ladder, rows, version.model_id if version else None)
         openings = test_openings(store, project)

@@ -21,6 +21,7 @@ from classifier.scoring import score
 from core.errors import UserError
 from core.manifest import Manifest
 from faces.loading import load_crops
+from pipelines.evaluation.sealed import open_test_rows
 from pipelines.release.lineage import find_version
 from tracking.models import fetch_model
 from tracking.runs import run
@@ -90,31 +91,34 @@ def explain_model(store: Store, model: str, manifest: Manifest, out: Path, cache
 
     Looking at test rows is counted there as an opening.
     """
+    rows = options.get("rows") or ()
+    inside = [row for row in rows if 0 <= row < len(manifest)]
+    looked_at = manifest.rows.index.isin(inside) if rows else manifest.rows["split"] == options.get("split")
+    test = manifest.where(np.asarray(looked_at & (manifest.rows["split"] == "test"), dtype=bool))
     folder = Path(model)
     if folder.is_dir():
-        if options.get("split") == "test":
+        if len(test):
             raise UserError(
                 f"the detector in {folder} is no version of the registry, where the opening of test rows is counted: "
                 "register it, or choose --split val"
             )
         return explain_faces(load_detector(folder, "cpu"), manifest, out, cache, **options)
     version = find_version(store, model)
-    with tempfile.TemporaryDirectory() as scratch:
-        loaded = load_detector(fetch_model(store, version.uri, Path(scratch) / "model"), "cpu")
-    with run(
-        store,
-        version.tags.get("project", "evaluations"),
-        f"explain version {version.number}",
-        key=f"explain/{version.model_id}/{manifest.digest}/{options.get('split')}",
-        tags={"manifest": manifest.digest, "version": version.number},
-        description="Where the detector sees fake: Grad-CAM, occlusion and integrated gradients.",
-    ) as active:
-        rows = options.get("rows") or ()
-        inside = [row for row in rows if 0 <= row < len(manifest)]
-        test = manifest.rows.iloc[inside] if rows else manifest.rows[manifest.rows["split"] == options.get("split")]
-        for dataset in sorted(set(test.loc[test["split"] == "test", "dataset"])):
-            active.opened_test(dataset)
-        explained = explain_faces(loaded, manifest, out, cache, **options)
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        run(
+            store,
+            version.tags.get("project", "evaluations"),
+            f"explain version {version.number}",
+            key=f"explain/{version.model_id}/{manifest.digest}/{options.get('split')}",
+            tags={"manifest": manifest.digest, "version": version.number},
+            description="Where the detector sees fake: Grad-CAM, occlusion and integrated gradients.",
+        ) as active,
+    ):
+        folder = fetch_model(store, version.uri, Path(scratch) / "model")
+        if len(test):
+            open_test_rows(active, test, [folder])
+        explained = explain_faces(load_detector(folder, "cpu"), manifest, out, cache, **options)
         active.figure(explained.picture, PICTURE)
         for row in explained.localisation.to_dict("records"):
             name = f"{row['figure']}/{row['method']}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from pathlib import Path
 
 import pandas as pd
@@ -12,17 +11,13 @@ from classifier.figures import robustness_figure
 from classifier.models.ensemble import load_detector
 from classifier.robustness import CLEAN, LABELS, Ladder, robustness
 from core.manifest import Manifest
-from tracking.models import fetch_model, score_model
-from tracking.registry import Version
+from tracking.models import score_model
 from tracking.runs import ROBUST_WORST_AUC, Run
-from tracking.store import Store
 
 
-def run_robustness(store: Store, version: Version | None, folder: Path, rows: Manifest, cache: Path) -> Ladder:
-    """The ladder of a registered version, or else of the model in `folder`; finished rungs are kept in the cache."""
-    with tempfile.TemporaryDirectory() as scratch:
-        place = fetch_model(store, version.uri, Path(scratch) / "model") if version is not None else folder
-        return robustness(load_detector(place, "auto"), rows, cache, store=cache / "robustness")
+def run_robustness(folder: Path, rows: Manifest, cache: Path) -> Ladder:
+    """The ladder of the model in `folder`; finished rungs are kept in the cache."""
+    return robustness(load_detector(folder, "auto"), rows, cache, store=cache / "robustness")
 
 
 def log_ladder(run: Run, ladder: Ladder, rows: Manifest, model_id: str | None) -> None:

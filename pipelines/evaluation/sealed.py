@@ -1,36 +1,80 @@
-"""Opening the sealed test rows: one detector's scores on them, and what they amount to."""
+"""The sealed test rows: the one function that opens them, and a model's scores on them.
+
+Training, calibration and thresholds see train and val rows only. Whoever scores test rows calls `open_test_rows` first,
+and it alone counts.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from classifier.calibration import Band, abstention
 from classifier.evaluation import Evaluation, evaluate, per_source, score_table
+from classifier.models.detector import read_description
 from classifier.models.ensemble import load_detector
 from classifier.scoring import score
 from core.errors import UserError
 from core.manifest import Manifest
+from tracking.runs import Run
 
 
 @dataclass(frozen=True)
 class Scored:
-    """A detector's test scores, evaluated by frame and by source (video or photograph).
+    """A model's scores on rows, and what they amount to by frame and by source (video or photograph).
 
-    `band` is where it abstains, None for a detector that has none.
+    `band` is where the model abstains, None for a model that has none.
     """
 
-    table: pd.DataFrame
-    by_frame: Evaluation
-    by_source: Evaluation
+    rows: Manifest
+    scores: NDArray[np.float32]
+    threshold: float
     band: Band | None = None
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """See `classifier.evaluation.score_table`."""
+        return score_table(self.rows.rows, self.scores)
+
+    @cached_property
+    def by_frame(self) -> Evaluation:
+        """Evaluated frame by frame at the model's own threshold."""
+        return evaluate(self.rows.rows, self.scores, self.threshold, by="frame")
+
+    @cached_property
+    def by_source(self) -> Evaluation:
+        """Evaluated source by source at the model's own threshold."""
+        return evaluate(self.rows.rows, self.scores, self.threshold, by="source")
+
+    def where(self, keep: NDArray[np.bool_]) -> Scored:
+        """The same scores on the rows of a mask."""
+        return Scored(self.rows.where(keep), self.scores[keep], self.threshold, self.band)
 
     def abstention(self) -> pd.DataFrame | None:
         """What abstaining does by source, see `classifier.calibration.abstention`; None without a band."""
         return None if self.band is None else abstention(per_source(self.table), self.band)
+
+    def metrics(self) -> dict[str, dict[str, float]]:
+        """Metrics by dataset as they stand on the LoggedModel: `auc`, ..., with `_low` and `_high` where known.
+
+        The names are the figures by source; those by frame have the prefix `frame_`.
+        """
+        result: dict[str, dict[str, float]] = {}
+        for prefix, evaluation in (("", self.by_source), ("frame_", self.by_frame)):
+            for dataset in evaluation.datasets:
+                of = evaluation.results[dataset]
+                figures = result.setdefault(dataset, {})
+                figures |= {prefix + name: value for name, value in of.metrics.items()}
+                for name, interval in of.intervals.items():
+                    figures |= {f"{prefix}{name}_low": interval.low, f"{prefix}{name}_high": interval.high}
+        return {dataset: {k: v for k, v in values.items() if v == v} for dataset, values in result.items()}
 
 
 def sealed_rows(manifest: Manifest, datasets: Sequence[str] = ()) -> Manifest:
@@ -55,29 +99,26 @@ def sealed_rows(manifest: Manifest, datasets: Sequence[str] = ()) -> Manifest:
     return rows
 
 
-def evaluate_detector(folder: Path, rows: Manifest, cache: Path, device: str = "cpu") -> Scored:
-    """Score the rows by the detector in `folder`, and evaluate the scores at its own threshold."""
-    detector = load_detector(folder, device)
-    scores = score(detector, rows, cache)
-    return Scored(
-        score_table(rows.rows, scores),
-        evaluate(rows.rows, scores, detector.threshold, by="frame"),
-        evaluate(rows.rows, scores, detector.threshold, by="source"),
-        detector.band,
-    )
+def open_test_rows(run: Run, rows: Manifest, models: Iterable[Path]) -> None:
+    """Count that the models in these folders are about to see these sealed rows; call it before scoring them.
 
-
-def model_metrics(scored: Scored) -> dict[str, dict[str, float]]:
-    """Metrics by dataset as they stand on the LoggedModel: `auc`, ..., with `_low` and `_high` where known.
-
-    The names are the figures by source; those by frame have the prefix `frame_`.
+    It counts once for each distinct set of models and rows within an MLflow experiment, however often the work is
+    resumed or repeated and by however many processes: what is counted is the number of distinct openings
+    (`tracking.runs.test_openings`). A model is told by its weights, whether it is a folder or a version.
     """
-    result: dict[str, dict[str, float]] = {}
-    for prefix, evaluation in (("", scored.by_source), ("frame_", scored.by_frame)):
-        for dataset in evaluation.datasets:
-            of = evaluation.results[dataset]
-            place = result.setdefault(dataset, {})
-            place |= {prefix + name: value for name, value in of.metrics.items()}
-            for name, interval in of.intervals.items():
-                place |= {f"{prefix}{name}_low": interval.low, f"{prefix}{name}_high": interval.high}
-    return {dataset: {k: v for k, v in values.items() if v == v} for dataset, values in result.items()}
+    digests = sorted({_weights_digest(folder) for folder in models})
+    opening = hashlib.sha256("\0".join([rows.digest, *digests]).encode()).hexdigest()[:16]
+    run.opened_test(opening, sorted(set(rows.rows["dataset"])), f"rows {rows.digest}, models {', '.join(digests)}")
+
+
+def score_rows(model: Path, rows: Manifest, cache: Path, device: str = "cpu") -> Scored:
+    """The scores of the model in a folder. Test rows are opened by `open_test_rows` before."""
+    loaded = load_detector(model, device)
+    return Scored(rows, score(loaded, rows, cache), loaded.threshold, loaded.band)
+
+
+def _weights_digest(folder: Path) -> str:
+    described = read_description(folder)
+    if described is None or "digest" not in described:
+        raise UserError(f"no model in {folder} (config.json is missing): give the folder of a finished training")
+    return str(described["digest"])

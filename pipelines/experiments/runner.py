@@ -28,17 +28,17 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from classifier.evaluation import ALL, evaluate, per_source
+from classifier.evaluation import ALL, per_source
 from core.errors import UserError
 from core.files import atomic, digest, write_json, write_text
 from core.manifest import Manifest
 from core.progress import progress_bar
 from metrics.repeated import Repeated, Sample, over_seeds
-from pipelines.evaluation.sealed import Scored, evaluate_detector, model_metrics
+from pipelines.evaluation.sealed import open_test_rows, score_rows
 from tracking.models import score_model
-from tracking.runs import OPENED_TEST, Run, attach, metric_name
+from tracking.runs import Run, attach
 from tracking.runs import run as tracked_run
-from tracking.store import Store, open_store
+from tracking.store import open_store
 from tuning.trial import Trained, TrialContext, TrialSpec, train_and_log
 from tuning.worker import end_with
 from tuning.workers import environments
@@ -85,29 +85,24 @@ class ScoreJob:
         key = f"{self.trained.model_id} {self.rows.digest} {sorted(self.columns)}"
         if done.is_file() and self.file.is_file() and json.loads(done.read_text())["key"] == key:
             return pd.read_parquet(self.file)
-        scored = evaluate_detector(self.trained.path, self.rows, self.context.cache, self.device)
+        scored = score_rows(self.trained.path, self.rows, self.context.cache, self.device)
         with atomic(self.file) as path:
             scored.table.to_parquet(path, index=False)
         run = attach(self.context.store, self.trained.run_id)
         evaluations = {"by_source": scored.by_source.to_json(), "by_frame": scored.by_frame.to_json()}
         for by, text in evaluations.items():
             run.text(f"evaluation_{by}.json", text)
-        of_datasets = model_metrics(scored)
+        of_datasets = scored.metrics()
         for name, keep in self.columns.items():
-            metrics = of_datasets[name] if name in of_datasets else self._metrics(scored, keep)
-            digest = self.rows.where(keep).digest
-            score_model(self.context.store, self.trained.model_id, name, digest, metrics, run)
+            here = scored.where(keep)
+            if name not in of_datasets:  # not one dataset: of several, what counts is the AUC of all of them
+                own = here.metrics()
+                of_datasets[name] = (
+                    {"auc": here.by_source.results[ALL].metrics["auc"]} if len(own) > 1 else next(iter(own.values()))
+                )
+            score_model(self.context.store, self.trained.model_id, name, here.rows.digest, of_datasets[name], run)
         write_json(done, {"key": key, **evaluations})
         return scored.table
-
-    def _metrics(self, scored: Scored, keep: Mask) -> dict[str, float]:
-        """Of rows that are not one dataset; where they are of several, the AUC of all of them."""
-        rows, table = self.rows.where(keep).rows, scored.table[keep]
-        by_frame, by_source = (
-            evaluate(rows, table["score"], scored.by_source.threshold, by=by) for by in ("frame", "source")
-        )
-        metrics = model_metrics(Scored(table, by_frame, by_source))
-        return {"auc": by_source.results[ALL].metrics["auc"]} if len(metrics) > 1 else next(iter(metrics.values()))
 
 
 @dataclass(frozen=True)
@@ -186,21 +181,13 @@ def measured(
         ]
         trained = dict(zip(jobs, do_all(named, workers, "train"), strict=True))
         folder = context.work / key
-        open_once(run, context.store, test)
+        open_test_rows(run, test, [one.path for one in trained.values()])
         to_score = [
             ScoreJob(job.name, one, test, columns, _scores(folder, one), job.spec.detector.device, job.context)
             for job, one in zip(named, trained.values(), strict=True)
         ]
         tables = dict(zip(jobs, do_all(to_score, workers, "score"), strict=True))
         yield Measured(run, runs, trained, tables, folder)
-
-
-def open_once(run: Run, store: Store, rows: Manifest) -> None:
-    """Count the opening of the test rows, once however often the work of this run is resumed."""
-    counted = store.client.get_run(run.id).data.metrics
-    for dataset in sorted(set(rows.rows["dataset"])):
-        if metric_name(f"{OPENED_TEST}/{dataset}") not in counted:
-            run.opened_test(dataset)
 
 
 def by_dataset(rows: pd.DataFrame) -> dict[str, Mask]:

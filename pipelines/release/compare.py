@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,11 @@ from typing import Any
 from classifier.evaluation import ALL, compare
 from core.errors import UserError
 from metrics.binary import RANKED
+from pipelines.evaluation.sealed import open_test_rows, score_rows
 from pipelines.release.gate import main_difference
 from pipelines.release.lineage import find_version
-from pipelines.release.promotion import fetch_and_evaluate, judged_rows
+from pipelines.release.promotion import judged_rows
+from tracking.models import fetch_model
 from tracking.runs import run
 from tracking.store import Store
 
@@ -49,9 +52,10 @@ def compare_versions(
         tags={"versions": f"{numbers[0]},{numbers[1]}", "manifest": rows.digest},
         description="Two registered models on the same sealed test groups.",
     ) as active:
-        for dataset in sorted(set(rows.rows["dataset"])):
-            active.opened_test(dataset)
-        a, b = (fetch_and_evaluate(store, version, rows, cache) for version in versions)
+        with tempfile.TemporaryDirectory() as scratch:
+            folders = [fetch_model(store, each.uri, Path(scratch) / str(each.number)) for each in versions]
+            open_test_rows(active, rows, folders)
+            a, b = (score_rows(folder, rows, cache) for folder in folders)
         thresholds = a.by_source.threshold, b.by_source.threshold
         paired = compare(a.table, b.table, metric=metric, by="source", thresholds=thresholds)
         table = []

@@ -16,15 +16,13 @@ from classifier.models.ensemble import FaceModel, load_detector
 from classifier.scoring import milliseconds_per_image
 from core.manifest import Manifest
 from metrics.intervals import Difference
-from pipelines.evaluation.sealed import Scored, evaluate_detector, sealed_rows
+from pipelines.evaluation.sealed import Scored, open_test_rows, score_rows, sealed_rows
 from pipelines.release.gate import Check, Costs, Evidence, Gate, check, main_difference
 from pipelines.release.lineage import find_version, licence_of, lineage_manifest, untraced
 from tracking.models import fetch_model
 from tracking.registry import ConcurrentPromotionError, Registry, Version
 from tracking.runs import Run, run
 from tracking.store import Store
-
-__all__ = ["Verdict", "evaluate_gate", "fetch_and_evaluate", "lineage_manifest", "register_candidate", "verdict_json"]
 
 
 @dataclass(frozen=True)
@@ -60,12 +58,6 @@ def judged_rows(version: Version, manifest: Path | None, datasets: Sequence[str]
     """The sealed rows that a version is judged on: of the given datasets, or else of those in its lineage."""
     named = [dataset for dataset in version.tags.get("test_datasets", "").split(",") if dataset]
     return sealed_rows(lineage_manifest(version, manifest), list(datasets) or named)
-
-
-def fetch_and_evaluate(store: Store, version: Version, rows: Manifest, cache: Path) -> Scored:
-    """The registered model's scores on `rows`, from the weights that the registry holds."""
-    with tempfile.TemporaryDirectory() as folder:
-        return evaluate_detector(fetch_model(store, version.uri, Path(folder) / "model"), rows, cache)
 
 
 def evaluate_gate(
@@ -106,8 +98,6 @@ def evaluate_gate(
         params=gate.model_dump(mode="json"),
         description="Candidate against champion on the same sealed test groups.",
     ) as active:
-        for dataset in sorted(set(rows.rows["dataset"])):
-            active.opened_test(dataset)
         evidence = _gather(store, version, champion, rows, cache, gate, active)
         verdict = _verdict(version, champion, evidence.paired, check(gate, evidence))
         report = asdict(verdict) | {"gate": gate.model_dump(mode="json")}
@@ -163,8 +153,9 @@ def _gather(
     with tempfile.TemporaryDirectory() as folder:
         ours = fetch_model(store, version.uri, Path(folder) / "candidate")
         theirs = fetch_model(store, champion.uri, Path(folder) / "champion") if champion else None
-        scored = evaluate_detector(ours, rows, cache)
-        rival = evaluate_detector(theirs, rows, cache) if theirs else None
+        open_test_rows(active, rows, [path for path in (ours, theirs) if path])
+        scored = score_rows(ours, rows, cache)
+        rival = score_rows(theirs, rows, cache) if theirs else None
         paired = compare(scored.table, rival.table if rival else scored.table.assign(score=0.5), by="source")
         models = [load_detector(path, "cpu") for path in (ours, theirs) if path]
         timed = gate.max_ms_per_image is not None or gate.champion.gain == "latency"

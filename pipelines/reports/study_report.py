@@ -19,7 +19,7 @@ import pandas as pd
 
 from classifier.models.detector import Detector
 from core.manifest import Manifest
-from pipelines.evaluation.sealed import evaluate_detector, sealed_rows
+from pipelines.evaluation.sealed import open_test_rows, score_rows, sealed_rows
 from pipelines.reports.page import png, write_page
 from tracking.models import fetch_model
 from tracking.runs import Run, attach, run, test_openings
@@ -103,8 +103,7 @@ def review_study(study: optuna.Study, *, seeds: int = 0, sealed: bool = True) ->
         description="The best trial on val and on the sealed test rows, under its own and under fresh seeds.",
     ) as active:
         if rows is not None:
-            for dataset in sorted(set(rows.rows["dataset"])):
-                active.opened_test(dataset)
+            open_test_rows(active, rows, [path for _, path, _ in candidates])
         for seed, path, val in candidates:
             scores += _scores(seed, path, val, rows, context, active)
         optimism = pd.DataFrame(scores, columns=["dataset", "seed", "val", "test", "low", "high", "optimism"])
@@ -184,7 +183,7 @@ def _scores(
     active: Run,
 ) -> list[dict[str, Any]]:
     scores = []
-    evaluated = evaluate_detector(folder, rows, context.cache).by_frame if rows is not None else None
+    evaluated = score_rows(folder, rows, context.cache).by_frame if rows is not None else None
     for dataset, figures_of in val.items():
         row: dict[str, Any] = {"dataset": dataset, "seed": seed, "val": figures_of["auc"]}
         if evaluated is not None and dataset in evaluated.results:

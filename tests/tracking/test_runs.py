@@ -246,11 +246,13 @@ def test_data_sets_are_named_and_not_copied(store: Store, experiment: str) -> No
 
 
 def test_looks_at_the_test_rows_are_counted(store: Store, experiment: str) -> None:
-    for key in ("one", "two", "two"):
+    for key, opening in (("one", "aa"), ("two", "aa"), ("two", "bb")):
         with run(store, experiment, key, key=key) as handle:
-            handle.opened_test("celeb")
-    assert handle.opened_test("other set") == 1
-    assert openings_of_test(store, experiment) == {"celeb": 3, "other set": 1}
+            handle.opened_test(opening, ["celeb"], "a model")
+    handle.opened_test("bb", ["celeb", "other/set"], "a model")
+    assert openings_of_test(store, experiment) == {"celeb": 2, "other/set": 1}
+    handle.metrics({"test_opened/celeb": 3})  # as versions before counted
+    assert openings_of_test(store, experiment) == {"celeb": 5, "other/set": 1}
 
 
 def test_unknown_runs_are_named(store: Store) -> None:
