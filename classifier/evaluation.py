@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from core.errors import UserError
-from core.files import strict_json
+from core.files import strict_json, with_nan
 from metrics.binary import Floats, Ints, compute, confusion
 from metrics.intervals import Difference, Interval, Paired, bootstrap_all, paired_difference_of_means, roc_band
 
@@ -93,7 +93,7 @@ class Evaluation:
             UserError: the text is something else.
         """
         try:
-            raw = _with_nan(json.loads(text))
+            raw = with_nan(json.loads(text))
             results = {name: _result(values) for name, values in raw.pop("results").items()}
             return cls(**raw, results=results)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -286,14 +286,6 @@ def _refuse_unlike(a: pd.DataFrame, b: pd.DataFrame) -> None:
         f"the two score tables are not of the same rows ({len(first - second)} only in a, "
         f"{len(second - first)} only in b, of {len(a)} and {len(b)}): evaluate both detectors on the same manifest"
     )
-
-
-def _with_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _with_nan(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_with_nan(item) for item in value]
-    return math.nan if value is None else value
 
 
 def _result(values: dict[str, Any]) -> Result:

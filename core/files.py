@@ -47,8 +47,17 @@ def write_json(path: Path, content: object) -> None:
 
 
 def strict_json(value: object, indent: int | None = None) -> str:
-    """JSON that every reader takes: nan and infinities, which JSON does not have, become null."""
-    return json.dumps(_finite(value), indent=indent, allow_nan=False)
+    """JSON that every reader takes: nan and infinities, which JSON does not have, become null; a path is its text."""
+    return json.dumps(_finite(value), indent=indent, allow_nan=False, default=str)
+
+
+def with_nan(value: Any) -> Any:
+    """What was read from JSON, with nan in place of null."""
+    if isinstance(value, dict):
+        return {key: with_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [with_nan(item) for item in value]
+    return math.nan if value is None else value
 
 
 def _finite(value: object) -> object:

@@ -45,7 +45,7 @@ def prepare_dataset(config: RunConfig, store: Store, steps: Steps) -> Dataset:
     Raises:
         UserError: a folder is missing, or a section names a dataset that does not exist.
     """
-    done = steps.do("faces", [_inputs(config)], lambda: _faces(config), lambda r: [Path(r["manifest"])])
+    done = steps.do("faces", [_inputs(config)], lambda: _faces(config), lambda r: [r["manifest"]])
     context = TrialContext(
         Manifest.read(Path(done["reduced"])),
         config.datasets.train,
@@ -74,7 +74,7 @@ def train_or_load_generator(config: RunConfig, context: TrialContext, steps: Ste
         lambda: train_and_log_generator(
             faces, config.gan, config.out / "generator", context.cache, context.store, config.project, parent
         ),
-        lambda r: [Path(r["generator"])],
+        lambda r: [r["generator"]],
     )
     return Path(made["generator"])
 

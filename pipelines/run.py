@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from core.files import digest
+from core.files import digest, strict_json
 from pipelines.configuration import RunConfig
 from pipelines.evaluation.audit import audit_step, log_audit, warnings_of
-from pipelines.experiments.arms import Arm, Trials, base_trial, trials_of_run
+from pipelines.experiments.arms import Arm, base_trial, trials_of_run
 from pipelines.experiments.comparison import Comparison, compare_arms
 from pipelines.inputs import Dataset, prepare_dataset, tracking_identity, train_or_load_generator
 from pipelines.release.promotion import evaluate_gate, register_candidate
@@ -59,23 +59,17 @@ def execute(config: RunConfig) -> Outcome:
         key=f"run/{digest(str(config.out.resolve()), length=24)}",
         params=config.model_dump(mode="json", include={"datasets", "keep_train_fakes", "synthetic_share", "psi"}),
         description="The whole loop: generator, study, detectors with and without synthetic faces, sealed test.",
-    ) as parent:
+    ) as run:
         dataset = prepare_dataset(config, store, steps)
-        generator = train_or_load_generator(config, dataset.context, steps, parent.id)
-        context = replace(dataset.context, generator=generator)
-        audited = steps.do(
-            "audit",
-            [dataset.full.digest],
-            lambda: audit_step(dataset.full, config.out / "audit"),
-            lambda r: [Path(path) for path in r["files"]],
-        )
-        study = _study(config, context, dataset, steps, parent.id) if config.study is not None else None
-        best = TrialSpec.model_validate(study["best"]) if study is not None else base_trial(config)
-        comparison = _experiment(config, trials_of_run(config, best), context, dataset, steps, parent.id)
+        context = replace(dataset.context, generator=train_or_load_generator(config, dataset.context, steps, run.id))
+        loop = _Loop(config, steps, run, dataset, context)
+        audited = loop.audit()
+        study = loop.study() if config.study is not None else None
+        comparison = loop.experiment(TrialSpec.model_validate(study["best"]) if study else base_trial(config))
         candidate = _candidate(comparison)
-        verdict = _release(config, candidate, comparison, dataset, context, steps)
-        warnings = _warn(parent, audited, comparison, candidate["arm"])
-        report = _report(config, comparison, candidate, study, verdict, dataset, warnings, parent, steps)
+        verdict = loop.release(candidate)
+        warnings = _warn(run, audited, comparison, candidate["arm"])
+        report = loop.report(comparison, candidate, study, verdict, warnings)
     return Outcome(comparison, report, candidate["arm"], verdict, steps.seconds, tuple(steps.done_before))
 
 
@@ -115,40 +109,112 @@ def _final_training(config: RunConfig, dataset: Dataset) -> FinalTraining:
     return FinalTraining(base_trial(config), dataset.file, config.datasets.test)
 
 
-def _study(config: RunConfig, context: TrialContext, dataset: Dataset, steps: Steps, parent: str) -> dict[str, Any]:
-    assert config.study is not None
-    searched, base = config.study, study_base(config)
-    if not needs_generator(searched, base):  # the same study as that of `search`
-        context = replace(context, generator=None)
+@dataclass(frozen=True)
+class _Loop:
+    """The steps of a run that come after faces and generator; each is skipped where its inputs have not changed."""
 
-    def work() -> dict[str, Any]:
-        result = launch(searched, base, context, parent, final=_final_training(config, dataset))
-        return {
-            "name": result.name,
-            "best": result.best.model_dump(mode="json"),
-            "best_value": result.best_value,
-            "history": json.loads(result.history.to_json(orient="records")),
-            "importance": result.importance,
-        }
+    config: RunConfig
+    steps: Steps
+    run: Run
+    dataset: Dataset
+    context: TrialContext
 
-    inputs = [context.digest, tracking_identity(context), searched.model_dump_json(), base.model_dump_json()]
-    return steps.do("study", inputs, work)
+    def audit(self) -> dict[str, Any]:
+        """What tells the classes apart without a look at the faces."""
+        full, folder = self.dataset.full, self.config.out / "audit"
+        return self.steps.do("audit", [full.digest], lambda: audit_step(full, folder), lambda r: r["files"])
 
+    def study(self) -> dict[str, Any]:
+        """The study, and the specification of its best trial."""
+        assert self.config.study is not None
+        searched, base = self.config.study, study_base(self.config)
+        # Without a generator where no trial needs one: the same study as that of `search`.
+        context = self.context if needs_generator(searched, base) else replace(self.context, generator=None)
+        final = _final_training(self.config, self.dataset)
 
-def _experiment(
-    config: RunConfig, trials: Trials, context: TrialContext, dataset: Dataset, steps: Steps, parent: str
-) -> Comparison:
-    """Arms by seeds on the sealed test rows, the first arm being the reference."""
-    reference = next(arm for arm, _ in trials)
+        def work() -> dict[str, Any]:
+            result = launch(searched, base, context, self.run.id, final=final)
+            return {
+                "name": result.name,
+                "best": result.best.model_dump(mode="json"),
+                "best_value": result.best_value,
+                "history": json.loads(result.history.to_json(orient="records")),
+                "importance": result.importance,
+            }
 
-    def work() -> dict[str, Any]:
-        done = compare_arms(config, trials, context, dataset.full, steps, reference=reference, parent=parent)
-        return {"file": str(done.file(done.folder)), "outputs": [*done.detectors["folder"], *done.detectors["scores"]]}
+        specs = [base.model_dump_json(), final.base.model_dump_json()]
+        inputs = [context.digest, tracking_identity(context), searched.model_dump_json(), *specs]
+        return self.steps.do("study", inputs, work)
 
-    inputs = [context.digest, tracking_identity(context), dataset.full.digest, *config.datasets.test]
-    inputs += [f"{arm}, seed {seed}: {spec.model_dump_json()}" for (arm, seed), spec in trials.items()]
-    done = steps.do("experiment", inputs, work, lambda r: [Path(path) for path in (r["file"], *r["outputs"])])
-    return Comparison.from_json(Path(done["file"]))
+    def experiment(self, best: TrialSpec) -> Comparison:
+        """Arms by seeds on the sealed test rows, the first arm being the reference."""
+        trials = trials_of_run(self.config, best)
+        reference, full, context = next(arm for arm, _ in trials), self.dataset.full, self.context
+
+        def work() -> dict[str, Any]:
+            done = compare_arms(self.config, trials, context, full, self.steps, reference=reference, parent=self.run.id)
+            file = str(done.file(done.folder))
+            return {"file": file, "outputs": [file, *done.detectors["folder"], *done.detectors["scores"]]}
+
+        inputs = [context.digest, tracking_identity(context), full.digest, *self.config.datasets.test]
+        inputs += [f"{arm}, seed {seed}: {spec.model_dump_json()}" for (arm, seed), spec in trials.items()]
+        return Comparison.from_json(Path(self.steps.do("experiment", inputs, work, lambda r: r["outputs"])["file"]))
+
+    def release(self, candidate: Mapping[str, Any]) -> dict[str, Any]:
+        """Register the candidate, and promote it if the gate lets it pass."""
+        config, store = self.config, self.context.store
+
+        def work() -> dict[str, Any]:
+            version = register_candidate(
+                store,
+                candidate["model_id"],
+                self.dataset.file,
+                project=config.project,
+                datasets=config.datasets.test,
+                tags={name: candidate[name] for name in ("arm", "objective")}
+                | {"synthetic_faces": candidate["synthetic"]},
+            )
+            if not config.promotion.enabled:
+                return {"version": version, "promoted": False, "reason": "promotion.enabled is false", "champion": None}
+            gate, datasets = config.promotion.gate, config.promotion.datasets
+            return asdict(evaluate_gate(store, version, gate=gate, datasets=datasets, cache=self.context.cache))
+
+        return self.steps.do("promotion", [json.dumps(candidate), config.promotion.model_dump_json()], work)
+
+    def report(
+        self,
+        comparison: Comparison,
+        candidate: Mapping[str, Any],
+        study: Mapping[str, Any] | None,
+        verdict: Mapping[str, Any],
+        audited: Sequence[str],
+    ) -> Path:
+        """`report.html`, and its figures on the run."""
+        path = self.config.out / "report.html"
+
+        def work() -> dict[str, Any]:
+            write_report(
+                path,
+                title=self.config.project,
+                comparison=comparison,
+                candidate=candidate,
+                study=study,
+                verdict=verdict,
+                contact_sheet=self.dataset.sheet,
+                audited=audited,
+                samples=sorted((self.config.out / "generator" / "samples").glob("*.png"))[-1],
+                seconds=self.steps.seconds,
+                config=self.config.model_dump(mode="json"),
+            )
+            self.run.artifact(path)
+            for row in comparison.table.to_dict("records"):
+                self.run.metrics({f"auc/{row['arm']}/{row['dataset']}": row["auc"]}, 0)
+            self.run.tags({"candidate": candidate["arm"], "promoted": str(verdict["promoted"])})
+            return {"report": str(path)}
+
+        inputs = [strict_json(part) for part in (comparison.to_json(), study, verdict, audited)]
+        self.steps.do("report", inputs, work, lambda _: [path])
+        return path
 
 
 def _candidate(comparison: Comparison) -> dict[str, Any]:
@@ -162,78 +228,9 @@ def _candidate(comparison: Comparison) -> dict[str, Any]:
     return max((row for row in detectors if row["arm"] == arm), key=lambda row: row["objective"])
 
 
-def _release(
-    config: RunConfig,
-    candidate: Mapping[str, Any],
-    comparison: Comparison,
-    dataset: Dataset,
-    context: TrialContext,
-    steps: Steps,
-) -> dict[str, Any]:
-    """Register the candidate, and promote it if the gate lets it pass."""
-    promotion = config.promotion
-
-    def work() -> dict[str, Any]:
-        tags = {"arm": candidate["arm"], "objective": candidate["objective"], "synthetic_faces": candidate["synthetic"]}
-        version = register_candidate(
-            context.store,
-            candidate["model_id"],
-            dataset.file,
-            project=config.project,
-            datasets=config.datasets.test,
-            tags=tags,
-        )
-        if not promotion.enabled:
-            return {"version": version, "promoted": False, "reason": "promotion.enabled is false", "champion": None}
-        verdict = evaluate_gate(
-            context.store, version, gate=promotion.gate, datasets=promotion.datasets, cache=context.cache
-        )
-        return asdict(verdict)
-
-    return steps.do("promotion", [json.dumps(candidate), comparison.run, promotion.model_dump_json()], work)
-
-
-def _warn(parent: Run, audited: Mapping[str, Any], comparison: Comparison, arm: str) -> list[str]:
+def _warn(run: Run, audited: Mapping[str, Any], comparison: Comparison, arm: str) -> list[str]:
     """What the audit says, and where a probe comes near the candidate; on the run and the models, too."""
     reached = comparison.table[comparison.table["arm"] == arm].set_index("dataset")
     near = warnings_of(audited, {name: {"auc": row.auc, "auc_low": row.low} for name, row in reached.iterrows()})
-    log_audit(parent, audited, near, list(comparison.detectors["model_id"]))
+    log_audit(run, audited, near, list(comparison.detectors["model_id"]))
     return [*audited["verdicts"], *(f"Warning: {sentence}" for sentence in near)]
-
-
-def _report(
-    config: RunConfig,
-    comparison: Comparison,
-    candidate: Mapping[str, Any],
-    study: Mapping[str, Any] | None,
-    verdict: Mapping[str, Any],
-    dataset: Dataset,
-    audited: Sequence[str],
-    parent: Run,
-    steps: Steps,
-) -> Path:
-    report = config.out / "report.html"
-
-    def work() -> dict[str, Any]:
-        write_report(
-            report,
-            title=config.project,
-            comparison=comparison,
-            candidate=candidate,
-            study=study,
-            verdict=verdict,
-            contact_sheet=dataset.sheet,
-            audited=audited,
-            samples=sorted((config.out / "generator" / "samples").glob("*.png"))[-1],
-            seconds=steps.seconds,
-            config=config.model_dump(mode="json"),
-        )
-        parent.artifact(report)
-        for row in comparison.table.to_dict("records"):
-            parent.metrics({f"auc/{row['arm']}/{row['dataset']}": row["auc"]}, 0)
-        parent.tags({"candidate": candidate["arm"], "promoted": str(verdict["promoted"])})
-        return {"report": str(report)}
-
-    inputs = [json.dumps(part) for part in (comparison.to_json(), study, verdict, list(audited))]
-    steps.do("report", inputs, work, lambda _: [report])
-    return report

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ class Steps:
         name: str,
         inputs: Sequence[str],
         work: Callable[[], dict[str, Any]],
-        outputs: Callable[[dict[str, Any]], Sequence[Path]] = lambda _: (),
+        outputs: Callable[[dict[str, Any]], Iterable[Path | str]] = lambda _: (),
     ) -> dict[str, Any]:
         """The result of `work`, from the record if inputs are the same and its output files still stand.
 
@@ -45,7 +45,7 @@ class Steps:
         record = self.folder / f"{name}.json"
         title = f"[{len(self.seconds) + 1}/{self.total}] {name}"
         known = _read(record)
-        if known is not None and known["inputs"] == key and all(path.exists() for path in outputs(known["result"])):
+        if known and known["inputs"] == key and all(Path(path).exists() for path in outputs(known["result"])):
             self.seconds[name] = float(known["seconds"])
             self.done_before.append(name)
             print(f"{title}: unchanged, done before in {known['seconds']:.0f} s", file=sys.stderr)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -50,7 +49,9 @@ def show_configuration(config: BaseModel) -> None:
 
 def answer(result: Mapping[str, Any], as_json: bool, text: str) -> None:
     """Print a result for machines, or a text for people."""
-    typer.echo(json.dumps(result, indent=2, default=str) if as_json else text)
+    from core.files import strict_json
+
+    typer.echo(strict_json(result, indent=2) if as_json else text)
 
 
 def print_table(frame: pd.DataFrame, title: str) -> None:

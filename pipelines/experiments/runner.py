@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import multiprocessing
 import os
 import signal
@@ -30,7 +29,7 @@ from tqdm import tqdm
 
 from classifier.evaluation import ALL, per_source
 from core.errors import UserError
-from core.files import atomic, digest, write_json, write_text
+from core.files import atomic, digest, strict_json, with_nan, write_json, write_text
 from core.manifest import Manifest
 from core.progress import progress_bar
 from metrics.repeated import Repeated, Sample, over_seeds
@@ -261,15 +260,19 @@ class Result:
     run: str
 
     def to_json(self) -> dict[str, Any]:
-        """In JSON's types; what is no number is null."""
-        return {of.name: _plain(getattr(self, of.name)) for of in fields(self)}
+        """All fields by name, tables as lists of rows; to be written by `core.files.strict_json`."""
+        values = {of.name: getattr(self, of.name) for of in fields(self)}
+        return {n: v.to_dict("records") if isinstance(v, pd.DataFrame) else v for n, v in values.items()}
 
     @classmethod
     def from_json(cls, file: Path) -> Self:
         """The result that `keep` wrote."""
-        content = json.loads(file.read_text())
-        readers: dict[str, Callable[[Any], Any]] = {"pd.DataFrame": _frame, "Path": Path}
-        return cls(**{of.name: readers.get(str(of.type), _hashable)(content[of.name]) for of in fields(cls)})
+        content = with_nan(json.loads(file.read_text()))
+        readers: dict[str, Callable[[Any], Any]] = {"pd.DataFrame": pd.DataFrame, "Path": Path}
+        for of in fields(cls):
+            if of.type in readers or isinstance(content[of.name], list):
+                content[of.name] = readers.get(str(of.type), tuple)(content[of.name])
+        return cls(**content)
 
     def keep(self, run: Run, figures: Mapping[str, Figure], text: str = "") -> None:
         """Write figures, tables and all figures as JSON into the folder, and log them on the run."""
@@ -285,7 +288,7 @@ class Result:
             files.append(self.folder / "conclusions.txt")
             write_text(files[-1], text)
         files.append(self.file(self.folder))
-        write_json(files[-1], self.to_json())
+        write_text(files[-1], strict_json(self.to_json(), indent=1))
         for path in files:
             run.artifact(path)
 
@@ -297,29 +300,6 @@ class Result:
 
 def _scores(folder: Path, trained: Trained) -> Path:
     return folder / "scores" / f"{trained.model_id}.parquet"
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, pd.DataFrame):
-        return _plain(value.to_dict("records"))
-    if isinstance(value, Mapping):
-        return {name: _plain(each) for name, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return str(value) if isinstance(value, Path) else value
-
-
-def _frame(records: list[dict[str, Any]]) -> pd.DataFrame:
-    def numbers(value: Any) -> Any:
-        return [numbers(each) for each in value] if isinstance(value, list) else math.nan if value is None else value
-
-    return pd.DataFrame([{name: numbers(value) for name, value in record.items()} for record in records])
-
-
-def _hashable(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
 
 
 # --- one after another, or several at a time

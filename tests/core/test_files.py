@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from core.files import append_lines, atomic, digest, read_lines, sha256, strict_json, write_json, write_text
+from core.files import append_lines, atomic, digest, read_lines, sha256, strict_json, with_nan, write_json, write_text
 
 
 def test_an_error_leaves_the_old_file_and_nothing_temporary(tmp_path: Path) -> None:
@@ -45,3 +47,9 @@ def test_what_is_not_a_number_is_null_in_json() -> None:
     assert strict_json({"a": [float("nan"), 1.5], "b": {"c": float("-inf")}, "d": (True, None)}) == (
         '{"a": [null, 1.5], "b": {"c": null}, "d": [true, null]}'
     )
+
+
+def test_null_is_read_as_nan() -> None:
+    read = with_nan(json.loads(strict_json({"a": [float("nan"), 1.5], "b": Path("c")})))
+    assert np.isnan(read["a"][0])
+    assert (read["a"][1], read["b"]) == (1.5, "c")

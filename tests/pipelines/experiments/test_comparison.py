@@ -19,6 +19,7 @@ import pytest
 from scipy.special import expit
 
 from core.config import read_yaml
+from core.files import strict_json
 from pipelines.cli import main
 from pipelines.configuration import ARMS, RunConfig
 from pipelines.experiments.arms import forged, trials_to_compare
@@ -190,7 +191,7 @@ def test_killed_it_ends_in_the_same_table_and_doubles_no_run(
     assert all(sentence in note for sentence in told or [NO_DIFFERENCE])
     assert "| arm | far | near | mean |" in note
     folder = Path(resumed["folder"])
-    assert json.loads(json.dumps(Comparison.from_json(folder / "comparison.json").to_json())) == again
+    assert json.loads(strict_json(Comparison.from_json(folder / "comparison.json").to_json())) == again
     assert (folder / "forest.png").read_bytes().startswith(b"\x89PNG")
     assert resumed["conclusions"] == (folder / "conclusions.txt").read_text().split("\n\n")[0].splitlines()
 
