@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from classifier.models.detector import Detector
-from classifier.models.ensemble import Combination, Ensemble, load_detector
+from classifier.models.ensemble import Combination, Ensemble
 from classifier.training.stacking import Combined, combine
 from core.errors import UserError
 from core.manifest import Manifest
-from pipelines.release.lineage import find_version
+from pipelines.release.lineage import find_model
 from pipelines.release.promotion import register_candidate
-from tracking.models import fetch_model, log_detector
+from tracking.models import log_detector
 from tracking.registry import Version
 from tracking.runs import run
 from tracking.store import Store
@@ -111,15 +110,13 @@ def _members(store: Store, models: Sequence[str]) -> tuple[list[Detector], list[
     if len(models) < 2:
         raise UserError(f"an ensemble needs two models or more, not {len(models)}: name more of them")
     members, versions = [], []
-    with tempfile.TemporaryDirectory() as scratch:
-        for number, name in enumerate(models):
-            version = None if Path(name).is_dir() else find_version(store, name)
-            folder = fetch_model(store, version.uri, Path(scratch) / str(number)) if version else Path(name)
-            model = load_detector(folder, "cpu")
-            if isinstance(model, Ensemble):
-                raise UserError(f"{name} is an ensemble itself: name its members instead")
-            members.append(model)
-            versions.append((name, version))
+    for name in models:
+        found = find_model(store, name)
+        model = found.load()
+        if isinstance(model, Ensemble):
+            raise UserError(f"{name} is an ensemble itself: name its members instead")
+        members.append(model)
+        versions.append((name, found.version))
     return members, versions
 
 

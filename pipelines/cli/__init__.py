@@ -6,6 +6,7 @@ import errno
 import os
 import signal
 import sys
+from typing import Annotated
 
 import typer
 
@@ -13,9 +14,7 @@ from pipelines.cli import detector, experiments, faces, gan, models, study
 
 app = typer.Typer(
     name="counterforge",
-    help="Forge fake faces, learn to catch them, and measure honestly whether it helped.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 experiments.add_to(app)
@@ -24,6 +23,24 @@ app.add_typer(gan.app, name="gan")
 detector.add_to(app)
 app.add_typer(study.app, name="study")
 app.add_typer(models.app, name="models")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"counterforge {version('counterforge')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Train, tune, compare and promote detectors of fake faces, and measure whether synthetic faces helped."""
+
 
 _DISK = {
     errno.ENOSPC: "the disk is full: free some space and run the same command again",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import tempfile
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,6 +13,7 @@ import typer
 from pipelines.cli.options import (
     DEFAULT_CACHE,
     DEFAULT_MLRUNS,
+    MODEL_HELP,
     AsJson,
     Cache,
     ConfigFile,
@@ -110,42 +111,21 @@ def train(
 ) -> None:
     """Train a detector on a manifest's train rows, calibrate it on val, log it. The same command resumes."""
     from classifier.config import DetectorConfig
-    from classifier.evaluation import remark_on_training
-    from classifier.training.training import HISTORY
-    from core.manifest import Manifest
-    from pipelines.evaluation.audit import audit_step, log_audit, warnings_of
-    from pipelines.release.promotion import register_candidate
-    from tracking.runs import attach
+    from pipelines.detector import train_detector
     from tracking.store import open_store
-    from tuning.trial import TrialContext, TrialSpec, train_and_log
 
     named = {"backbone": backbone, "weights": weights, "epochs": epochs, "seed": seed}
     detector = configuration(DetectorConfig, config, settings, named)
     if dry_run:
         show_configuration(detector)
         return
-    rows = Manifest.read(manifest)
-    store = open_store(mlruns)
-    datasets = tuple(sorted(set(rows.where(~rows.synthetic).select(split="train").rows["dataset"])))
-    materials = TrialContext(rows, datasets, (), None, out, cache, store, project)
-    trained = train_and_log(TrialSpec(detector=detector), materials, name=f"train {detector.backbone}")
-    path = rows.root / "manifest.parquet" if manifest.is_dir() else manifest
-    version = register_candidate(store, trained.model_id, path, project=project, datasets=(), tags={"arm": "train"})
-    result = {"detector": trained.folder, "model_id": trained.model_id, "version": version, "val": trained.val}
-    if audit:
-        audited = audit_step(rows.select(dataset=datasets, split=("train", "val")), out / "audit")
-        warnings = warnings_of(audited, trained.val)
-        log_audit(attach(store, trained.run_id), audited, warnings, [trained.model_id])
-        result["warnings"] = warnings
-    remark = remark_on_training(json.loads((Path(trained.folder) / HISTORY).read_text()))
-    result["remarks"] = [] if remark is None else [remark]
-    answer(
-        result,
-        as_json,
-        f"detector in {trained.folder}, val AUC {trained.objective:.3f}, registered as version {version}\n"
-        + (f"note: {remark}\n" if remark else "")
-        + f"next: counterforge evaluate --model {version}; counterforge models promote {version}",
-    )
+    trained = train_detector(open_store(mlruns), manifest, detector, out, cache, project=project, audit=audit)
+    lines = [
+        f"detector in {trained.detector}, val AUC {trained.val_auc:.3f}, registered as version {trained.version}",
+        *(f"note: {remark}" for remark in trained.remarks),
+        f"next: counterforge evaluate --model {trained.version}; counterforge models promote {trained.version}",
+    ]
+    answer(asdict(trained), as_json, "\n".join(lines))
 
 
 def _column(of: Result) -> dict[str, str]:
@@ -172,7 +152,7 @@ def _percent(share: float) -> str:
 
 
 def evaluate(
-    model: Annotated[str, typer.Option("--model", help="Version, alias (champion), or a detector's folder.")],
+    model: Annotated[str, typer.Option("--model", help=MODEL_HELP)],
     manifest: Annotated[Path | None, typer.Option("--manifest", help="By default that of the model's lineage.")] = None,
     dataset: Annotated[list[str] | None, typer.Option(help="Datasets to score; all by default.")] = None,
     robustness: Annotated[
@@ -182,83 +162,34 @@ def evaluate(
     mlruns: Mlruns = DEFAULT_MLRUNS,
     as_json: AsJson = False,
 ) -> None:
-    """Score a model on the sealed test rows, by frame and by source. The opening is counted in MLflow."""
+    """Evaluate a model on the sealed test set, by frame and by source. The opening is counted in MLflow."""
     import pandas as pd
 
-    from classifier.evaluation import remarks
-    from classifier.figures import evaluation_figures
-    from classifier.models.ensemble import load_detector
-    from core.errors import UserError
-    from core.manifest import Manifest
-    from pipelines.evaluation.robustness import ladder_table, log_ladder, run_robustness, worst_sentence
-    from pipelines.evaluation.sealed import open_test_rows, score_rows, sealed_rows
-    from pipelines.release.lineage import lineage_manifest
-    from tracking.models import fetch_model, score_model
-    from tracking.registry import Registry
-    from tracking.runs import run, test_openings
+    from pipelines.evaluation.model import evaluate_model
+    from pipelines.evaluation.robustness import ladder_table, worst_sentence
+    from pipelines.release.lineage import find_model
     from tracking.store import open_store
 
-    store = open_store(mlruns)
-    folder = Path(model)
-    version = None if (folder / "weights.safetensors").is_file() else Registry(store).resolve(model)
-    if version is not None:
-        rows = lineage_manifest(version, manifest)
-        named = [name for name in version.tags.get("test_datasets", "").split(",") if name]
-    elif manifest is not None:
-        rows, named = Manifest.read(manifest), []
-    else:
-        raise UserError(f"the detector in {folder} has no lineage in the registry: give the test rows with --manifest")
-    rows = sealed_rows(rows, dataset or named)
-    project = version.tags.get("project", "evaluations") if version else "evaluations"
-    # By the version and not by its alias, which names another model tomorrow.
-    name = f"evaluate version {version.number}" if version else f"evaluate {folder.name}"
-    key = f"evaluate/{version.model_id if version else load_detector(folder).digest}/{rows.digest}"
-    with (
-        run(store, project, name, key=key, tags={"manifest": rows.digest}) as active,
-        tempfile.TemporaryDirectory() as scratch,
-    ):
-        if version is not None:
-            folder = fetch_model(store, version.uri, Path(scratch) / "model")
-        open_test_rows(active, rows, [folder])
-        scored = score_rows(folder, rows, cache)
-        for name, metrics in scored.metrics().items():
-            if version is not None:
-                score_model(store, version.model_id, name, rows.select(dataset=name).digest, metrics, active)
-        active.text("evaluation_by_source.json", scored.by_source.to_json())
-        active.text("evaluation_by_frame.json", scored.by_frame.to_json())
-        for figure, picture in evaluation_figures(scored.by_source, scored.table).items():
-            active.figure(picture, figure)
-        withheld = scored.abstention()
-        if withheld is not None:
-            active.metrics({f"abstained/{row['dataset']}": row["abstained"] for row in withheld.to_dict("records")})
-        # The same opening: one look at the rows, in whatever light.
-        ladder = run_robustness(folder, rows, cache) if robustness else None
-        if ladder is not None:
-            log_ladder(active, ladder, rows, version.model_id if version else None)
-        openings = test_openings(store, project)
+    found = find_model(open_store(mlruns), model)
+    result = evaluate_model(found, found.sealed_rows(manifest, dataset or ()), cache, robustness=robustness)
     if as_json:
-        both = {"by_source": scored.by_source, "by_frame": scored.by_frame}
-        told = {"openings": openings, "remarks": remarks(scored.by_source), "abstention": None}
-        if withheld is not None and scored.band is not None:
-            told["abstention"] = scored.band._asdict() | {"datasets": json.loads(withheld.to_json(orient="records"))}
-        if ladder is not None:
-            told["robustness"] = json.loads(ladder.to_json())
-        typer.echo(json.dumps({name: json.loads(of.to_json()) for name, of in both.items()} | told))
+        answer(result.to_json(), as_json, "")
         return
+    scored, ladder = result.scored, result.ladder
     for title, evaluation in (("by source", scored.by_source), ("by frame", scored.by_frame)):
         table = pd.DataFrame({name: _column(evaluation.results[name]) for name in evaluation.datasets})
         title = f"{model}, sealed test rows {title}, threshold {evaluation.threshold:.3f}"
         print_table(table.rename_axis("").reset_index(), title)
-    if withheld is not None and scored.band is not None:
-        print_table(_percentages(withheld), _band_title(scored.band))
+    if result.withheld is not None and scored.band is not None:
+        print_table(_percentages(result.withheld), _band_title(scored.band))
     if ladder is not None:
         for name in ladder.datasets:
             print_table(ladder_table(ladder, name), f"{name}: AUC/FPR by source on the robustness ladder")
         for name in ladder.datasets:
             typer.echo(worst_sentence(ladder, name))
-    for remark in remarks(scored.by_source):
+    for remark in result.remarks:
         typer.echo(f"note: {remark}")
-    typer.echo("test rows opened so far: " + ", ".join(f"{dataset} {count}" for dataset, count in openings.items()))
+    typer.echo("test rows opened so far: " + ", ".join(f"{name} {count}" for name, count in result.openings.items()))
 
 
 class Combination(StrEnum):
@@ -278,7 +209,7 @@ class Method(StrEnum):
 
 
 def explain(
-    model: Annotated[str, typer.Argument(help="Version, alias (champion), or a detector's folder.")],
+    model: Annotated[str, typer.Argument(help=MODEL_HELP)],
     manifest: Manifest,
     out: Annotated[Path, typer.Option("--out", help="Folder for the picture and the tables.")],
     count: Annotated[int, typer.Option("--count", min=1, max=64, help="Faces: half worst mistakes, half hits.")] = 8,
@@ -291,8 +222,7 @@ def explain(
     mlruns: Mlruns = DEFAULT_MLRUNS,
     as_json: AsJson = False,
 ) -> None:
-    """Maps of what speaks for "fake", over faces; scored against the forged region where a mask is known."""
-    import json
+    """Saliency maps for the fake logit, scored against the forged region where its mask is known."""
 
     from core.manifest import Manifest
     from pipelines.evaluation.explanation import explain_model
@@ -336,7 +266,7 @@ def ensemble(
     mlruns: Mlruns = DEFAULT_MLRUNS,
     as_json: AsJson = False,
 ) -> None:
-    """Make several detectors one: weights, temperature and threshold from val; registered like any other model."""
+    """Combine several detectors into one: weights, temperature and threshold fitted on val."""
     import pandas as pd
 
     from pipelines.ensemble import ensemble as run

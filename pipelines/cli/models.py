@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.cli.options import DEFAULT_CACHE, DEFAULT_MLRUNS, AsJson, Cache, Mlruns, answer, print_table
+from pipelines.cli.options import DEFAULT_CACHE, DEFAULT_MLRUNS, MODEL_HELP, AsJson, Cache, Mlruns, answer, print_table
 
 app = typer.Typer(help="The registry: list, compare, promote, roll back, export.", no_args_is_help=True)
 
@@ -37,7 +37,7 @@ def list_models(mlruns: Mlruns = DEFAULT_MLRUNS, as_json: AsJson = False) -> Non
 
 @app.command()
 def promote(
-    candidate: Annotated[str, typer.Argument(help="Version or alias, such as 3 or challenger; or a run, or m-...")],
+    candidate: Annotated[str, typer.Argument(help=MODEL_HELP)],
     gate: Annotated[Path | None, typer.Option("--gate", help="YAML file of rules, such as configs/gate.yaml.")] = None,
     manifest: Annotated[Path | None, typer.Option("--manifest", help="By default that of the model's lineage.")] = None,
     dataset: Annotated[list[str] | None, typer.Option(help="Test datasets to compare on.")] = None,
@@ -106,8 +106,8 @@ def show_history(mlruns: Mlruns = DEFAULT_MLRUNS, as_json: AsJson = False) -> No
 
 @app.command()
 def compare(
-    first: Annotated[str, typer.Argument(help="Version or alias.")],
-    second: Annotated[str, typer.Argument(help="Version or alias that it is held against.")],
+    first: Annotated[str, typer.Argument(help=MODEL_HELP)],
+    second: Annotated[str, typer.Argument(help=MODEL_HELP)],
     manifest: Annotated[Path | None, typer.Option("--manifest", help="By default that of the first's lineage.")] = None,
     dataset: Annotated[list[str] | None, typer.Option(help="Test datasets to compare on.")] = None,
     metric: Annotated[str, typer.Option(help="auc, ap, eer, accuracy, recall, fpr or f1.")] = "auc",
@@ -115,7 +115,7 @@ def compare(
     mlruns: Mlruns = DEFAULT_MLRUNS,
     as_json: AsJson = False,
 ) -> None:
-    """Two models on the same sealed groups: each one's figure, and the difference with its interval, by dataset."""
+    """Compare two models on the sealed test set: each figure, and the paired difference with its interval."""
     import pandas as pd
 
     from pipelines.release.compare import compare_versions
@@ -133,7 +133,7 @@ def compare(
 
 @app.command()
 def card(
-    model: Annotated[str, typer.Argument(help="Version or alias.")],
+    model: Annotated[str, typer.Argument(help=MODEL_HELP)],
     out: Annotated[Path | None, typer.Option("--out", help="File to write; printed by default.")] = None,
     mlruns: Mlruns = DEFAULT_MLRUNS,
 ) -> None:
@@ -154,12 +154,13 @@ def card(
 
 @app.command()
 def tag(
-    model: Annotated[str, typer.Argument(help="Version or alias.")],
+    model: Annotated[str, typer.Argument(help=MODEL_HELP)],
     tags: Annotated[list[str], typer.Argument(help="Such as licence=CC-BY-4.0.")],
     mlruns: Mlruns = DEFAULT_MLRUNS,
 ) -> None:
     """Set tags of a version, such as the licence that a gate may ask for."""
     from core.errors import UserError
+    from pipelines.release.lineage import find_version
     from tracking.registry import Registry
     from tracking.store import open_store
 
@@ -167,14 +168,14 @@ def tag(
     if len(pairs) != len(tags):
         raise UserError("a tag is written name=value, such as licence=CC-BY-4.0: give each like that")
     registry = Registry(open_store(mlruns))
-    version = registry.resolve(model)
+    version = find_version(registry.store, model)
     registry.tag(version.number, pairs)
     typer.echo(f"version {version.number}: " + ", ".join(f"{name}={value}" for name, value in pairs.items()))
 
 
 @app.command("export")
 def export_model(
-    model: Annotated[str, typer.Argument(help="Version or alias.")],
+    model: Annotated[str, typer.Argument(help=MODEL_HELP)],
     out: Annotated[Path, typer.Option("--out", help="A new folder.")],
     onnx: Annotated[bool, typer.Option("--onnx/--no-onnx", help="With model.onnx (needs the extra `export`).")] = True,
     int8: Annotated[bool, typer.Option("--int8", help="With model.int8.onnx, calibrated on train crops.")] = False,

@@ -25,8 +25,10 @@ Mlruns = Annotated[Path, typer.Option("--mlruns", help="Folder of the tracking d
 Cache = Annotated[Path, typer.Option("--cache", help="Folder of decoded crops.")]
 Manifest = Annotated[Path, typer.Argument(help="manifest.parquet, a CSV like it, or the folder that holds it.")]
 
+MODEL_HELP = "Version (3), alias (champion), run id, model id (m-...) or, where no registry is needed, a folder."
 DEFAULT_MLRUNS = Path("mlruns")
 DEFAULT_CACHE = Path("runs/cache")
+_WIDEST_CELL = 300
 
 
 def configuration(
@@ -58,13 +60,14 @@ def print_table(frame: pd.DataFrame, title: str) -> None:
     """A data frame as a table in the terminal."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=title, title_justify="left", header_style="bold")
+    table = Table(title=Text(title), title_justify="left", header_style="bold")  # names are no markup
     for column in frame.columns:
         numeric = frame[column].dtype.kind in "if"
-        table.add_column(str(column), justify="right" if numeric else "left", overflow="fold")
+        table.add_column(Text(str(column)), justify="right" if numeric else "left", overflow="fold")
     for row in frame.itertuples(index=False):
-        table.add_row(*("" if value is None or value != value else _cell(value) for value in row))
+        table.add_row(*(Text("" if value is None or value != value else _cell(value)) for value in row))
     console = Console()
     if not console.is_terminal:  # a file or a pipe has no width that a table must keep to
         console.width = max(console.width, 160)
@@ -72,4 +75,6 @@ def print_table(frame: pd.DataFrame, title: str) -> None:
 
 
 def _cell(value: object) -> str:
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
+    from core.errors import one_line
+
+    return f"{value:.3f}" if isinstance(value, float) else one_line(str(value), _WIDEST_CELL)

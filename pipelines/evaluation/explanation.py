@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +21,7 @@ from core.errors import UserError
 from core.manifest import Manifest
 from faces.loading import load_crops
 from pipelines.evaluation.sealed import open_test_rows
-from pipelines.release.lineage import find_version
-from tracking.models import fetch_model
+from pipelines.release.lineage import find_model
 from tracking.runs import run
 from tracking.store import Store
 
@@ -95,34 +93,32 @@ def explain_model(store: Store, model: str, manifest: Manifest, out: Path, cache
     inside = [row for row in rows if 0 <= row < len(manifest)]
     looked_at = manifest.rows.index.isin(inside) if rows else manifest.rows["split"] == options.get("split")
     test = manifest.where(np.asarray(looked_at & (manifest.rows["split"] == "test"), dtype=bool))
-    folder = Path(model)
-    if folder.is_dir():
+    found = find_model(store, model)
+    if found.version is None:
         if len(test):
             raise UserError(
-                f"the detector in {folder} is no version of the registry, where the opening of test rows is counted: "
-                "register it, or choose --split val"
+                f"{found.path} is no version of the registry, where the opening of test rows is counted: register it, "
+                "or choose --split val"
             )
-        return explain_faces(load_detector(folder, "cpu"), manifest, out, cache, **options)
-    version = find_version(store, model)
+        return explain_faces(found.load(), manifest, out, cache, **options)
     with (
-        tempfile.TemporaryDirectory() as scratch,
+        found.files() as folder,
         run(
             store,
-            version.tags.get("project", "evaluations"),
-            f"explain version {version.number}",
-            key=f"explain/{version.model_id}/{manifest.digest}/{options.get('split')}",
-            tags={"manifest": manifest.digest, "version": version.number},
+            found.project,
+            f"explain {found.name}",
+            key=f"explain/{found.model_id}/{manifest.digest}/{options.get('split')}",
+            tags={"manifest": manifest.digest, "version": found.version.number},
             description="Where the detector sees fake: Grad-CAM, occlusion and integrated gradients.",
         ) as active,
     ):
-        folder = fetch_model(store, version.uri, Path(scratch) / "model")
         if len(test):
             open_test_rows(active, test, [folder])
         explained = explain_faces(load_detector(folder, "cpu"), manifest, out, cache, **options)
         active.figure(explained.picture, PICTURE)
         for row in explained.localisation.to_dict("records"):
             name = f"{row['figure']}/{row['method']}"
-            active.metrics({name: row["value"], f"{name}/over_box": row["difference"]}, model_id=version.model_id)
+            active.metrics({name: row["value"], f"{name}/over_box": row["difference"]}, model_id=found.model_id)
     return explained
 
 

@@ -13,8 +13,7 @@ from core.errors import UserError
 from metrics.binary import RANKED
 from pipelines.evaluation.sealed import open_test_rows, score_rows
 from pipelines.release.gate import main_difference
-from pipelines.release.lineage import find_version
-from pipelines.release.promotion import judged_rows
+from pipelines.release.lineage import Model, find_version
 from tracking.models import fetch_model
 from tracking.runs import run
 from tracking.store import Store
@@ -43,7 +42,7 @@ def compare_versions(
         raise UserError(f"there is no metric {metric!r} with an interval: choose one of {', '.join(RANKED)}")
     versions = [find_version(store, each) for each in (first, second)]
     numbers = [version.number for version in versions]
-    rows = judged_rows(versions[0], manifest, datasets)
+    rows = Model(store, versions[0]).sealed_rows(manifest, datasets)
     with run(
         store,
         versions[0].tags.get("project", "comparisons"),

@@ -1,20 +1,97 @@
-"""Where a model comes from: the data, the generator and the code that made it, and whether each can be found again."""
+"""Which model is meant, and where it comes from: data, generator and code, and whether each can be found again."""
 
 from __future__ import annotations
 
 import re
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from mlflow.exceptions import MlflowException
 
-from classifier.models.ensemble import FaceModel
+from classifier.models.detector import CONFIG
+from classifier.models.ensemble import FaceModel, load_detector
 from core.errors import UserError
 from core.manifest import Manifest
+from pipelines.evaluation.sealed import sealed_rows
+from tracking.models import fetch_model
 from tracking.registry import Registry, Version
 from tracking.store import Store, TrackingError, explained
 
+MODEL_FORMS = "give a version (3), an alias (champion), a run id, a model id (m-...), or a detector's folder"
 TRACED = "traced_generators"  # on an imported version: generators that the registry of before knew
 _HASH = re.compile("[0-9a-f]{16}")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that somebody named: a version of the registry, or else the folder of a detector, ensemble or export."""
+
+    store: Store
+    version: Version | None
+    path: Path | None = None
+
+    @property
+    def name(self) -> str:
+        """For titles: by the version and not by its alias, which names another model tomorrow."""
+        return f"version {self.version.number}" if self.version else str(self.path)
+
+    @property
+    def model_id(self) -> str | None:
+        """Of the LoggedModel, which a folder has not."""
+        return self.version.model_id if self.version else None
+
+    @property
+    def project(self) -> str:
+        """The MLflow experiment that its evaluations belong to."""
+        return self.version.tags.get("project", "evaluations") if self.version else "evaluations"
+
+    @contextmanager
+    def files(self) -> Iterator[Path]:
+        """Its folder, fetched from the registry for the time of the block."""
+        if self.version is None:
+            assert self.path is not None
+            yield self.path
+            return
+        with tempfile.TemporaryDirectory() as scratch:
+            yield fetch_model(self.store, self.version.uri, Path(scratch) / "model")
+
+    def load(self) -> FaceModel:
+        """The detector or ensemble, on the CPU."""
+        with self.files() as folder:
+            return load_detector(folder, "cpu")
+
+    def sealed_rows(self, manifest: Path | None = None, datasets: Sequence[str] = ()) -> Manifest:
+        """The test rows that it is judged on: of the given datasets, or else of those in its lineage.
+
+        Raises:
+            UserError: there is no manifest, it cannot be read or has changed, or there are no such rows.
+        """
+        if self.version is not None:
+            tags = self.version.tags
+            known = tags.get("test_datasets", tags.get("test_domains", "")).split(",")  # the second name is older
+            named = [name for name in known if name]
+            return sealed_rows(lineage_manifest(self.version, manifest), list(datasets) or named)
+        if manifest is None:
+            raise UserError(f"{self.path} has no lineage in the registry: give the test rows with --manifest")
+        return sealed_rows(Manifest.read(manifest), datasets)
+
+
+def find_model(store: Store, reference: str | int) -> Model:
+    """What MODEL means everywhere: a version number, an alias, a run id, a model id, or a folder.
+
+    Raises:
+        UserError: a run or a model that is no version of the registry, or a folder without a model.
+        TrackingError: nothing is called so.
+    """
+    path = Path(str(reference))
+    if (path / CONFIG).is_file():
+        return Model(store, None, path)
+    if path.is_dir() and not str(reference).isdigit():
+        raise UserError(f"{path} holds no model ({CONFIG} is missing): {MODEL_FORMS}")
+    return Model(store, find_version(store, reference))
 
 
 def lineage_manifest(version: Version, given: Path | None = None) -> Manifest:
@@ -70,7 +147,7 @@ def licence_of(version: Version) -> str:
 
 
 def find_version(store: Store, candidate: str | int) -> Version:
-    """The version called by number, alias or address; by its logged model (`m-...`); or by the run that made it.
+    """The version of the registry called by number, alias or address; by its model id (`m-...`); or by its run.
 
     Raises:
         UserError: a run or a model that is no version of the registry.

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from classifier.calibration import ERROR, Band
-from classifier.models.ensemble import Ensemble, FaceModel, load_detector
-from pipelines.release.lineage import licence_of, untraced
-from tracking.models import fetch_model
+from classifier.models.ensemble import Ensemble, FaceModel
+from pipelines.release.lineage import Model, licence_of, untraced
 from tracking.registry import Registry, Version
 from tracking.store import Store
 
@@ -23,8 +20,7 @@ def version_card(store: Store, version: Version, extra: Sequence[str] = ()) -> s
     Args:
         extra: sentences about the files that go with it, such as the parity of an export.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        model = load_detector(fetch_model(store, version.uri, Path(folder) / "model"), "cpu")
+    model = Model(store, version).load()
     registry = Registry(store)
     return _card(version, model, registry.metrics(version), untraced(store, version, model), extra)
 

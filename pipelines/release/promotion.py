@@ -16,9 +16,9 @@ from classifier.models.ensemble import FaceModel, load_detector
 from classifier.scoring import milliseconds_per_image
 from core.manifest import Manifest
 from metrics.intervals import Difference
-from pipelines.evaluation.sealed import Scored, open_test_rows, score_rows, sealed_rows
+from pipelines.evaluation.sealed import Scored, open_test_rows, score_rows
 from pipelines.release.gate import Check, Costs, Evidence, Gate, check, main_difference
-from pipelines.release.lineage import find_version, licence_of, lineage_manifest, untraced
+from pipelines.release.lineage import Model, find_version, licence_of, untraced
 from tracking.models import fetch_model
 from tracking.registry import ConcurrentPromotionError, Registry, Version
 from tracking.runs import Run, run
@@ -54,12 +54,6 @@ def register_candidate(
     return registry.challenge(registry.register(model_id, lineage).number).number
 
 
-def judged_rows(version: Version, manifest: Path | None, datasets: Sequence[str] = ()) -> Manifest:
-    """The sealed rows that a version is judged on: of the given datasets, or else of those in its lineage."""
-    named = [dataset for dataset in version.tags.get("test_datasets", "").split(",") if dataset]
-    return sealed_rows(lineage_manifest(version, manifest), list(datasets) or named)
-
-
 def evaluate_gate(
     store: Store,
     candidate: str | int,
@@ -86,7 +80,7 @@ def evaluate_gate(
     champion = registry.champion()
     if champion is not None and champion.number == version.number:
         return Verdict(version.number, True, f"version {version.number} is the champion already", None, None, {})
-    rows = judged_rows(version, manifest, list(datasets) or gate.datasets)
+    rows = Model(store, version).sealed_rows(manifest, list(datasets) or gate.datasets)
     against = champion.number if champion else "none"
     rules = hashlib.sha256(gate.model_dump_json().encode()).hexdigest()[:8]
     with run(
