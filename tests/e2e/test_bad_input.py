@@ -103,7 +103,7 @@ def test_ctrl_c_ends_a_command_with_a_sentence_and_130(tmp_path: Path) -> None:
         [sys.executable, "-m", "pipelines.cli", "demo"], cwd=tmp_path, stderr=subprocess.PIPE, text=True
     )
     assert process.stderr is not None
-    assert "[1/8]" in process.stderr.readline()
+    assert "[1/" in process.stderr.readline()
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=120)
     assert process.returncode == 130
