@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Protocol
 
 import av
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -31,6 +30,7 @@ from core.errors import UserError
 from core.files import digest, strict_json
 from core.manifest import Manifest
 from core.progress import progress_bar
+from faces.augmentation import jpeg
 from faces.loading import Crops, load_crops
 from metrics.intervals import Interval, bootstrap_all
 
@@ -259,11 +259,7 @@ def degrade(images: Tensor, kind: str, level: float, keys: Iterable[str] | None 
 
 
 def _jpeg(images: Tensor, quality: float) -> Tensor:
-    bgr = np.ascontiguousarray(images.flip(1).permute(0, 2, 3, 1).numpy())
-    for picture in bgr:
-        _, coded = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, int(quality)])
-        picture[:] = cv2.imdecode(coded, cv2.IMREAD_COLOR)
-    return torch.from_numpy(bgr).permute(0, 3, 1, 2).flip(1)
+    return jpeg(images, [int(quality)] * len(images))
 
 
 def _h264(images: Tensor, quantiser: float) -> Tensor:

@@ -7,6 +7,7 @@ All random numbers are drawn from one generator in a fixed pattern, so that its 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import cv2
 import torch
@@ -145,6 +146,24 @@ def _blur(x: Tensor, hit: Tensor, sigma: Tensor) -> None:
     x[here] = flat.view(len(here), *x.shape[1:])
 
 
+def jpeg(images: Tensor, qualities: Sequence[int]) -> Tensor:
+    """What JPEG compression with 4:2:0 chroma leaves of each picture.
+
+    Args:
+        images: uint8 [B, 3, H, W] RGB, on any device.
+        qualities: [B] libjpeg's quality, 1..100.
+
+    Returns:
+        uint8 [B, 3, H, W] on the same device.
+    """
+    # OpenCV codes as torchvision and Pillow do, bit for bit; torchvision's own coders are to be removed.
+    bgr = images.flip(1).cpu().permute(0, 2, 3, 1).contiguous().numpy()
+    for picture, quality in zip(bgr, qualities, strict=True):
+        _, coded = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, quality])
+        picture[:] = cv2.imdecode(coded, cv2.IMREAD_COLOR)
+    return torch.from_numpy(bgr).permute(0, 3, 1, 2).flip(1).to(images.device)
+
+
 def _noise(x: Tensor, hit: Tensor, level: Tensor, seed: int) -> None:
     """Gaussian noise, drawn on the pictures' device."""
     here = _rows(hit, x)
@@ -156,16 +175,9 @@ def _noise(x: Tensor, hit: Tensor, level: Tensor, seed: int) -> None:
 
 
 def _jpeg(images: Tensor, hit: Tensor, quality: Tensor) -> None:
-    """JPEG compression of uint8 [B, 3, H, W], one quality a picture."""
     here = _rows(hit, images)
-    if not len(here):
-        return
-    # OpenCV codes as torchvision and Pillow do, bit for bit; torchvision's own coders are to be removed.
-    bgr = images[here].flip(1).cpu().permute(0, 2, 3, 1).contiguous().numpy()
-    for picture, each in zip(bgr, quality[hit].tolist(), strict=True):
-        _, coded = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, each])
-        picture[:] = cv2.imdecode(coded, cv2.IMREAD_COLOR)
-    images[here] = torch.from_numpy(bgr).permute(0, 3, 1, 2).flip(1).to(images.device)
+    if len(here):
+        images[here] = jpeg(images[here], quality[hit].tolist())
 
 
 def _rows(hit: Tensor, x: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ from gan.checkpoint import load_generator
 from gan.networks.generator import Generator
 from gan.sampling import Pixels, check_psi, latents, render, sample_grid, tiled, to_pixels
 from gan.screening import check_first_seed
+from metrics.spectrum import radial_frequencies, ring_means
 
 GRID_FACES = 48
 MIXED_ROWS, MIXED_COLUMNS = 4, 6
@@ -306,14 +307,12 @@ def azimuthal_log_power(pictures: NDArray[np.uint8]) -> Floats:
         float64 [N, S / 2]; column k - 1 belongs to k / S cycles per pixel.
     """
     size = pictures.shape[1]
-    rings = _rings(size)
-    counts = np.bincount(rings.ravel())
+    rings = np.rint(radial_frequencies(size, size, half=False) * size).astype(np.int64)
     rows = []
     for picture in pictures:
         grey = (picture @ _LUMA) / 255.0
         power = np.abs(np.fft.fft2(grey)) ** 2 / size**2
-        total = np.bincount(rings.ravel(), weights=np.log10(power + _FLOOR).ravel())
-        rows.append((total / counts)[1 : size // 2 + 1])
+        rows.append(ring_means(np.log10(power + _FLOOR), rings)[1 : size // 2 + 1])
     return np.stack(rows) if rows else np.zeros((0, size // 2))
 
 
@@ -368,9 +367,3 @@ def spectra_figure(real: MeanSpectrum, fake: MeanSpectrum, title: str) -> Figure
         each.grid(visible=True, color="#dddddd", linewidth=0.6)
         each.spines[["top", "right"]].set_visible(False)
     return figure
-
-
-def _rings(size: int) -> NDArray[np.int64]:
-    """[S, S], the rounded distance of each frequency of `fft2` from zero, in cycles per picture."""
-    axis = np.fft.fftfreq(size, 1 / size)
-    return np.rint(np.hypot(axis[:, None], axis[None, :])).astype(np.int64)

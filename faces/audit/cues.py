@@ -28,6 +28,7 @@ from core.cache import ContentCache
 from core.errors import UserError
 from core.manifest import Manifest
 from core.progress import progress_bar
+from metrics.spectrum import radial_frequencies
 
 Floats = NDArray[np.float64]
 
@@ -248,7 +249,7 @@ def _sharpness(luma: NDArray[np.float32]) -> dict[str, object]:
     height, width = luma.shape
     window = cv2.createHanningWindow((width, height), cv2.CV_32F)
     energy = np.abs(np.fft.rfft2((luma - luma.mean()) * window)) ** 2
-    radius = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])  # cycles a pixel, at most 0.7
+    radius = radial_frequencies(height, width)
     total = float(energy.sum()) + 1e-6
     edges = (0.0625, 0.125, 0.25, 1.0)
     bands = [float(energy[(radius >= a) & (radius < b)].sum()) / total for a, b in pairwise(edges)]

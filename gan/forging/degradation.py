@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gan.forging.encoding import Encoding, Pixels, read_picture
+from metrics.spectrum import radial_frequencies, ring_means
 
 Floats = NDArray[np.float32]
 
@@ -78,9 +79,9 @@ def log_spectrum(ycc: Floats) -> NDArray[np.float64]:
     window = window[:, None] * window[None]
     centred = (ycc - ycc.mean(axis=(0, 1))) * (window / np.sqrt((window**2).mean()))[..., None]
     power = np.abs(np.fft.rfft2(centred, axes=(0, 1))) ** 2 / size**2
-    rings = np.minimum(np.rint(_radius(size, size)).astype(int), size // 2)  # corners count with the last ring
-    count = np.bincount(rings.ravel(), minlength=size // 2 + 1)
-    mean = [np.bincount(rings.ravel(), power[..., c].ravel(), minlength=size // 2 + 1) / count for c in range(3)]
+    rings = np.rint(radial_frequencies(size, size) * size).astype(np.int64)
+    rings = np.minimum(rings, size // 2)  # corners count with the last ring
+    mean = [ring_means(power[..., channel], rings) for channel in range(3)]
     # A thousandth of a grey level is far below what 8 bits hold, and keeps the logarithm of a flat channel finite.
     return np.log(np.asarray(mean) + 1e-6)
 
@@ -167,18 +168,13 @@ def _resized(picture: Floats, width: int, height: int) -> Floats:
     return result
 
 
-def _radius(size: int, periods: int) -> NDArray[np.float64]:
-    """[size, size // 2 + 1] distance of each bin of `rfft2` from 0, in periods a picture of `periods` pixels."""
-    radius: NDArray[np.float64] = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None]) * periods
-    return radius
-
-
 def _filtered(ycc: Floats, gain: NDArray[np.float64]) -> Floats:
     """Every frequency of [S, S, 3] times its gain [3, S // 2 + 1]; edges are mirrored, so that none wraps around."""
     size = len(ycc)
     pad = size // 2
     padded = np.pad(ycc, ((pad, pad), (pad, pad), (0, 0)), mode="symmetric")
-    radius = np.minimum(_radius(2 * pad + size, size), size // 2)
+    side = 2 * pad + size
+    radius = np.minimum(radial_frequencies(side, side) * size, size // 2)
     factor = np.stack([np.interp(radius, np.arange(size // 2 + 1), gain[channel]) for channel in range(3)], axis=-1)
     result = np.fft.irfft2(np.fft.rfft2(padded, axes=(0, 1)) * factor, s=padded.shape[:2], axes=(0, 1))
     return result[pad : pad + size, pad : pad + size].astype(np.float32)
