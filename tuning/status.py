@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from core.files import strict_json
 from tuning.config import StudyConfig
 from tuning.queue import ENDED, ERROR, concluded, finished, slot_of
 from tuning.ranking import feasible, ranked
@@ -124,7 +124,7 @@ def show(
         console.width = max(console.width, 160)
     now = read()
     if as_json:
-        print(json.dumps(asdict(now), indent=2, default=str))
+        print(strict_json(asdict(now), indent=2))
         return
     if not live:
         console.print(_view(now, trials))

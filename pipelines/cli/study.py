@@ -202,7 +202,7 @@ def report(
         "study": review.study,
         "best": review.best.model_dump(mode="json"),
         "best_value": review.best_value,
-        "scores": review.optimism.astype(object).where(review.optimism.notna(), None).to_dict("records"),
+        "scores": review.optimism.to_dict("records"),
         "importance": review.importance,
         "report": path,
         "next": commands,
