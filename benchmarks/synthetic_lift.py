@@ -1,7 +1,7 @@
 """Do synthetic fakes help where real-world fakes are rare? `counterforge compare` as a record: whatever it says.
 
 Eight arms by three seeds, all else equal, trained on one dataset with one fake in ten and tested on several datasets;
-the configuration says which (configs/synthetic_lift.yaml: about 25 trainings, hours on two cores). The record holds
+the configuration says which (benchmarks/synthetic_lift.yaml: about 25 trainings, hours on two cores). The record holds
 the whole table with intervals over groups and seeds, the paired differences with Holm's p-values, the conclusions and
 the hours (of all detectors one after another). There is no goal but that every figure is there: `ratio` is the share of
 detectors that were trained and scored on every dataset, and `lift` the best arm with synthetic faces against `none`,
@@ -34,7 +34,10 @@ def main() -> None:
     options = _options()
     try:
         settings = [*options.set, f"detector.device={options.device}"]
-        config = validate(RunConfig, override(read_yaml(options.config), settings), str(options.config))
+        content = override(read_yaml(options.config), settings)
+        for source in content.get("faces", ()):
+            source["source"] = str(options.data / source["source"])
+        config = validate(RunConfig, content, str(options.config))
         plan = config.comparison
         machine = hardware(options.device, max(1, len(os.sched_getaffinity(0)) // options.workers))
         say(f"{len(plan.arms)} arms, {len(plan.seeds)} seeds, {options.workers} at a time")
@@ -91,7 +94,9 @@ def _lift(differences: list[dict[str, Any]], arms: tuple[str, ...]) -> dict[str,
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", type=Path, nargs="?", default=Path("configs/synthetic_lift.yaml"))
+    parser.add_argument("config", type=Path, nargs="?", default=Path(__file__).with_suffix(".yaml"))
+    data = Path(os.environ.get("COUNTERFORGE_DATA", "."))
+    parser.add_argument("--data", type=Path, default=data, help="folder that holds the datasets ($COUNTERFORGE_DATA)")
     parser.add_argument("--workers", type=int, default=1, help="detectors at a time, each with its share of the cores")
     parser.add_argument("--set", action="append", default=[], help="a setting of the file, such as detector.epochs=2")
     parser.add_argument("--device", default="cpu")

@@ -50,6 +50,7 @@ def test_every_figure_is_in_the_record_and_a_second_call_repeats_them(tmp_path: 
     [
         (["none.yaml"], "no configuration at none.yaml"),
         (["--workers", "0"], "--workers 0 is none"),
+        (["--data", "nowhere"], "no folder at nowhere/stylegan140k (faces.source)"),
         (["--set", "comparison.arms=[none, gann]"], "did you mean 'gan'?"),
     ],
 )
@@ -67,7 +68,7 @@ def test_the_kept_configuration_asks_for_every_arm() -> None:
     from core.config import read_yaml, validate
     from pipelines.configuration import ARMS, RunConfig
 
-    path = BENCHMARKS.parent / "configs" / "synthetic_lift.yaml"
+    path = BENCHMARKS / "synthetic_lift.yaml"
     plan = validate(RunConfig, read_yaml(path), str(path)).comparison
     assert plan.arms == ARMS
     assert len(plan.seeds) >= 3
