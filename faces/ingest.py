@@ -32,7 +32,7 @@ def ingest(source: Path, out: Path, config: IngestConfig | None = None) -> Manif
     """Make `out/manifest.parquet`, `out/rejected.parquet` and `out/crops/{real,fake}/...` of the media in `source`.
 
     Calling it again goes on where it was killed, takes in media that are new or changed, and returns at once where
-    nothing is. Crops are PNG, so that they carry no compression traces but the original's; with `already_cropped`
+    nothing is. Crops are PNG, so that they carry no compression artefacts but the original's; with `already_cropped`
     they are copies of the original bytes (copies, not links, so that an edit of the original cannot change them).
 
     Rows of an earlier manifest in `out` keep their split.
@@ -121,8 +121,8 @@ def _finish(records: list[Record], out: Path, config: IngestConfig) -> Manifest:
     ]
     rows = pd.DataFrame([row | {"media": record.media} for record in records for row in record.rows])
     if len(rows):
-        rows, repeated = _without_repeats(rows, out, config)
-        rejected += repeated
+        rows, duplicates = _without_duplicates(rows, out, config)
+        rejected += duplicates
     table = pd.DataFrame(rejected, columns=["path", "time_s", "reason"])
     table = table.astype({"path": "string", "time_s": "Float64", "reason": "string"})
     table.sort_values(["path", "time_s"]).to_parquet(out / "rejected.parquet", index=False)
@@ -139,7 +139,9 @@ def _finish(records: list[Record], out: Path, config: IngestConfig) -> Manifest:
     return manifest
 
 
-def _without_repeats(rows: pd.DataFrame, out: Path, config: IngestConfig) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
+def _without_duplicates(
+    rows: pd.DataFrame, out: Path, config: IngestConfig
+) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
     """Rows with their split, less exact copies and less near-duplicates that would stand in two splits."""
     rejected: list[dict[str, Any]] = []
     old = Manifest.read(out).rows if (out / "manifest.parquet").is_file() else None
@@ -172,10 +174,10 @@ def _without_repeats(rows: pd.DataFrame, out: Path, config: IngestConfig) -> tup
         lambda _: "its identity and source tie together earlier rows of two splits",
     )
     hashes = np.array([int(text, 16) for text in rows["phash"]], dtype=np.uint64)
-    repeats = splits.leaking(rows["split"], splits.near_duplicates(hashes), rows["old"].to_numpy(dtype=bool))
+    duplicates = splits.leaking(rows["split"], splits.near_duplicates(hashes), rows["old"].to_numpy(dtype=bool))
     media, split = rows["media"], rows["split"]
     reject(
-        rows.index.isin(list(repeats)),
-        lambda i: f"nearly the same picture as {media[repeats[i]]} in {split[repeats[i]]}",
+        rows.index.isin(list(duplicates)),
+        lambda i: f"nearly the same picture as {media[duplicates[i]]} in {split[duplicates[i]]}",
     )
     return rows, rejected

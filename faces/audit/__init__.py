@@ -1,1 +1,1 @@
-"""What gives the label away: cues outside the face, probes, near-duplicates, normalisation."""
+"""Label leakage: cues outside the face, shortcut probes, near-duplicates, normalisation."""

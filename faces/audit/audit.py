@@ -6,7 +6,6 @@ brightness, and its test score says nothing about fakes elsewhere. The audit loo
 
 from __future__ import annotations
 
-import hashlib
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from scipy.stats import rankdata
 from sklearn.metrics import roc_auc_score
 
 from core.errors import UserError
-from core.files import strict_json
+from core.files import sha256, strict_json
 from core.manifest import Manifest
 from faces.audit.cues import FAMILIES, measure_cues, numeric
 from faces.audit.duplicates import NearDuplicates, find_near_duplicates
@@ -38,7 +37,7 @@ class AuditConfig(BaseModel):
     permutations: int = Field(1999, ge=99, description="of the labels anew, for p")
     folds: int = Field(5, ge=2, le=20)
     max_rows: int = Field(3000, ge=50, description="rows of a dataset that are probed, whole groups chosen by name")
-    near_duplicates: bool = Field(True, description="measure every row, to look for pictures that stand twice")
+    near_duplicates: bool = Field(True, description="measure every row, to look for near-duplicates")
     seed: int = Field(0, ge=0)
 
 
@@ -79,7 +78,7 @@ class DatasetAudit:
 
     @property
     def flagged(self) -> tuple[FamilyAudit, ...]:
-        """The families that give the label away, the worst first."""
+        """The families that leak the label, the worst first."""
         return tuple(sorted((s for s in self.families if s.flagged), key=lambda s: -s.probe.auc))
 
 
@@ -173,7 +172,7 @@ def _sample(groups: NDArray[np.str_], most: int, seed: int) -> NDArray[np.int64]
     names, codes, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     if len(groups) <= most:
         return np.arange(len(groups))
-    order = sorted(range(len(names)), key=lambda i: hashlib.sha256(f"{seed}/{names[i]}".encode()).digest())
+    order = sorted(range(len(names)), key=lambda i: sha256(f"{seed}/{names[i]}".encode()))
     taken = np.zeros(len(names), dtype=bool)
     taken[[i for i, before in zip(order, np.cumsum(sizes[order]) - sizes[order], strict=True) if before < most]] = True
     return np.flatnonzero(taken[codes])
@@ -215,7 +214,7 @@ def _verdict(found: DatasetAudit, possible: bool) -> str:
         for family_audit in found.flagged
     ]
     worst = max(found.whole.auc, *(family_audit.probe.auc for family_audit in found.flagged))
-    size = "a weak shortcut" if worst < 0.7 else "a shortcut" if worst < 0.9 else "a glaring shortcut"
+    size = "a weak shortcut" if worst < 0.7 else "a shortcut" if worst < 0.9 else "a strong shortcut"
     # How the pixels are made up may also tell how a fake was made, which a detector ought to see; the file never does.
     both = [family_audit.family for family_audit in found.flagged if family_audit.family in ("noise", "sharpness")]
     caution = f" ({' and '.join(both)} may be the forgery's own cue)" if both else ""

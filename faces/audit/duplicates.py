@@ -1,4 +1,4 @@
-"""Pictures that stand in a manifest twice, or nearly so, where they should not."""
+"""Near-duplicate images across the splits, datasets or labels of a manifest."""
 
 from __future__ import annotations
 

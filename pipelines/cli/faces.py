@@ -31,10 +31,13 @@ def ingest(
     source: Annotated[Path, typer.Argument(help="Folder that holds real/ and fake/.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for the crops and manifest.parquet.")],
     dataset: Annotated[str | None, typer.Option(help="Name of the dataset; the folder's by default.")] = None,
-    every_seconds: Annotated[float | None, typer.Option(help="One frame of a video every so often [3].")] = None,
-    already_cropped: Annotated[bool, typer.Option("--already-cropped", help="Pictures are face crops.")] = False,
+    every_seconds: Annotated[float | None, typer.Option(help="Seconds between sampled frames (default 3).")] = None,
+    already_cropped: Annotated[
+        bool, typer.Option("--already-cropped", help="The images are face crops already: detect nothing.")
+    ] = False,
     name_pattern: Annotated[
-        str | None, typer.Option(help="Regular expression with groups method, identity, source.")
+        str | None,
+        typer.Option(help="Regular expression for file names, with named groups out of method, identity, source."),
     ] = None,
     config: ConfigFile = None,
     settings: Set = None,
@@ -78,7 +81,7 @@ def show(
     seed: Seed = None,
     as_json: AsJson = False,
 ) -> None:
-    """Count the faces of a manifest and draw a contact sheet; and one of blended forgeries with their masks."""
+    """Count the faces of a manifest and draw contact sheets: of crops, and of blended forgeries with their masks."""
     from core.manifest import Manifest
     from faces.ingest import summary
     from faces.sheets import contact_sheet, forgery_sheet
@@ -96,9 +99,9 @@ def show(
 @app.command()
 def audit(
     manifest: Manifest,
-    out: Annotated[Path, typer.Option("--out", help="Folder for audit.json, audit.png and what was measured.")] = Path(
-        "runs/audit"
-    ),
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder for audit.json, audit.png and the cached measurements.")
+    ] = Path("runs/audit"),
     dataset: Annotated[list[str] | None, typer.Option(help="Datasets to audit; all by default.")] = None,
     normalise: Annotated[
         Path | None, typer.Option("--normalise", help="Write a copy here whose crops all have one size and encoding.")
@@ -111,7 +114,7 @@ def audit(
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
-    """Find what gives the label away without a look at the faces, and pictures that stand twice."""
+    """Detect label leakage and near-duplicate images."""
     import json
 
     from core.errors import UserError

@@ -12,24 +12,23 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from classifier.figures import COLOURS
+from core.files import atomic, write_text
 from core.manifest import Manifest
 from faces.audit.audit import Audit, AuditConfig, DatasetAudit, audit
 from tracking.models import score_model
 from tracking.runs import PROBE_AUC, Run
 
-# Share of a detector's lift over chance that a blind probe may reach before a user is told.
+# Share of a detector's lift over chance that a shortcut probe may reach before a user is told.
 _NEAR = 0.75
 _GREY = "#666666"
 
 
 def write_audit(found: Audit, folder: Path) -> list[Path]:
     """`audit.json` and `audit.png` in `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
     text, picture = folder / "audit.json", folder / "audit.png"
-    temporary = text.with_suffix(".tmp")
-    temporary.write_text(found.to_json(), encoding="utf-8")
-    temporary.replace(text)
-    audit_figure(found).savefig(picture, dpi=110)
+    write_text(text, found.to_json())
+    with atomic(picture) as temporary:
+        audit_figure(found).savefig(temporary, dpi=110, format="png")
     return [text, picture]
 
 
@@ -60,13 +59,13 @@ def audit_figure(found: Audit) -> Figure:
         assert one.whole is not None
         lines = [(family_audit.family, family_audit.probe, family_audit.flagged) for family_audit in one.families]
         lines.append(("all together", one.whole, bool(one.flagged)))
-        for place, (_, probe, flagged) in enumerate(lines):
+        for row, (_, probe, flagged) in enumerate(lines):
             colour = COLOURS[1] if flagged else COLOURS[0]
             if not math.isnan(probe.low):
-                axes.plot([probe.low, probe.high], [place, place], color=colour, linewidth=2.5, alpha=0.5)
-            axes.plot(probe.auc, place, marker="D" if flagged else "o", color=colour, markersize=6)
+                axes.plot([probe.low, probe.high], [row, row], color=colour, linewidth=2.5, alpha=0.5)
+            axes.plot(probe.auc, row, marker="D" if flagged else "o", color=colour, markersize=6)
         axes.axvline(0.5, color=_GREY, linewidth=0.8, linestyle=":")
-        axes.set(xlim=(0.0 if min(p.auc for _, p, _ in lines) < 0.4 else 0.4, 1.01), xlabel="AUC of the blind probe")
+        axes.set(xlim=(0.0 if min(p.auc for _, p, _ in lines) < 0.4 else 0.4, 1.01), xlabel="AUC of the shortcut probe")
         axes.set_yticks(range(len(lines)), [name for name, _, _ in lines])
         axes.set_title(f"{one.dataset}\n{one.real} real, {one.fake} fake, {one.groups} groups", fontsize=10)
         axes.spines[["top", "right"]].set_visible(False)

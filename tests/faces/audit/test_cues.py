@@ -1,4 +1,4 @@
-"""Traces: each is read off a picture that was made to have it."""
+"""Cues: each is read off a picture that was made to have it."""
 
 from __future__ import annotations
 
