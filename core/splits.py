@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from itertools import combinations, pairwise
 
 import numpy as np
 import pandas as pd
@@ -104,42 +105,68 @@ def _components(identities: pd.Series, sources: pd.Series) -> NDArray[np.int32]:
     return labels
 
 
-def near_duplicates(hashes: Sequence[int] | NDArray[np.uint64], max_distance: int = MAX_DISTANCE) -> NDArray[np.int64]:
-    """Pairs [P, 2] of indices (i < j) whose 64-bit perceptual hashes differ in at most `max_distance` bits.
+def near_values(values: NDArray[np.uint64], max_distance: int = MAX_DISTANCE) -> NDArray[np.int64]:
+    """Pairs [P, 2] of indices (i < j) of distinct 64-bit values that differ in at most `max_distance` bits.
 
-    Compares in blocks, so that memory stays at some tens of megabytes.
+    Multi-index hashing (Norouzi et al. 2012): of `max_distance` + 2 bands of bits, two are equal in such a pair, so that
+    only values with two equal bands are compared. Time and memory grow with the numbers of values and of pairs.
     """
-    values = np.asarray(hashes, dtype=np.uint64)
-    pairs: list[NDArray[np.int64]] = []
-    block = max(1, 4_000_000 // max(len(values), 1))
-    for start in range(0, len(values), block):
-        rows = values[start : start + block]
-        distance = np.bitwise_count(rows[:, None] ^ values[None, start:])
-        i, j = np.nonzero(distance <= max_distance)
-        later = j > i
-        pairs.append(np.stack([i[later] + start, j[later] + start], axis=1))
-    return np.concatenate(pairs) if pairs else np.zeros((0, 2), dtype=np.int64)
+    count = max_distance + 2
+    edges = np.linspace(0, 64, count + 1).astype(int)
+    bands = [(values >> np.uint64(start)) & np.uint64((1 << int(stop - start)) - 1) for start, stop in pairwise(edges)]
+    found = [np.zeros((0, 2), dtype=np.int64)]
+    for first, second in combinations(range(count), 2):
+        key = (bands[first] << np.uint64(32)) | bands[second] if count < 32 else values
+        order = np.argsort(key, kind="stable")
+        ordered, apart = key[order], 1
+        while apart < len(values):  # neighbours at growing distance in the sorted keys, as long as any two agree
+            same = np.flatnonzero(ordered[apart:] == ordered[:-apart])
+            if not len(same):
+                break
+            left, right = order[same], order[same + apart]
+            near = np.bitwise_count(values[left] ^ values[right]) <= max_distance
+            found.append(np.sort(np.stack([left[near], right[near]], axis=1), axis=1))
+            apart += 1
+    return np.unique(np.concatenate(found), axis=0)
 
 
 def leaking(
     split: Sequence[str] | pd.Series,
-    pairs: NDArray[np.int64],
+    hashes: Sequence[int] | NDArray[np.uint64],
     protected: NDArray[np.bool_] | None = None,
+    max_distance: int = MAX_DISTANCE,
 ) -> dict[int, int]:
-    """Rows to reject, each with the row that it repeats, so that no near-duplicate pair spans two splits.
+    """Rows to reject, each with the row that it repeats, so that no two near-duplicates stand in different splits.
 
-    Of a pair the row of the less precious split goes (train before val before test), but never a `protected` one
-    (an old row) while its partner is new.
+    Of two the row of the less precious split goes (train before val before test), but never a `protected` one (an old
+    row) while its partner is new.
+
+    Args:
+        hashes: [N] perceptual hashes of 64 bits; near-duplicates differ in at most `max_distance` bits.
     """
-    splits = list(split)
-    old = np.zeros(len(splits), dtype=bool) if protected is None else protected
-    rejected: dict[int, int] = {}
-    spanning = [(int(i), int(j)) for i, j in pairs if splits[int(i)] != splits[int(j)]]
+    values = np.asarray(hashes, dtype=np.uint64)
+    old = np.zeros(len(values), dtype=bool) if protected is None else np.asarray(protected, dtype=bool)
+    # Rows of one hash, split and age fare alike: one of them speaks for all.
+    frame = pd.DataFrame({"hash": values, "split": np.asarray(split, dtype=object), "old": old})
+    kind = frame.groupby(["hash", "split", "old"], sort=False).ngroup().to_numpy()
+    kinds = frame.drop_duplicates(["hash", "split", "old"])
+    rank = [
+        (not aged, _PRECIOUS[own], row)
+        for row, own, aged in zip(kinds.index, kinds["split"], kinds["old"], strict=True)
+    ]
+    unique, code = np.unique(kinds["hash"].to_numpy(dtype=np.uint64), return_inverse=True)
+    members: list[list[int]] = [[] for _ in unique]
+    for number, own in enumerate(code):
+        members[own].append(number)
+    pairs = [(a, b) for own in members for a, b in combinations(own, 2)]
+    pairs += [(a, b) for u, v in near_values(unique, max_distance).tolist() for a in members[u] for b in members[v]]
+    splits = kinds["split"].tolist()
     # The most precious rows speak first, so that one decision does not depend on the order of the pairs.
-    spanning.sort(key=lambda pair: sorted((not old[k], _PRECIOUS[splits[k]], k) for k in pair))
-    for i, j in spanning:
-        if i in rejected or j in rejected:
-            continue
-        keep, drop = sorted((i, j), key=lambda k: (not old[k], _PRECIOUS[splits[k]], k))
-        rejected[drop] = keep
-    return rejected
+    spanning = sorted(sorted(pair, key=rank.__getitem__) for pair in pairs if splits[pair[0]] != splits[pair[1]])
+    spanning.sort(key=lambda pair: [rank[number] for number in pair])
+    rejected: dict[int, int] = {}
+    for keep, drop in spanning:
+        if keep not in rejected and drop not in rejected:
+            rejected[drop] = keep
+    first = kinds.index.to_numpy()
+    return {int(row): int(first[rejected[own]]) for row, own in enumerate(kind.tolist()) if own in rejected}

@@ -174,7 +174,7 @@ def _without_duplicates(
         lambda _: "its identity and source tie together earlier rows of two splits",
     )
     hashes = np.array([int(text, 16) for text in rows["phash"]], dtype=np.uint64)
-    duplicates = splits.leaking(rows["split"], splits.near_duplicates(hashes), rows["old"].to_numpy(dtype=bool))
+    duplicates = splits.leaking(rows["split"], hashes, rows["old"].to_numpy(dtype=bool))
     media, split = rows["media"], rows["split"]
     reject(
         rows.index.isin(list(duplicates)),

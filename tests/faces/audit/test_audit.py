@@ -146,7 +146,7 @@ def test_near_duplicates_are_listed_where_they_should_not_be(tmp_path: Path) -> 
     assert twice.across_splits >= 10
     assert twice.across_datasets == twice.across_splits
     assert twice.to_remove >= 10
-    assert "pairs across splits" in twice.verdict
+    assert "20 rows have one in another split" in twice.verdict
 
 
 def test_normalised_crops_are_alike_in_all_that_hangs_on_the_file(tmp_path: Path) -> None:
