@@ -108,7 +108,7 @@ def _components(identities: pd.Series, sources: pd.Series) -> NDArray[np.int32]:
 def near_values(values: NDArray[np.uint64], max_distance: int = MAX_DISTANCE) -> NDArray[np.int64]:
     """Pairs [P, 2] of indices (i < j) of distinct 64-bit values that differ in at most `max_distance` bits.
 
-    Multi-index hashing (Norouzi et al. 2012): of `max_distance` + 2 bands of bits, two are equal in such a pair, so that
+    Multi-index hashing (Norouzi et al. 2012): of `max_distance` + 2 bands of bits two are equal in such a pair, and
     only values with two equal bands are compared. Time and memory grow with the numbers of values and of pairs.
     """
     count = max_distance + 2
