@@ -83,7 +83,7 @@ class ComparisonConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    arms: Arms = Field(ARMS, description=f"of {', '.join(ARMS)}, or another mixture of methods joined by +")
+    arms: Arms = Field(ARMS, description="see pipelines.experiments.arms; mixtures of methods are joined by +")
     seeds: Seeds = Field((0, 1, 2), description="each arm is trained once by each")
     reference: str = Field(NONE, description="the arm that all others are held against")
     generator: str = Field("train", description="train (by the section gan), none, or the folder of a checkpoint")

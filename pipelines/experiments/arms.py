@@ -56,7 +56,9 @@ class Arm:
         if name in BALANCES:
             return cls(name, "", BALANCES[name])
         if balance and (balance not in BALANCES or balance == NONE):
-            raise ValueError(f"there is no balance {balance!r} in the arm {name!r}: it is one of {', '.join(BALANCES)}")
+            raise ValueError(
+                f"there is no balance {balance!r} in the arm {name!r}: it is {' or '.join([*BALANCES][1:])}"
+            )
         if faces != ALL_FAKES:
             _check(faces)
         return cls(name, "" if faces == ALL_FAKES else faces, BALANCES[balance or NONE])

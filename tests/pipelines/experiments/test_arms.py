@@ -90,7 +90,9 @@ def test_the_section_experiment_says_arms_and_seeds_of_a_run() -> None:
     assert first != second
     with pytest.raises(UserError, match="name a second arm"):
         specs(experiment={"arms": ["none"]})
-    with pytest.raises(UserError, match="there is no balance 'none' in the arm 'gan with none'"):
+    with pytest.raises(
+        UserError, match="there is no balance 'none' in the arm 'gan with none': it is class weights or"
+    ):
         specs(experiment={"arms": ["none", "gan with none"]})
 
 
