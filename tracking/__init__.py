@@ -1,1 +1,41 @@
-"""MLflow: where runs live, runs, models and the registry."""
+"""MLflow: where runs live, runs, logged models, the registry and the UI."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from core.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from tracking.models import fetch_model as fetch_model
+    from tracking.models import log_detector as log_detector
+    from tracking.models import score_model as score_model
+    from tracking.registry import Registry as Registry
+    from tracking.registry import Version as Version
+    from tracking.runs import Run as Run
+    from tracking.runs import run as run
+    from tracking.runs import test_openings as test_openings
+    from tracking.store import Store as Store
+    from tracking.store import TrackingError as TrackingError
+    from tracking.store import open_store as open_store
+
+# Before MLflow is imported: it decides at import whether it reports its use.
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # jobs draw bars of their own
+
+_HOMES = {
+    "Registry": "registry",
+    "Run": "runs",
+    "Store": "store",
+    "TrackingError": "store",
+    "Version": "registry",
+    "fetch_model": "models",
+    "log_detector": "models",
+    "open_store": "store",
+    "run": "runs",
+    "score_model": "models",
+    "test_openings": "runs",
+}
+__all__ = [*_HOMES]
+__getattr__ = lazy_exports(__name__, _HOMES)

@@ -1,7 +1,8 @@
-"""Logged models: every trained detector with its weights, its scores per dataset, and the leaderboard over them.
+"""Logged models: every trained detector with its weights and its scores per dataset.
 
 What is kept is our own checkpoint folder (safetensors weights and a JSON configuration), no pickled class and no
 exported graph: it can be rebuilt, fine-tuned and explained. An `MLmodel` file beside it makes it a model of MLflow's.
+Metrics stand on the logged models as `auc/<dataset>`, so that `MlflowClient.search_logged_models` ranks them.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
-import pandas as pd
 from mlflow.entities import LoggedModelOutput
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
-from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
+from core.files import sha256
+from tracking.mlflow_internals import delete_artifacts
 from tracking.registry import Registry
 from tracking.runs import MAX_PARAM, MAX_TAG, Run, flattened, git_commit, metric_name, shortened
 from tracking.store import Store, TrackingError, explained
@@ -30,6 +31,26 @@ WEIGHTS, CONFIG, SUMS = "weights.safetensors", "config.json", "SHA256SUMS"
 DIGEST_TAG = "counterforge.digest"
 MODEL_TYPE = "counterforge-detector"
 _NO_PART_OF_A_MODEL = {SUMS, "MLmodel", "registered_model_meta"}
+_PACKAGES = ("core", "metrics", "faces", "gan", "classifier", "tracking", "tuning", "pipelines", "serving")
+
+
+@lru_cache(maxsize=1)
+def code_version() -> str:
+    """Such as `counterforge 0.1.0 3f9c01d2a7b4`: a commit says nothing of uncommitted changes, and a wheel has none.
+
+    The digits are of the names and contents of all Python files of the packages, so that a checkout can be held
+    against them.
+    """
+    house = Path(__file__).parents[1]
+    total = hashlib.sha256()
+    for package in _PACKAGES:
+        for file in sorted((house / package).rglob("*.py")):
+            total.update(f"{file.relative_to(house).as_posix()}\0".encode() + file.read_bytes() + b"\0")
+    try:
+        version = metadata.version("counterforge")
+    except metadata.PackageNotFoundError:
+        version = "unknown"
+    return f"counterforge {version} {total.hexdigest()[:12]}"
 
 
 def log_detector(
@@ -51,8 +72,8 @@ def log_detector(
     """
     store, client = run.store, run.store.client
     files = _files(folder)
-    sums = "".join(f"{_sha256(path)}  {path.name}\n" for path in files)
-    digest = hashlib.sha256(sums.encode()).hexdigest()[:32]
+    sums = "".join(f"{sha256(path)}  {path.name}\n" for path in files)
+    digest = sha256(sums.encode())[:32]
     clean = re.sub(r"[/:.%\"']", "-", name) or "detector"  # what MLflow refuses in a model's name
     with explained(f"log the model {name}", store.tracking_uri):
         model = _logged_before(store, run, clean, digest)
@@ -72,7 +93,10 @@ def log_detector(
             )
         with tempfile.TemporaryDirectory() as scratch:
             (Path(scratch) / SUMS).write_text(sums)
-            _mlmodel(run, str(model.model_id), sum(path.stat().st_size for path in files)).save(f"{scratch}/MLmodel")
+            size = sum(path.stat().st_size for path in files)
+            described = Model(run_id=run.id, model_id=str(model.model_id), model_size_bytes=size)
+            described.add_flavor("counterforge", weights=WEIGHTS, config=CONFIG, checksums=SUMS)
+            described.save(f"{scratch}/MLmodel")
             for path in (*files, Path(scratch) / SUMS, Path(scratch) / "MLmodel"):
                 client.log_model_artifact(model.model_id, str(path))
         run.metrics(metrics or {}, model_id=model.model_id)
@@ -95,36 +119,6 @@ def score_model(
         store.client.get_logged_model(model_id)
     run.metrics(named, model_id=model_id, dataset=(dataset, digest))
     return named
-
-
-def leaderboard(
-    store: Store,
-    experiment: str,
-    metric: str,
-    *,
-    higher_is_better: bool = True,
-    digest: str | None = None,
-    limit: int = 1000,
-) -> pd.DataFrame:
-    """The models of an experiment, the best first by `metric` (such as `auc/<dataset>`); those without it last.
-
-    Columns: `model_id`, `name`, `run_id`, `created` (UTC), the newest value of every metric, `param.<name>` and
-    `tag.<name>`. `digest` restricts the order to scores on that content of the dataset `metric` ends in.
-    """
-    order: dict[str, Any] = {"field_name": f"metrics.{metric_name(metric)}", "ascending": not higher_is_better}
-    if digest is not None:
-        order |= {"dataset_name": metric.split("/", 1)[-1], "dataset_digest": digest}
-    rows: list[dict[str, Any]] = []
-    experiment_id, token = store.experiment(experiment), None
-    with explained(f"list the models of {experiment}", store.tracking_uri):
-        while len(rows) < limit:
-            page = store.client.search_logged_models(
-                [experiment_id], max_results=min(50, limit - len(rows)), order_by=[order], page_token=token
-            )
-            rows += [_row(model) for model in page if str(model.status) == "READY"]
-            if not (token := page.token):
-                break
-    return pd.DataFrame(rows, columns=None if rows else ["model_id", "name", "run_id", "created", metric])
 
 
 def fetch_model(store: Store, model: str, to: Path, *, registry: Registry | None = None) -> Path:
@@ -179,7 +173,7 @@ def forget_model(store: Store, model_id: str) -> bool:
             raise
         if any(version.model_id == model_id for version in Registry(store).versions()):
             return False
-        get_artifact_repository(str(model.artifact_location), tracking_uri=store.tracking_uri).delete_artifacts()
+        delete_artifacts(str(model.artifact_location), store.tracking_uri)
         store.client.delete_logged_model(model_id)
     return True
 
@@ -212,12 +206,6 @@ def _logged_before(store: Store, run: Run, name: str, digest: str) -> Any:
             return None
 
 
-def _mlmodel(run: Run, model_id: str, size: int) -> Any:
-    model = Model(run_id=run.id, model_id=model_id, model_size_bytes=size)
-    model.add_flavor("counterforge", weights=WEIGHTS, config=CONFIG, checksums=SUMS)
-    return model
-
-
 def _download(store: Store, uri: str, folder: Path) -> None:
     mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder), tracking_uri=store.tracking_uri)
 
@@ -231,43 +219,7 @@ def _names(sums: Path) -> Iterable[str]:
 
 def _is_intact(folder: Path, digest: str) -> bool:
     sums = folder / SUMS
-    if not sums.is_file() or hashlib.sha256(sums.read_bytes()).hexdigest()[:32] != digest:
+    if not sums.is_file() or sha256(sums)[:32] != digest:
         return False
     pairs = [line.split("  ", 1) for line in sums.read_text().splitlines() if line]
-    return all((folder / name).is_file() and _sha256(folder / name) == expected for expected, name in pairs)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _row(model: Any) -> dict[str, Any]:
-    newest = sorted(model.metrics or [], key=lambda metric: (metric.timestamp, metric.step))
-    row: dict[str, Any] = {"model_id": model.model_id, "name": model.name, "run_id": model.source_run_id}
-    row["created"] = pd.Timestamp(model.creation_timestamp, unit="ms", tz="UTC")
-    row |= {metric.key: float(metric.value) for metric in newest}
-    row |= {f"param.{key}": value for key, value in model.params.items()}
-    return row | {f"tag.{key}": value for key, value in model.tags.items() if not key.startswith("mlflow.")}
-
-
-_PACKAGES = ("core", "metrics", "faces", "gan", "classifier", "tracking", "tuning", "pipelines", "serving")
-
-
-@lru_cache(maxsize=1)
-def code_version() -> str:
-    """Such as `counterforge 0.1.0 3f9c01d2a7b4`: a commit says nothing of uncommitted changes, and a wheel has none.
-
-    The digits are of the names and contents of all Python files of the packages, so that a checkout can be held
-    against them.
-    """
-    house = Path(__file__).parents[1]
-    total = hashlib.sha256()
-    for package in _PACKAGES:
-        for file in sorted((house / package).rglob("*.py")):
-            total.update(f"{file.relative_to(house).as_posix()}\0".encode() + file.read_bytes() + b"\0")
-    try:
-        version = metadata.version("counterforge")
-    except metadata.PackageNotFoundError:
-        version = "unknown"
-    return f"counterforge {version} {total.hexdigest()[:12]}"
+    return all((folder / name).is_file() and sha256(folder / name) == expected for expected, name in pairs)

@@ -1,7 +1,8 @@
 """The model registry: which detector is in service, which one was before, and why.
 
-`champion` is served, `previous` is what `rollback` returns to, `challenger` waits for the gate. How they move, all at
-once and with a record, is in `tracking.registry`.
+`champion` is served, `previous` is what `rollback` returns to, `challenger` waits for the gate. Aliases move all at
+once, only if the champion is still the one that the change was decided against, and every change is kept as a tag of
+the registered model.
 """
 
 from __future__ import annotations
@@ -9,24 +10,56 @@ from __future__ import annotations
 import getpass
 import json
 import socket
-import sqlite3
 import uuid
 from collections.abc import Mapping
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import pandas as pd
 from mlflow.exceptions import MlflowException
-from mlflow.utils.workspace_utils import DEFAULT_WORKSPACE_NAME
 
+from tracking.mlflow_internals import MODEL_VERSIONS, database_path, move_aliases_at_once
 from tracking.runs import MAX_TAG, metric_name, shortened
-from tracking.store import Store, TrackingError, database_path, explained
+from tracking.store import Store, TrackingError, explained
 
 DETECTOR = "counterforge-detector"
 MODEL_TAG = "counterforge.model_id"
 REPORT_TAG = "gate_report"
+CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous", "challenger"
+HISTORY = "history."
+_MAX_WHY = 4000
+
+
+class ConcurrentPromotionError(TrackingError):
+    """Another champion stands there than the one that the change was decided against."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """One change of the champion, as it is kept for good."""
+
+    when: str  # UTC, ISO 8601
+    who: str  # user@host
+    what: str  # promote | rollback
+    version: int  # the champion since then
+    before: int | None  # the champion until then
+    why: str
+
+
+def event(what: str, version: int, before: int | None, why: str) -> Event:
+    """An event of now, by whoever runs this process."""
+    return Event(datetime.now(UTC).isoformat(timespec="microseconds"), who(), what, version, before, why[:_MAX_WHY])
+
+
+def who() -> str:
+    """user@host of this process."""
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):  # a container's user may have no name
+        user = "unknown"
+    return f"{user}@{socket.gethostname()}"
 
 
 @dataclass(frozen=True)
@@ -81,9 +114,9 @@ class Registry:
                 self.name, f"models:/{model_id}", run_id=model.source_run_id, tags=lineage, model_id=model_id
             )
             if not self.store.is_server:  # a server does this itself; the UI links model and version by it
-                links = json.loads(model.tags.get("mlflow.modelVersions", "[]"))
+                links = json.loads(model.tags.get(MODEL_VERSIONS, "[]"))
                 links.append({"name": self.name, "version": int(made.version)})
-                client.set_logged_model_tags(model_id, {"mlflow.modelVersions": json.dumps(links)})
+                client.set_logged_model_tags(model_id, {MODEL_VERSIONS: json.dumps(links)})
         return self.resolve(str(made.version))
 
     def promote(
@@ -261,42 +294,6 @@ def _version(entity: Any, aliases: Mapping[str, Any]) -> Version:
     )
 
 
-CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous", "challenger"
-HISTORY = "history."
-_WAIT_SECONDS = 60
-_MAX_WHY = 4000
-
-
-class ConcurrentPromotionError(TrackingError):
-    """Another champion stands there than the one that the change was decided against."""
-
-
-@dataclass(frozen=True)
-class Event:
-    """One change of the champion, as it is kept for good."""
-
-    when: str  # UTC, ISO 8601
-    who: str  # user@host
-    what: str  # promote | rollback
-    version: int  # the champion since then
-    before: int | None  # the champion until then
-    why: str
-
-
-def event(what: str, version: int, before: int | None, why: str) -> Event:
-    """An event of now, by whoever runs this process."""
-    return Event(datetime.now(UTC).isoformat(timespec="microseconds"), who(), what, version, before, why[:_MAX_WHY])
-
-
-def who() -> str:
-    """user@host of this process."""
-    try:
-        user = getpass.getuser()
-    except (OSError, KeyError):  # a container's user may have no name
-        user = "unknown"
-    return f"{user}@{socket.gethostname()}"
-
-
 def move_aliases(store: Store, name: str, wanted: Mapping[str, int | None], record: Event) -> None:
     """Set the aliases of the registered model `name` (None removes one) if its champion is still `record.before`.
 
@@ -313,7 +310,14 @@ def move_aliases(store: Store, name: str, wanted: Mapping[str, int | None], reco
         if store.is_server:
             _through_a_server(store, name, wanted, record, key, value)
         else:
-            _in_one_transaction(store, name, wanted, record, key, value)
+            move_aliases_at_once(
+                database_path(store.tracking_uri),
+                name,
+                wanted,
+                CHAMPION,
+                lambda champion: not _already(name, champion, record),
+                (key, value),
+            )
 
 
 def history(store: Store, name: str) -> list[Event]:
@@ -331,43 +335,6 @@ def history(store: Store, name: str) -> list[Event]:
             with suppress(ValueError, TypeError):  # a tag that somebody wrote by hand
                 events.append(Event(**json.loads(value)))
     return sorted(events, key=lambda each: each.when, reverse=True)
-
-
-def _in_one_transaction(
-    store: Store, name: str, wanted: Mapping[str, int | None], record: Event, key: str, value: str
-) -> None:
-    file = database_path(store.tracking_uri)
-    place = (DEFAULT_WORKSPACE_NAME, name)
-    uri = f"{file.as_uri()}?mode=rw"
-    with closing(sqlite3.connect(uri, uri=True, timeout=_WAIT_SECONDS, isolation_level=None)) as database:
-        database.execute("BEGIN IMMEDIATE")
-        try:
-            found = database.execute(
-                "SELECT version FROM registered_model_aliases WHERE workspace = ? AND name = ? AND alias = ?",
-                (*place, CHAMPION),
-            ).fetchone()
-            if _already(name, int(found[0]) if found else None, record):
-                database.execute("ROLLBACK")
-                return
-            for alias, number in wanted.items():
-                database.execute(
-                    "DELETE FROM registered_model_aliases WHERE workspace = ? AND name = ? AND alias = ?",
-                    (*place, alias),
-                )
-                if number is not None:
-                    database.execute(
-                        "INSERT INTO registered_model_aliases (workspace, name, alias, version) VALUES (?, ?, ?, ?)",
-                        (*place, alias, number),
-                    )
-            database.execute(
-                "INSERT INTO registered_model_tags (workspace, name, key, value) VALUES (?, ?, ?, ?)",
-                (*place, key, value),
-            )
-            database.execute("COMMIT")
-        except BaseException:
-            if database.in_transaction:
-                database.execute("ROLLBACK")
-            raise
 
 
 def _through_a_server(

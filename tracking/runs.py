@@ -28,6 +28,7 @@ from typing import Any
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException, RestException
 
+from tracking.mlflow_internals import last_points
 from tracking.store import Store, TrackingError, explained, quick_requests
 
 KEY_TAG = "counterforge.key"
@@ -35,8 +36,19 @@ ATTEMPTS_TAG = "counterforge.attempts"
 ERROR_TAG = "error"
 KILLED_TAG = "killed_because"
 OPENED_TEST = "test_opened"
-# Limit of one request.
-_PARAMS_PER_CALL = 100
+# Limits of one request.
+_PARAMS_PER_CALL, _METRICS_PER_CALL = 100, 1000
+# How long after a failure the server is left in peace: each try may cost seconds where it hangs.
+PAUSE_SECONDS = 5.0
+# Limits of MLflow's database columns.
+MAX_NAME = 250
+MAX_PARAM = 6000
+MAX_TAG = 5000
+MAX_DATASET_NAME = 500
+MAX_DIGEST = 36
+# What one command logs on a model, as `<name>/<dataset>`, and the gate of promotion reads.
+ROBUST_WORST_AUC = "robust_worst_auc"
+PROBE_AUC = "probe_auc"
 
 _log = logging.getLogger(__name__)
 
@@ -51,6 +63,43 @@ def git_commit() -> str | None:
             )
             return answer.stdout.strip() or None
     return None
+
+
+@dataclass
+class Outbox:
+    """The metrics of one run, sent in the order they came. They carry the time at which they were put in."""
+
+    store: Store
+    run_id: str
+    waiting: list[Metric] = field(default_factory=list)
+    _silent_until: float = 0.0
+
+    def put(self, metrics: Sequence[Metric]) -> None:
+        """Send them now or, from a server that is away, later: with the next ones, or by `flush`."""
+        self.waiting += metrics
+        if not self.store.is_server:
+            self.flush()
+        elif time.monotonic() >= self._silent_until:
+            try:
+                with quick_requests():
+                    self.flush()
+            except MlflowException as error:
+                if isinstance(error, RestException):  # it answered, and it refused
+                    raise
+                if not self._silent_until:
+                    _log.warning("%s does not answer; metrics are kept until it does", self.store.tracking_uri)
+                self._silent_until = time.monotonic() + PAUSE_SECONDS
+
+    def flush(self) -> None:
+        """Send everything, with MLflow's own patience (about two minutes); what fails stays here.
+
+        Sending the same twice does no harm: MLflow keeps one of equal points.
+        """
+        while self.waiting:
+            batch = self.waiting[:_METRICS_PER_CALL]
+            self.store.client.log_batch(self.run_id, metrics=batch)
+            del self.waiting[: len(batch)]
+        self._silent_until = 0.0
 
 
 @dataclass
@@ -356,64 +405,9 @@ def _reopen(store: Store, run_id: str, name: str, tags: dict[str, Any]) -> Run:
         client.update_run(run_id, status="RUNNING", name=name)
         for stale in {ERROR_TAG, KILLED_TAG} & set(before.data.tags):
             client.delete_tag(run_id, stale)
-    # MLflow's public view of a run has the last values of its metrics but not their steps.
-    logged = {metric.key: (int(metric.step), float(metric.value)) for metric in before.data._metric_objs}
-    handle = Run(store, run_id, str(before.info.experiment_id), name, reopened=True, _logged=logged)
+    handle = Run(store, run_id, str(before.info.experiment_id), name, reopened=True, _logged=last_points(before))
     handle.tags(tags | {ATTEMPTS_TAG: int(before.data.tags.get(ATTEMPTS_TAG, 1)) + 1})
     return handle
-
-
-_METRICS_PER_CALL = 1000  # MLflow's limit of one request
-# How long after a failure the server is left in peace: each try may cost seconds where it hangs.
-PAUSE_SECONDS = 5.0
-
-
-@dataclass
-class Outbox:
-    """The metrics of one run, sent in the order they came. They carry the time at which they were put in."""
-
-    store: Store
-    run_id: str
-    waiting: list[Metric] = field(default_factory=list)
-    _silent_until: float = 0.0
-
-    def put(self, metrics: Sequence[Metric]) -> None:
-        """Send them now or, from a server that is away, later: with the next ones, or by `flush`."""
-        self.waiting += metrics
-        if not self.store.is_server:
-            self.flush()
-        elif time.monotonic() >= self._silent_until:
-            try:
-                with quick_requests():
-                    self.flush()
-            except MlflowException as error:
-                if isinstance(error, RestException):  # it answered, and it refused
-                    raise
-                if not self._silent_until:
-                    _log.warning("%s does not answer; metrics are kept until it does", self.store.tracking_uri)
-                self._silent_until = time.monotonic() + PAUSE_SECONDS
-
-    def flush(self) -> None:
-        """Send everything, with MLflow's own patience (about two minutes); what fails stays here.
-
-        Sending the same twice does no harm: MLflow keeps one of equal points.
-        """
-        while self.waiting:
-            batch = self.waiting[:_METRICS_PER_CALL]
-            self.store.client.log_batch(self.run_id, metrics=batch)
-            del self.waiting[: len(batch)]
-        self._silent_until = 0.0
-
-
-# Limits of MLflow's database columns.
-MAX_NAME = 250
-MAX_PARAM = 6000
-MAX_TAG = 5000
-MAX_DATASET_NAME = 500
-MAX_DIGEST = 36
-# What one command logs on a model, as `<name>/<dataset>`, and the gate of promotion reads.
-ROBUST_WORST_AUC = "robust_worst_auc"
-PROBE_AUC = "probe_auc"
 
 
 def metric_name(name: str) -> str:

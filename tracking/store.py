@@ -1,4 +1,4 @@
-"""Where runs live: a folder with a SQLite database and artifacts, or a server.
+"""Where runs live: a folder with a SQLite database and artifacts, or a server; and what can go wrong with it.
 
 Everything here passes the tracking URI explicitly. MLflow's own default depends on what lies in the working directory
 (a leftover `mlruns/0/meta.yaml` selects a store that no longer works), so it is never relied on.
@@ -7,7 +7,6 @@ Everything here passes the tracking URI explicitly. MLflow's own default depends
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import re
 import shutil
@@ -20,21 +19,22 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse, urlsplit
+from urllib.parse import urlsplit
 
 import mlflow
 from mlflow.exceptions import MlflowException
-from mlflow.store.artifact import artifact_repository_registry as registry
-from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
-from mlflow.store.artifact.mlflow_artifacts_repo import MlflowArtifactsRepository
-from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-from sqlalchemy import event
-from sqlalchemy.engine import Engine
+from sqlalchemy.exc import SQLAlchemyError
 
-# Before MLflow is imported: it decides at import whether it reports its use.
-os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # jobs draw bars of their own
-
+from core.errors import UserError
+from tracking.mlflow_internals import (
+    ARTIFACTS,
+    EXPERIMENT_KIND,
+    SCHEME,
+    database_path,
+    has_tables,
+    register_repository,
+    write_database,
+)
 
 DEFAULT_ROOT = Path("mlruns")
 DATABASE = "mlflow.db"
@@ -43,6 +43,59 @@ MIN_FREE_MEGABYTES = 100
 _LOCK_TIMEOUT_SECONDS = 60
 # How long the first request to a server may take: a job that cannot be recorded should say so at once.
 _PROBE_TIMEOUT_SECONDS = 4
+
+
+class TrackingError(UserError):
+    """A mistake in the tracking environment, or in what was asked of it."""
+
+
+# What the libraries below say, and what the user can do about it. The first match counts.
+_REMEDIES = (
+    ("disk is full", "free some disk space and run the same command again"),
+    ("no space left", "free some disk space and run the same command again"),
+    ("readonly database", "make the folder writable for this user"),
+    ("read-only file system", "choose a folder on a disk that can be written"),
+    ("permission denied", "make the folder writable for this user"),
+    (
+        "database is locked",
+        "another job holds it: wait for that job, or share one MLflow server (see mlruns/README.md)",
+    ),
+    ("malformed", "the database is damaged: restore it from a copy"),
+    ("schema", "bring it up to date with `mlflow db upgrade` after making a copy"),
+    ("max retries exceeded", "start the MLflow server again and run the same command again"),
+    ("failed with exception", "start the MLflow server again and run the same command again"),
+    ("does not exist", "check the name or id"),
+    ("not found", "check the name or id"),
+)
+
+
+def remedy_for(reason: str) -> str:
+    """What the user can do about a failure whose library message is `reason`."""
+    lowered = reason.lower()
+    return next((remedy for sign, remedy in _REMEDIES if sign in lowered), "see the message and run the command again")
+
+
+def first_line(error: BaseException) -> str:
+    """The part of a library's message that a person can read: one line, at most 300 characters."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return f"{errno.errorcode.get(error.errno, error.errno)}: {error.strerror}"
+    lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return lines[0].strip()[:300]
+
+
+@contextmanager
+def explained(doing: str, where: str) -> Iterator[None]:
+    """Turn what MLflow, SQLAlchemy, SQLite and the file system raise inside into one `TrackingError`.
+
+    `doing` completes "cannot ..."; `where` names the tracking URI or the path.
+    """
+    try:
+        yield
+    except TrackingError:
+        raise
+    except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
+        reason = first_line(error)
+        raise TrackingError(f"cannot {doing} ({where}): {reason.rstrip('.')}; {remedy_for(str(error))}") from error
 
 
 @dataclass(frozen=True)
@@ -93,7 +146,8 @@ class Store:
                 folder = f"{re.sub(r'[^A-Za-z0-9_-]+', '-', name).strip('-')[:60]}-{uuid.uuid4().hex[:6]}"
                 location = None if self.is_server else f"{SCHEME}:/{folder}"
                 try:
-                    return str(self.client.create_experiment(name, artifact_location=location))
+                    made = self.client.create_experiment(name, artifact_location=location, tags=EXPERIMENT_KIND)
+                    return str(made)
                 except MlflowException as error:
                     if error.error_code != "RESOURCE_ALREADY_EXISTS":
                         raise
@@ -103,6 +157,10 @@ class Store:
                 f"the experiment {name!r} was deleted ({self.tracking_uri}): restore it with "
                 f"`mlflow experiments restore -x {found.experiment_id}`, or choose another project name"
             )
+        if not EXPERIMENT_KIND.keys() & found.tags.keys():  # made by an older version
+            with explained(f"tag the experiment {name!r}", self.tracking_uri):
+                for key, value in EXPERIMENT_KIND.items():
+                    self.client.set_experiment_tag(found.experiment_id, key, value)
         return str(found.experiment_id)
 
 
@@ -116,7 +174,7 @@ def open_store(root: Path = DEFAULT_ROOT) -> Store:
         TrackingError: the server does not answer, the folder cannot be written, less than 100 MB are free, the
             database is damaged or of another version of MLflow, or the variable asks for what is not offered.
     """
-    register()
+    register_repository()
     root = Path(root).absolute()
     wanted = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
     ours = f"sqlite:///{root / DATABASE}?timeout={_LOCK_TIMEOUT_SECONDS}"
@@ -129,7 +187,7 @@ def open_store(root: Path = DEFAULT_ROOT) -> Store:
             f"one over it with `mlflow server --backend-store-uri`, or unset the variable to use {root}"
         )
     else:
-        store = Store(ours, root, str(root / FOLDER))
+        store = Store(ours, root, str(root / ARTIFACTS))
         _check_folder(root)
         _check_database(root / DATABASE)
         with explained("read the tracking database", str(root / DATABASE)):
@@ -196,13 +254,20 @@ def _check_folder(root: Path) -> None:
 
 def _check_database(path: Path) -> None:
     if not path.exists() or path.stat().st_size == 0:
-        _create_database(path)
+        # Under another name, and published whole: neither a kill nor a race leaves half of one.
+        draft = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
+        try:
+            with explained("make the tracking database", str(path)):
+                write_database(draft)
+                _publish(draft, path)
+        finally:
+            draft.unlink(missing_ok=True)
     try:
         uri = f"{path.as_uri()}?mode=rw"
         with closing(sqlite3.connect(uri, uri=True, timeout=_LOCK_TIMEOUT_SECONDS, isolation_level=None)) as database:
             database.execute("BEGIN IMMEDIATE")  # fails where nothing could be written, without writing
             database.execute("ROLLBACK")
-            if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'experiments'").fetchall():
+            if not has_tables(database):
                 raise sqlite3.DatabaseError("it holds no MLflow tables")
     except sqlite3.Error as error:
         if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
@@ -216,32 +281,6 @@ def _check_database(path: Path) -> None:
         ) from error
 
 
-def _create_database(path: Path) -> None:
-    """Make the database under another name and publish it whole, so that neither a kill nor a race leaves half of one.
-
-    MLflow runs its whole chain of migrations here, one disk flush each; without the flushes it takes 1.5 instead of
-    6 seconds on a slow disk, and a crash before publishing costs nothing.
-    """
-    draft = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
-
-    def without_flushes(connection: Any, _: Any) -> None:
-        connection.execute("PRAGMA synchronous=OFF")
-
-    event.listen(Engine, "connect", without_flushes)
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # its news are no news to the user
-    try:
-        with explained("make the tracking database", str(path)):
-            # This root makes the default experiment portable too; see tracking.store.
-            made = SqlAlchemyStore(f"sqlite:///{draft}", f"{SCHEME}:/")
-            made.engine.dispose()
-            with draft.open("rb") as written:
-                os.fsync(written.fileno())
-            _publish(draft, path)
-    finally:
-        event.remove(Engine, "connect", without_flushes)
-        draft.unlink(missing_ok=True)
-
-
 def _publish(draft: Path, path: Path) -> None:
     if path.exists() and path.stat().st_size == 0:
         path.unlink()
@@ -252,92 +291,3 @@ def _publish(draft: Path, path: Path) -> None:
     except OSError:  # a file system without hard links
         if not path.exists():
             draft.replace(path)
-
-
-class TrackingError(ValueError):
-    """A mistake in the tracking environment or in what was asked of it, which the user can mend.
-
-    Its message is one sentence: what is wrong, where, and what to do. The command line prints it and exits 2.
-    """
-
-
-# What the libraries below say, and what the user can do about it. The first match counts.
-_REMEDIES = (
-    ("disk is full", "free some disk space and run the same command again"),
-    ("no space left", "free some disk space and run the same command again"),
-    ("readonly database", "make the folder writable for this user"),
-    ("read-only file system", "choose a folder on a disk that can be written"),
-    ("permission denied", "make the folder writable for this user"),
-    (
-        "database is locked",
-        "another job holds it: wait for that job, or share one MLflow server (see mlruns/README.md)",
-    ),
-    ("malformed", "the database is damaged: restore it from a copy"),
-    ("schema", "bring it up to date with `mlflow db upgrade` after making a copy"),
-    ("max retries exceeded", "start the MLflow server again and run the same command again"),
-    ("failed with exception", "start the MLflow server again and run the same command again"),
-    ("does not exist", "check the name or id"),
-    ("not found", "check the name or id"),
-)
-
-
-def remedy_for(reason: str) -> str:
-    """What the user can do about a failure whose library message is `reason`."""
-    lowered = reason.lower()
-    return next((remedy for sign, remedy in _REMEDIES if sign in lowered), "see the message and run the command again")
-
-
-def first_line(error: BaseException) -> str:
-    """The part of a library's message that a person can read: one line, at most 300 characters."""
-    if isinstance(error, OSError) and error.errno is not None:
-        return f"{errno.errorcode.get(error.errno, error.errno)}: {error.strerror}"
-    lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return lines[0].strip()[:300]
-
-
-@contextmanager
-def explained(doing: str, where: str) -> Iterator[None]:
-    """Turn what MLflow, SQLAlchemy, SQLite and the file system raise inside into one `TrackingError`.
-
-    `doing` completes "cannot ..."; `where` names the tracking URI or the path.
-    """
-    import sqlite3
-
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
-
-    try:
-        yield
-    except TrackingError:
-        raise
-    except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
-        reason = first_line(error)
-        raise TrackingError(f"cannot {doing} ({where}): {reason.rstrip('.')}; {remedy_for(str(error))}") from error
-
-
-SCHEME = "mlflow-artifacts"
-FOLDER = "artifacts"
-_SQLITE = "sqlite:///"
-
-
-def database_path(tracking_uri: str) -> Path:
-    """The database file of a `sqlite:///...` URI."""
-    return Path(tracking_uri.removeprefix(_SQLITE).split("?")[0])
-
-
-def portable_repository(artifact_uri: str, tracking_uri: str | None = None, registry_uri: str | None = None) -> Any:
-    """Where `mlflow-artifacts:/...` leads: a folder beside a SQLite database, or else a server, as MLflow does."""
-    uri = tracking_uri or mlflow.get_tracking_uri()
-    if not uri.startswith(_SQLITE):
-        return MlflowArtifactsRepository(artifact_uri, tracking_uri=uri, registry_uri=registry_uri)
-    base = (database_path(uri).parent / FOLDER).resolve()
-    folder = (base / urlparse(artifact_uri).path.lstrip("/")).resolve()
-    if not folder.is_relative_to(base):
-        raise ValueError(f"artifact location {artifact_uri} leads out of {base}")
-    # A plain path, not a file: URI, so that a space or a percent sign in it needs no quoting.
-    return LocalArtifactRepository(str(folder), tracking_uri=uri, registry_uri=registry_uri)
-
-
-def register() -> None:
-    """Let MLflow's client in this process resolve portable locations. Harmless when called again."""
-    registry._artifact_repository_registry.register(SCHEME, portable_repository)

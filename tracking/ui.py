@@ -1,7 +1,8 @@
-"""The MLflow user interface over a folder: a private server for as long as somebody looks."""
+"""The MLflow user interface over a folder: MLflow's own server, for as long as somebody looks."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -10,17 +11,22 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 import requests
 
-from tracking.store import DATABASE, DEFAULT_ROOT, FOLDER, Store, TrackingError, open_store
+from tracking.mlflow_internals import ARTIFACTS, SHARED_VIEW
+from tracking.store import DATABASE, DEFAULT_ROOT, Store, TrackingError, explained, open_store
 
 LOG = "ui.log"
 _START_SECONDS = 120
-_DOORS = 5  # how many experiments are named
+_EXPERIMENTS = 5  # how many are named
 _FOR_MODELS = "workflowType=machine_learning"  # a parameter of MLflow's pages
+_VIEW = "counterforge"
+_VIEW_METRICS = 20  # columns of the shared view, at most
+# Becomes the server; a watcher beside it ends both when our end of the pipe closes, however we end.
+_TIED_TO_US = 'exec 3<&0; (cat <&3 >/dev/null; kill 0) & exec "$@" 3<&- </dev/null'
 
 
 def ui(root: Path = DEFAULT_ROOT, port: int = 5000, host: str = "127.0.0.1") -> None:
@@ -35,33 +41,52 @@ def ui(root: Path = DEFAULT_ROOT, port: int = 5000, host: str = "127.0.0.1") -> 
     if store.is_server:
         print(f"Runs are kept by {store.tracking_uri}: open that address in a browser.", flush=True)
         return
-    with _termination_as_interrupt(), suppress(KeyboardInterrupt), serve(store.root, port, host) as server:
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)  # as Ctrl-C, which ends the server too
+    with suppress(KeyboardInterrupt), serve(store.root, port, host) as server:
         print(f"MLflow UI over {store.root}: {server.address} (Ctrl-C ends it)", flush=True)
-        print("\n".join(_doors(store, server.address)), flush=True)
+        print("\n".join(_pages(store, server.address)), flush=True)
         server.process.wait()
         raise TrackingError(f"the MLflow UI ended by itself: its last words are in {store.root / LOG}")
 
 
-def _doors(store: Store, address: str) -> list[str]:
-    """Pages to begin with: the UI's own first one is for builders of agents, and empty here."""
-    newest = store.client.search_experiments(max_results=_DOORS, order_by=["last_update_time DESC"])
-    lines = [f"  {each.name}: {address}/#/experiments/{each.experiment_id}/runs?{_FOR_MODELS}" for each in newest]
-    lines.append(f"  registered models: {address}/#/models?{_FOR_MODELS}")
-    lines.append("Choose 'Model training' at the top left of the page once, and the browser remembers it.")
-    return lines
+def _pages(store: Store, address: str) -> list[str]:
+    """Pages to begin with, the experiments in a shared view with the columns that matter."""
+    with explained("list the experiments", store.tracking_uri):
+        newest = store.client.search_experiments(max_results=_EXPERIMENTS, order_by=["last_update_time DESC"])
+        lines = []
+        for each in newest:
+            view = f"&viewStateShareKey={_VIEW}" if share_view(store, each.experiment_id) else ""
+            lines.append(f"  {each.name}: {address}/#/experiments/{each.experiment_id}/runs?{_FOR_MODELS}{view}")
+    return [*lines, f"  registered models: {address}/#/models?{_FOR_MODELS}"]
 
 
+def share_view(store: Store, experiment_id: str) -> bool:
+    """Make a shared view of an experiment with the columns objective and `auc/...`; False where no run has them."""
+    runs = store.client.search_runs([experiment_id], max_results=200)
+    names = {name for run in runs for name in run.data.metrics if name == "objective" or name.startswith("auc/")}
+    if not names:
+        return False
+    metrics = sorted(names, key=lambda name: (name != "objective", name))[:_VIEW_METRICS]
+    columns = ["attributes.`Models`", *(f"metrics.`{name}`" for name in metrics)]
+    state = json.dumps({"selectedColumns": columns})
+    store.client.set_experiment_tag(experiment_id, SHARED_VIEW + _VIEW, state)
+    return True
+
+
+@dataclass(frozen=True)
 class Server:
-    """A running MLflow server: its `address` and its `process`."""
+    """A running MLflow server."""
 
-    def __init__(self, address: str, process: subprocess.Popen[bytes]) -> None:
-        self.address = address
-        self.process = process
+    address: str
+    process: subprocess.Popen[bytes]
 
 
 @contextmanager
 def serve(root: Path, port: int = 0, host: str = "127.0.0.1") -> Iterator[Server]:
     """An MLflow server over the folder `root` that answers, for the time of the block. Port 0 takes a free one.
+
+    It ends with this process, even where that is killed outright.
 
     Raises:
         TrackingError: the port is taken, or the server does not start.
@@ -75,13 +100,13 @@ def serve(root: Path, port: int = 0, host: str = "127.0.0.1") -> Iterator[Server
     environment |= {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", host, "--port", str(port)]
     command += ["--backend-store-uri", f"sqlite:///{root / DATABASE}?timeout=60"]
-    command += ["--artifacts-destination", str(root / FOLDER)]
+    command += ["--artifacts-destination", str(root / ARTIFACTS)]
     with (root / LOG).open("wb") as log:
         process = subprocess.Popen(
-            command,
+            ["sh", "-c", _TIED_TO_US, "sh", *command],
             env=environment,
             cwd=root,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C reaches us alone, and we end the server's processes together
@@ -90,7 +115,14 @@ def serve(root: Path, port: int = 0, host: str = "127.0.0.1") -> Iterator[Server
         _await_answer(address, process, root / LOG)
         yield Server(address, process)
     finally:
-        _end(process)
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, number)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=5)
+                break
+        assert process.stdin is not None
+        process.stdin.close()
 
 
 def _free_port(host: str, port: int) -> int:
@@ -115,27 +147,3 @@ def _await_answer(address: str, process: subprocess.Popen[bytes], log: Path) -> 
                 return
         time.sleep(0.1)
     raise TrackingError(f"the MLflow server did not answer within {_START_SECONDS} s at {address}: see {log}")
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    for sign in (signal.SIGTERM, signal.SIGKILL):
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, sign)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=5)
-            return
-
-
-@contextmanager
-def _termination_as_interrupt() -> Iterator[None]:
-    """A terminated UI must end its server too, so SIGTERM and a closed terminal act like Ctrl-C."""
-
-    def interrupt(_: int, __: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = {sign: signal.signal(sign, interrupt) for sign in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for sign, handler in before.items():
-            signal.signal(sign, handler)

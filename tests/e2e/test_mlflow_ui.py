@@ -13,7 +13,7 @@ import pytest
 
 from tests.tuning.conftest import base, context, manifest, store
 from tracking.registry import Registry
-from tracking.ui import serve
+from tracking.ui import serve, share_view
 from tuning.config import StudyConfig
 from tuning.space import Range
 from tuning.study import StudyResult, launch
@@ -82,6 +82,10 @@ def test_the_ui_shows_study_children_pictures_and_champion(
         for place in range(4):
             page.get_by_text(f"trial-{place:03d}").first.wait_for()
         shot(page, "mlflow-runs")
+        assert share_view(context.store, experiment)
+        page.goto(f"{server.address}/#/experiments/{experiment}/runs?{MODELS}&viewStateShareKey=counterforge")
+        page.locator("[role=columnheader]").filter(has_text="objective").first.wait_for()
+        shot(page, "mlflow-view")
         page.goto(f"{server.address}/#/experiments/{experiment}/runs/{result.run_id}?{MODELS}")
         page.get_by_text("4 trials by random", exact=False).first.wait_for()  # the note
         shot(page, "mlflow-study")

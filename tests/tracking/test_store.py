@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
 import sqlite3
 import subprocess
 import sys
+import time
 from collections import namedtuple
 from contextlib import closing
 from pathlib import Path
@@ -16,8 +18,9 @@ import mlflow
 import pytest
 
 import tracking
+from tracking.runs import run
 from tracking.store import Store, TrackingError, explained, open_store
-from tracking.ui import serve, ui
+from tracking.ui import serve, share_view, ui
 
 PROJECT = Path(tracking.__file__).parents[1]
 
@@ -67,6 +70,25 @@ def test_no_stored_location_holds_a_path_of_this_machine(store: Store, experimen
             locations = [row[0] for row in database.execute(f"SELECT {column} FROM {table}")]
             assert locations
             assert all(location.startswith("mlflow-artifacts:/") for location in locations)
+
+
+def test_experiments_open_in_the_view_for_models(store: Store, experiment: str) -> None:
+    old = store.client.create_experiment(f"{experiment} old")  # as versions before made it
+    for name, known in ((experiment, None), (f"{experiment} old", old)):
+        made = store.experiment(name)
+        assert known in (None, made)
+        kind = store.client.get_experiment(made).tags["mlflow.experimentKind"]
+        assert kind == "custom_model_development"
+
+
+def test_the_shared_view_shows_the_objective_and_every_auc(store: Store, experiment: str) -> None:
+    experiment_id = store.experiment(experiment)
+    assert not share_view(store, experiment_id)
+    with run(store, experiment, "r", key="k") as handle:
+        handle.metrics({"auc/near": 0.5, "loss": 1.0, "objective": 0.7})
+    assert share_view(store, experiment_id)
+    state = json.loads(store.client.get_experiment(experiment_id).tags["mlflow.sharedViewState.counterforge"])
+    assert state["selectedColumns"] == ["attributes.`Models`", "metrics.`objective`", "metrics.`auc/near`"]
 
 
 def test_experiments_are_made_once_and_deleted_ones_are_explained(store: Store, experiment: str) -> None:
@@ -281,7 +303,7 @@ def test_processes_that_start_together_share_one_database(tmp_path: Path) -> Non
 
 
 def test_a_location_cannot_lead_out_of_the_folder(store: Store) -> None:
-    from tracking.store import portable_repository
+    from tracking.mlflow_internals import portable_repository
 
     with pytest.raises(ValueError, match="leads out of"):
         portable_repository("mlflow-artifacts:/../../etc", store.tracking_uri)
@@ -325,7 +347,7 @@ def test_ctrl_c_ends_the_ui_and_its_server(tmp_path: Path) -> None:
         assert process.stdout is not None
         line = process.stdout.readline()
         port = int(line.split("http://127.0.0.1:")[1].split()[0])
-        doors = [process.stdout.readline() for _ in range(3)]
+        doors = [process.stdout.readline() for _ in range(2)]
         assert f"Default: http://127.0.0.1:{port}/#/experiments/0/runs?" in doors[0]
         assert f"http://127.0.0.1:{port}/#/models?" in doors[1]
         process.send_signal(signal.SIGINT)
@@ -333,6 +355,23 @@ def test_ctrl_c_ends_the_ui_and_its_server(tmp_path: Path) -> None:
         assert process.wait(timeout=30) == 0
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+def test_killed_outright_the_ui_leaves_no_server(tmp_path: Path) -> None:
+    env = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"} | {"PYTHONPATH": str(PROJECT)}
+    with subprocess.Popen(
+        [sys.executable, "-c", UI, str(tmp_path / "mlruns")], env=env, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        port = int(process.stdout.readline().split("http://127.0.0.1:")[1].split()[0])
+        process.kill()
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) != 0:
+                return
+        time.sleep(0.1)
+    pytest.fail("the server outlived the process that started it")
 
 
 def test_library_errors_become_one_sentence() -> None:
