@@ -3,47 +3,61 @@
 The photographs show 40 people, "s1".."s40", ten times each. They become two datasets, so that a detector that was
 trained on one can be tried on another kind of fake:
 
-    orl-swap      real: photographs 1-5.   fake: somebody else's inner face, cloned in ("face-swap")
-    orl-resynth   real: photographs 6-10.  fake: the inner face rebuilt from few components ("resynthesis")
+    orl-swap      real: photographs 1-5.   fake: somebody else's inner face, blended in ("face-swap")
+    orl-resynth   real: photographs 6-10.  fake: the inner face pieced together from others' ("resynthesis")
 
-A person is in the same split in both, and a donor in the split of the target. Whatever was learnt to make a fake was
-learnt from train people, and never from the person whose face is rebuilt.
+A person is in the same split in both, and a donor in the split of the target. Whatever a face is pieced together from
+comes from train people, and never from the person whose face it is.
+
+Reals and fakes differ in the face alone, so that `counterforge faces audit` finds no shortcut. Every picture is brought
+upright and back, softened and given grain, as a blended face has to be; what is blended in takes over the grey levels
+and, band by band, the strength of detail of what it hides. Outside its mask a fake is its target to the last bit.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
-import os
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.sparse import coo_array, diags_array
-from scipy.sparse.linalg import spsolve
 from threadpoolctl import threadpool_limits
-from tqdm import tqdm
 
 from core.errors import UserError
+from core.files import sha256, write_bytes
 from core.manifest import Manifest
+from core.progress import progress_bar
 from core.splits import split_of
 
+Picture = NDArray[np.uint8]
+Floats = NDArray[np.float32]
+Pose = tuple[float, float]  # scale, rotation in degrees
+
 SWAP, RESYNTHESIS = "orl-swap", "orl-resynth"
+PEOPLE, SHOTS = 40, 10
+HEIGHT, WIDTH = 112, 92
 SIZE = 92  # crops are square: the full width of a photograph, and as many rows around the face
+CENTRE = (46.0, 62.0)  # of the aligned face, x and y in pixels of a photograph
 # Few fakes to train on: that is the shortage which the workbench is there to mend.
 FAKES_PER_PERSON = {"train": 1, "val": 5, "test": 5}
 
 _SHOTS_OF = {SWAP: range(5), RESYNTHESIS: range(5, 10)}
+_TEMPLATE = (slice(38, 96), slice(20, 72))  # brows to chin of the aligned face
+_POSES = [(scale, turn) for scale in (0.86, 0.93, 1.0, 1.075, 1.155) for turn in (-12.0, -6.0, 0.0, 6.0, 12.0)]
+_MARGIN = 40  # around an upright photograph, so that none of it is lost
+_AXES = ((25, 31), (33, 40))  # half the width and height of what is forged, pixels of the aligned face
+_FEATHER = (0.4, 0.85)  # softness of the blend's edge: standard deviation in pixels
+_SOFTNESS, _GRAIN = 0.65, 2.5  # of every picture: standard deviations in pixels and in grey levels
+_BANDS = (0.6, 1.2, 2.4, 4.8)  # limits of the bands of detail: standard deviations in pixels
 _DONORS = 3  # a donor is one of so many people whose pose fits best
-_SOFTNESS = (0.35, 0.9)  # of a swapped face: standard deviation in pixels
-_INNER = (slice(24, 102), slice(12, 80))  # of the aligned face: what is rebuilt
-_COMPONENTS = (60, 160)  # of some 250: fewer are blurred and alike, more are hard to tell
+_PIECE, _STEP, _REACH = 24, 20, 2  # side of a piece, distance to the next, how far it may be moved; pixels
+_PIECES = [(y, x) for y in range(22, 102, _STEP) for x in range(14, 74, _STEP)]  # upper left corners, aligned face
 
 
 @dataclass(frozen=True)
@@ -55,17 +69,18 @@ class _Member:
     method: str
     pixels: Picture  # [112, 92]
     parents: tuple[int, ...] = ()
+    mask: Picture | None = None  # [112, 92] 0 | 255: of a fake, all that was changed lies where it is 255
 
 
 def embedded(out: Path, seed: int = 0) -> Manifest:
-    """Write the embedded faces as `out/crops/*.png` with `out/manifest.parquet`, and return the manifest.
+    """Write the embedded faces: `out/crops/*.png`, of the fakes `out/masks/*.png`, and `out/manifest.parquet`.
 
     The bytes follow from the seed. An intact folder is returned as it is; one that is incomplete, damaged or of
     another seed is made whole. The manifest is written last.
 
     Args:
         out: folder to write to.
-        seed: chooses donors, and the size and softness of the masks; the splits do not depend on it.
+        seed: chooses donors, and the size and softness of the masks; neither the splits nor the reals depend on it.
 
     Raises:
         UserError: the photographs are not installed.
@@ -81,55 +96,59 @@ def embedded(out: Path, seed: int = 0) -> Manifest:
 
 def _build(out: Path, seed: int) -> Manifest:
     photographs = Photographs.load()
-    (out / "crops").mkdir(parents=True, exist_ok=True)
     people = photographs.split[::SHOTS]
-    progress = tqdm(
-        _members(photographs, seed),
-        total=PEOPLE * SHOTS + len(_SHOTS_OF) * sum(FAKES_PER_PERSON[split] for split in people),
-        desc="embedded faces",
-        mininterval=0.5 if sys.stderr.isatty() else 15,
-    )
+    total = PEOPLE * SHOTS + len(_SHOTS_OF) * sum(FAKES_PER_PERSON[split] for split in people)
     hashes: dict[int, str] = {}  # of the photographs' crops, which come before the fakes that name them
     rows: list[dict[str, object]] = []
-    for member in progress:
-        person, shot = member.target // SHOTS + 1, member.target % SHOTS + 1
-        path = f"crops/{member.dataset}-{member.method}-s{person:02d}-{shot:02d}.png"
-        sha256 = _write_crop(out / path, _square(member.pixels, photographs.back(member.target)))
-        if not member.parents:
-            hashes[member.target] = sha256
-        rows.append(
-            {
-                "path": path,
-                "label": "fake" if member.parents else "real",
-                "dataset": member.dataset,
-                "method": member.method,
-                "identity": f"s{person}",
-                "source": f"orl-s{person}-{shot}",
-                "split": photographs.split[member.target],
-                "width": SIZE,
-                "height": SIZE,
-                "codec": "pgm",
-                "sha256": sha256,
-                "seed": seed if member.parents else None,
-                "parent": ";".join(hashes[index] for index in member.parents),
-            }
-        )
+    with progress_bar(total, "embedded faces", "face", delay=0) as progress:
+        for member in _members(photographs, seed):
+            person, shot = member.target // SHOTS + 1, member.target % SHOTS + 1
+            back = photographs.back(member.target)
+            name = f"{member.dataset}-{member.method}-s{person:02d}-{shot:02d}.png"
+            digest = _write_png(out / "crops" / name, Image.fromarray(_square(member.pixels, back)).convert("RGB"))
+            if member.mask is None:
+                hashes[member.target] = digest
+            else:
+                _write_png(out / "masks" / name, Image.fromarray(_square(member.mask, back)))
+            rows.append(
+                {
+                    "path": f"crops/{name}",
+                    "label": "fake" if member.parents else "real",
+                    "dataset": member.dataset,
+                    "method": member.method,
+                    "identity": f"s{person}",
+                    "source": f"orl-s{person}-{shot}",
+                    "split": photographs.split[member.target],
+                    "width": SIZE,
+                    "height": SIZE,
+                    "codec": "pgm",
+                    "sha256": digest,
+                    "seed": seed if member.parents else None,
+                    "parent": ";".join(hashes[index] for index in member.parents),
+                    "mask": f"masks/{name}" if member.parents else None,
+                }
+            )
+            progress.update()
     manifest = Manifest.build(rows, out, where="the embedded faces")
     manifest.write(out / "manifest.parquet")
     return manifest
 
 
 def _intact(path: Path, seed: int) -> Manifest | None:
-    """The manifest, if every crop that it names is there with the right bytes, and the fakes are of this seed."""
+    """The manifest, if its crops have the right bytes, every fake has a mask, and the fakes are of this seed."""
     if not path.is_file():
         return None
     try:
         manifest = Manifest.read(path)
-        hashes = [hashlib.sha256(file.read_bytes()).hexdigest() for file in manifest.files]
-    except (UserError, OSError):
+        hashes = [sha256(file) for file in manifest.files]
+        for mask in manifest.rows["mask"].dropna():
+            with Image.open(path.parent / mask) as image:
+                image.verify()
+    except (UserError, OSError, SyntaxError):  # Pillow raises the latter for a PNG with a broken chunk
         return None
-    same = hashes == manifest.rows["sha256"].tolist() and set(manifest.rows["seed"].dropna()) == {seed}
-    return manifest if same else None
+    rows = manifest.rows
+    same = hashes == rows["sha256"].tolist() and set(rows["seed"].dropna()) == {seed}
+    return manifest if same and (rows["mask"].notna() == (rows["label"] == "fake")).all() else None
 
 
 def _square(picture: Picture, back: Floats) -> Picture:
@@ -139,29 +158,24 @@ def _square(picture: Picture, back: Floats) -> Picture:
     return picture[top : top + SIZE]
 
 
-def _write_crop(path: Path, pixels: Picture) -> str:
-    """Write an RGB PNG unless the file holds these very bytes; returns their SHA-256."""
+def _write_png(path: Path, image: Image.Image) -> str:
+    """Write a PNG; returns the SHA-256 of its bytes."""
     buffer = io.BytesIO()
-    Image.fromarray(pixels).convert("RGB").save(buffer, "png")
-    content = buffer.getvalue()
-    if not path.is_file() or path.read_bytes() != content:
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    return hashlib.sha256(content).hexdigest()
+    image.save(buffer, "png")
+    write_bytes(path, buffer.getvalue())
+    return sha256(buffer.getvalue())
 
 
 def _members(photographs: Photographs, seed: int) -> Iterator[_Member]:
     """All reals, then all fakes."""
     for dataset, shots in _SHOTS_OF.items():
         for index in (person * SHOTS + shot for person in range(PEOPLE) for shot in shots):
-            yield _Member(index, dataset, "pristine", photographs.pixels[index])
-    components: dict[int | None, _Components] = {}
+            real = _finished(photographs.returned(photographs.upright(index), index), index)
+            yield _Member(index, dataset, "pristine", real)
+    train = np.flatnonzero([split == "train" for split in photographs.split])
+    faces = np.stack([photographs.upright(int(index)) for index in train])
     for dataset, shots in _SHOTS_OF.items():
         for person in range(PEOPLE):
-            left_out = person if photographs.split[person * SHOTS] == "train" else None
-            if dataset == RESYNTHESIS and left_out not in components:
-                components[left_out] = _Components.learn(photographs, left_out)
             count = FAKES_PER_PERSON[photographs.split[person * SHOTS]]
             order = np.random.default_rng([seed, 0, person, shots.start]).permutation(np.array(shots))
             for shot in sorted(int(shot) for shot in order[:count]):
@@ -170,34 +184,12 @@ def _members(photographs: Photographs, seed: int) -> Iterator[_Member]:
                 random = np.random.default_rng([seed, 1, person, shot])
                 if dataset == SWAP:
                     donor = _donor(photographs, target, random)
-                    pixels = _swapped(photographs, target, donor, random)
-                    yield _Member(target, dataset, "face-swap", pixels, (target, donor))
+                    pixels, mask = _forged(photographs, target, photographs.upright(donor), random)
+                    yield _Member(target, dataset, "face-swap", pixels, (target, donor), mask)
                 else:
-                    pixels = _resynthesised(photographs, target, components[left_out], random)
-                    yield _Member(target, dataset, "resynthesis", pixels, (target,))
-
-
-def _mask(back: Floats, axes: tuple[float, float]) -> NDArray[np.uint8]:
-    """[112, 92] 0 | 255: an ellipse around the centre of the aligned face, laid onto the photograph."""
-    upright = np.zeros((HEIGHT, WIDTH), dtype=np.float32)
-    centre = (round(CENTRE[0]), round(CENTRE[1]))
-    cv2.ellipse(upright, centre, (round(axes[0]), round(axes[1])), 0, 0, 360, 255, cv2.FILLED)
-    mask = (warp(upright, back) > 127).astype(np.uint8) * 255
-    mask[:3] = mask[-3:] = 0  # Poisson blending wants a border to start from
-    mask[:, :3] = mask[:, -3:] = 0
-    return mask
-
-
-def _blended(target: Picture, face: Floats, mask: NDArray[np.uint8], feather: float) -> Picture:
-    """`face` inside the mask and `target` outside, over an edge that is `feather` pixels soft (inwards only)."""
-    inside = cv2.erode(mask, np.ones((3, 3), dtype=np.uint8), iterations=max(1, round(feather)))
-    weight = cv2.GaussianBlur(inside.astype(np.float32) / 255, (0, 0), feather) * (mask > 0)
-    mixed = target + weight * (face - target)
-    picture: Picture = np.rint(mixed).clip(0, 255).astype(np.uint8)
-    return picture
-
-
-# ---------------------------------------------------------------------------------------------- face swap
+                    face = _pieced(photographs.upright(target), faces[train // SHOTS != person])
+                    pixels, mask = _forged(photographs, target, face, random)
+                    yield _Member(target, dataset, "resynthesis", pixels, (target,), mask)
 
 
 def _donor(photographs: Photographs, target: int, random: np.random.Generator) -> int:
@@ -212,104 +204,90 @@ def _donor(photographs: Photographs, target: int, random: np.random.Generator) -
     return sorted(best.values(), key=lambda index: -likeness[index])[int(random.integers(_DONORS))]
 
 
-def _swapped(photographs: Photographs, target: int, donor: int, random: np.random.Generator) -> Picture:
-    """[112, 92] the target with the donor's inner face: aligned, matched in tone, cloned in (Perez et al. 2003)."""
-    picture, back = photographs.pixels[target], photographs.back(target)
-    mask = _mask(back, (random.uniform(22, 28), random.uniform(30, 37)))
-    feather = random.uniform(0.8, 2.5)
-    through = np.vstack([photographs.align[donor], [0, 0, 1]])
-    face = warp(photographs.pixels[donor].astype(np.float32), (back @ through).astype(np.float32))
-    # The first generators made faces of 64 pixels, which were then enlarged: a clone is softer than its frame.
-    face = cv2.GaussianBlur(face, (0, 0), random.uniform(*_SOFTNESS))
-    here, there = picture[mask > 0].astype(np.float32), face[mask > 0]
-    face = (face - there.mean()) * (here.std() / max(float(there.std()), 1.0)) + here.mean()
-    return _blended(picture, _cloned(picture.astype(np.float32), face, mask > 0), mask, feather)
+def _pieced(face: Floats, others: Floats) -> Floats:
+    """The upright face [H, W] out of pieces of other upright faces [N, H, W], as image quilting does.
 
-
-def _cloned(target: Floats, face: Floats, mask: NDArray[np.bool_]) -> Floats:
-    """The target with, inside the mask, the gradients of `face` and the target's own values along the edge.
-
-    Poisson's equation (Perez, Gangnet, Blake 2003, eq. 7), solved exactly. `cv2.seamlessClone` of OpenCV 5.0
-    changes pixels outside the mask too, by up to 13 of 255 levels, and left some faces as they were.
-
-    Args:
-        target: [H, W].
-        face: [H, W].
-        mask: [H, W], false along the border of the picture.
+    Each piece is the one that differs least but for its mean; neighbours overlap and are mixed there (Efros and
+    Freeman, "Image quilting", SIGGRAPH 2001, without their cut). Pieces keep the grain of the photographs.
     """
-    number = np.full(mask.shape, -1)
-    number[mask] = np.arange(mask.sum())
-    y, x = np.nonzero(mask)
-    right = np.zeros(len(y))
-    links: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
-    for dy, dx in ((0, 1), (0, -1), (1, 0), (-1, 0)):
-        neighbour = number[y + dy, x + dx]
-        inside = neighbour >= 0
-        right += face[y, x] - face[y + dy, x + dx] + np.where(inside, 0, target[y + dy, x + dx])
-        links.append((np.flatnonzero(inside), neighbour[inside]))
-    rows, columns = (np.concatenate(ends) for ends in zip(*links, strict=True))
-    laplacian = diags_array(np.full(len(y), 4.0)) - coo_array((np.ones(len(rows)), (rows, columns)), (len(y), len(y)))
-    cloned = target.copy()
-    cloned[mask] = spsolve(laplacian.tocsc(), right)
-    return cloned
+    ramp = np.minimum(np.arange(_PIECE) + 0.5, np.arange(_PIECE)[::-1] + 0.5) / (_PIECE - _STEP)
+    weight = np.outer(ramp.clip(0, 1), ramp.clip(0, 1)).astype(np.float32)
+    mixed, weights = np.zeros_like(face), np.zeros_like(face)
+    for y, x in ((y + _MARGIN, x + _MARGIN) for y, x in _PIECES):
+        here = slice(y, y + _PIECE), slice(x, x + _PIECE)
+        near = others[:, y - _REACH : y + _PIECE + _REACH, x - _REACH : x + _PIECE + _REACH]
+        pieces = np.lib.stride_tricks.sliding_window_view(near, (_PIECE, _PIECE), axis=(1, 2))
+        pieces = pieces[:, ::_REACH, ::_REACH].reshape(-1, _PIECE, _PIECE)
+        pieces = pieces - pieces.mean(axis=(1, 2), keepdims=True)
+        mean = face[here].mean()
+        best = np.square(pieces - (face[here] - mean)).sum(axis=(1, 2)).argmin()
+        mixed[here] += weight * (pieces[best] + mean)
+        weights[here] += weight
+    return np.where(weights > 0, mixed / np.maximum(weights, 1e-6), face)
 
 
-# -------------------------------------------------------------------------------------------- resynthesis
+def _forged(photographs: Photographs, at: int, upright: Floats, random: np.random.Generator) -> tuple[Picture, Picture]:
+    """[112, 92] photograph `at` with the inside of an upright face blended in, and the mask (0 | 255) of where."""
+    own, face = (photographs.returned(picture, at) for picture in (photographs.upright(at), upright))
+    mask = _mask(photographs.back(at), (random.uniform(*_AXES[0]), random.uniform(*_AXES[1])))
+    feather = random.uniform(*_FEATHER)
+    # The blend stays three pixels within the mask, which is how far `_finished` then softens it.
+    blend = cv2.erode(mask, np.ones((7, 7), dtype=np.uint8))
+    inside = cv2.erode(blend, np.ones((3, 3), dtype=np.uint8))
+    weight = cv2.GaussianBlur(inside.astype(np.float32) / 255, (0, 0), feather) * (blend > 0)
+    mixed = own + weight * (_matched(face, own, weight) - own)
+    return _finished(mixed, at), mask
 
 
-@dataclass(frozen=True)
-class _Components:
-    """Principal components of aligned inner faces (Sirovich and Kirby 1987)."""
-
-    mean: NDArray[np.float64]  # [D]
-    basis: NDArray[np.float64]  # [K, D] orthonormal, the first explains most
-
-    @classmethod
-    def learn(cls, photographs: Photographs, left_out: int | None) -> _Components:
-        """From train people's photographs, all but one person's: so a train face is rebuilt no better than others."""
-        faces = np.stack(
-            [
-                photographs.upright(index)[_INNER].ravel().astype(np.float64)
-                for index in range(PEOPLE * SHOTS)
-                if photographs.split[index] == "train" and index // SHOTS != left_out
-            ]
-        )
-        mean = faces.mean(axis=0)
-        centred = faces - mean
-        # The Gram matrix is far smaller than the covariance, and has the same components.
-        values, vectors = np.linalg.eigh(centred @ centred.T)
-        first = slice(-1, -1 - _COMPONENTS[1], -1)
-        return cls(mean, (vectors[:, first] / np.sqrt(values[first])).T @ centred)
-
-    def rebuild(self, face: Floats, count: int) -> Floats:
-        """The face [H, W] projected on the first `count` components."""
-        basis = self.basis[:count]
-        rebuilt: Floats = (self.mean + basis.T @ (basis @ (face.ravel() - self.mean))).astype(np.float32)
-        return rebuilt.reshape(face.shape)
+def _mask(back: Floats, axes: tuple[float, float]) -> Picture:
+    """[112, 92] 0 | 255: an ellipse around the centre of the aligned face, laid onto the photograph."""
+    upright = np.zeros((HEIGHT, WIDTH), dtype=np.float32)
+    centre = (round(CENTRE[0]), round(CENTRE[1]))
+    cv2.ellipse(upright, centre, (round(axes[0]), round(axes[1])), 0, 0, 360, 255, cv2.FILLED)
+    mask = (warp(upright, back) > 127).astype(np.uint8) * 255
+    mask[:3] = mask[-3:] = mask[:, :3] = mask[:, -3:] = 0
+    return mask
 
 
-def _resynthesised(
-    photographs: Photographs, target: int, components: _Components, random: np.random.Generator
-) -> Picture:
-    """[112, 92] the target with its inner face rebuilt from components, as autoencoders made the first deepfakes."""
-    picture, back = photographs.pixels[target], photographs.back(target)
-    mask = _mask(back, (random.uniform(23, 29), random.uniform(31, 37)))
-    feather = random.uniform(1.0, 3.0)
-    upright = photographs.upright(target)
-    upright[_INNER] = components.rebuild(upright[_INNER], int(random.integers(*_COMPONENTS)))
-    return _blended(picture, warp(upright, back), mask, feather)
+def _matched(face: Floats, own: Floats, weight: Floats) -> Floats:
+    """The face with the grey levels of `own` and its strength of detail in every band, once blended in by `weight`.
+
+    All are [H, W]. The seam that blending leaves counts among the detail, so that a fake as a whole is as sharp and as
+    noisy as its target.
+    """
+    mask = weight > 0
+    around = cv2.dilate(mask.astype(np.uint8), np.ones((3, 3), dtype=np.uint8)) > 0
+    wanted = [float(band[around].std()) for band in _bands(own)[:-1]]
+    for _ in range(3):
+        face = _levelled(face, own, mask)
+        *bands, rest = _bands(face)
+        reached = [float(band[around].std()) for band in _bands(own + weight * (face - own))[:-1]]
+        gains = [min(max(want / max(have, 0.1), 0.5), 2.0) for want, have in zip(wanted, reached, strict=True)]
+        face = rest + sum(band * np.float32(gain) for band, gain in zip(bands, gains, strict=True))
+    return face
 
 
-Picture = NDArray[np.uint8]
-Floats = NDArray[np.float32]
-Pose = tuple[float, float]  # scale, rotation in degrees
+def _levelled(face: Floats, own: Floats, mask: NDArray[np.bool_]) -> Floats:
+    """The face with, inside the mask, the grey levels of `own` in the order of its own (histogram matching)."""
+    levels = np.empty_like(face[mask])
+    levels[np.argsort(face[mask], kind="stable")] = np.sort(own[mask])
+    levelled = face.copy()
+    levelled[mask] = levels
+    return levelled
 
-PEOPLE, SHOTS = 40, 10
-HEIGHT, WIDTH = 112, 92
-CENTRE = (46.0, 62.0)  # of the aligned face, x and y in pixels of a photograph
 
-_TEMPLATE = (slice(38, 96), slice(20, 72))  # brows to chin of the aligned face
-_POSES = [(scale, turn) for scale in (0.86, 0.93, 1.0, 1.075, 1.155) for turn in (-12.0, -6.0, 0.0, 6.0, 12.0)]
+def _bands(picture: Floats) -> list[Floats]:
+    """The picture as a sum of bands of detail, the finest first, and what is left."""
+    smooth = [picture, *(cv2.GaussianBlur(picture, (0, 0), sigma) for sigma in _BANDS)]
+    return [*(fine - coarse for fine, coarse in pairwise(smooth)), smooth[-1]]
+
+
+def _finished(picture: Floats, index: int) -> Picture:
+    """The picture, softened over three pixels, with the grain of photograph `index`, which its fakes share."""
+    grain = np.random.default_rng(index).normal(0, _GRAIN, picture.shape)
+    soft = cv2.GaussianBlur(picture, (7, 7), _SOFTNESS)
+    finished: Picture = np.rint(soft + grain).clip(0, 255).astype(np.uint8)
+    return finished
 
 
 @dataclass(frozen=True)
@@ -337,8 +315,15 @@ class Photographs:
         return cls(pixels, split, align, likeness)
 
     def upright(self, index: int) -> Floats:
-        """[112, 92] the photograph with its face aligned."""
-        return warp(self.pixels[index].astype(np.float32), self.align[index])
+        """[192, 172] the photograph with its face aligned and a margin of 40 pixels all around."""
+        matrix = self.align[index] + np.array([[0, 0, _MARGIN], [0, 0, _MARGIN]], dtype=np.float32)
+        return warp(self.pixels[index].astype(np.float32), matrix, (WIDTH + 2 * _MARGIN, HEIGHT + 2 * _MARGIN))
+
+    def returned(self, upright: Floats, index: int) -> Floats:
+        """[112, 92] an upright picture where the face of photograph `index` is."""
+        matrix = self.back(index)
+        matrix[:, 2] -= matrix[:, :2] @ np.array([_MARGIN, _MARGIN], dtype=np.float32)
+        return warp(upright, matrix, (WIDTH, HEIGHT))
 
     def back(self, index: int) -> Floats:
         """[2, 3] affine: aligned face -> photograph."""
@@ -346,11 +331,10 @@ class Photographs:
         return inverse
 
 
-def warp(picture: Floats, matrix: Floats) -> Floats:
-    """The picture under an affine map of its coordinates (bicubic, edges repeated), in its own size."""
-    height, width = picture.shape
+def warp(picture: Floats, matrix: Floats, size: tuple[int, int] | None = None) -> Floats:
+    """The picture under an affine map of its coordinates (bicubic, edges repeated), of size (width, height)."""
     flags, border = cv2.INTER_CUBIC, cv2.BORDER_REPLICATE
-    warped: Floats = cv2.warpAffine(picture, matrix, (width, height), flags=flags, borderMode=border)
+    warped: Floats = cv2.warpAffine(picture, matrix, size or picture.shape[::-1], flags=flags, borderMode=border)
     return warped
 
 

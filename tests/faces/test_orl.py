@@ -6,6 +6,7 @@ import hashlib
 import shutil
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -14,6 +15,7 @@ import faces.orl
 from core.errors import UserError
 from core.manifest import Manifest
 from core.splits import split_of
+from faces.audit.audit import AuditConfig, audit
 from faces.orl import CENTRE, FAKES_PER_PERSON, PEOPLE, RESYNTHESIS, SHOTS, SIZE, SWAP, Photographs, embedded
 
 
@@ -53,7 +55,8 @@ def test_crops_are_what_the_manifest_says(built: Manifest) -> None:
         assert hashlib.sha256(file.read_bytes()).hexdigest() == sha256
         with Image.open(file) as image:
             assert (image.mode, image.size) == ("RGB", (SIZE, SIZE))
-    assert {str(path) for path in contents(built.root)} == {*built.rows["path"], "manifest.parquet"}
+    masks = set(built.rows["mask"].dropna())
+    assert {str(path) for path in contents(built.root)} == {*built.rows["path"], *masks, "manifest.parquet"}
 
 
 def test_no_leak(built: Manifest) -> None:
@@ -71,15 +74,30 @@ def test_no_leak(built: Manifest) -> None:
     assert (rows.loc[rows["label"] == "real", "parent"] == "").all()
 
 
-def test_fakes_change_the_inner_face_only(built: Manifest) -> None:
+def test_a_fake_is_its_target_outside_of_its_mask(built: Manifest) -> None:
     by_hash = dict(zip(built.rows["sha256"], built.files, strict=True))
     fakes = built.select(label="fake")
-    for file, parent in zip(fakes.files, fakes.rows["parent"], strict=True):
+    for file, parent, mask in zip(fakes.files, fakes.rows["parent"], fakes.rows["mask"], strict=True):
         change = np.abs(pixels(file) - pixels(by_hash[str(parent).split(";")[0]]))
-        assert change[:, :3].max() == change[:, -3:].max() == 0
-        changed = (change > 0).mean()
-        assert 0.1 < changed < 0.5
+        inside = pixels(built.root / mask)
+        assert inside.shape == (SIZE, SIZE)
+        assert set(np.unique(inside)) == {0, 255}
+        assert not change[inside == 0].any()
+        assert (change[inside > 0] > 0).mean() > 0.5
+        assert 0.1 < (change > 0).mean() < 0.55
         assert 1.5 < change[change > 0].mean() < 60
+    assert built.select(label="real").rows["mask"].isna().all()
+
+
+def test_the_audit_finds_no_shortcut(built: Manifest) -> None:
+    """Real and fake differ in the face alone: size, noise, sharpness, brightness and so on tell nothing."""
+    result = audit(built, AuditConfig(near_duplicates=False))
+    assert set(result.datasets) == {SWAP, RESYNTHESIS}
+    for found in result.datasets.values():
+        assert found.flagged == ()
+        assert found.whole is not None
+        for probe in (found.whole, *(family.probe for family in found.families)):
+            assert probe.auc <= 0.6 or probe.low <= 0.5
 
 
 def pixels(file: Path) -> np.ndarray:
@@ -96,6 +114,9 @@ def test_same_bytes_again_and_after_a_kill(built: Manifest, tmp_path: Path) -> N
     for file in files[100:]:
         file.unlink()
     files[3].write_bytes(b"torn")
+    masks = sorted((folder / "masks").iterdir())
+    masks[0].unlink()
+    masks[1].write_bytes(b"torn")
     assert embedded(folder).digest == built.digest
     assert contents(folder) == contents(built.root)
 
@@ -112,8 +133,20 @@ def test_a_damaged_folder_is_not_taken_for_intact(built: Manifest, tmp_path: Pat
     shutil.copytree(built.root, folder)
     assert faces.orl._intact(folder / "manifest.parquet", 0) is not None
     assert faces.orl._intact(folder / "manifest.parquet", 1) is None
+    mask = folder / built.select(label="fake").rows["mask"][7]
+    whole = mask.read_bytes()
+    for content in (b"other", whole[: len(whole) // 2]):
+        mask.write_bytes(content)
+        assert faces.orl._intact(folder / "manifest.parquet", 0) is None
+    mask.write_bytes(whole)
+    assert faces.orl._intact(folder / "manifest.parquet", 0) is not None
     (folder / built.rows["path"][7]).write_bytes(b"other")
     assert faces.orl._intact(folder / "manifest.parquet", 0) is None
+
+
+def test_fakes_without_masks_are_made_again(built: Manifest, tmp_path: Path) -> None:
+    Manifest.build(built.rows.drop(columns="mask"), built.root).write(tmp_path / "manifest.parquet")
+    assert faces.orl._intact(tmp_path / "manifest.parquet", 0) is None
 
 
 def test_another_seed_makes_other_fakes_of_the_same_reals(photographs: Photographs) -> None:
@@ -133,26 +166,39 @@ def test_another_seed_makes_other_fakes_of_the_same_reals(photographs: Photograp
 def test_faces_are_aligned_better_than_as_photographed(photographs: Photographs) -> None:
     """The mean of aligned faces keeps more detail than the mean of the photographs."""
     aligned = np.mean([photographs.upright(index) for index in range(PEOPLE * SHOTS)], axis=0)
-    inner = (slice(38, 96), slice(20, 72))
-    assert aligned[inner].std() > 1.3 * photographs.pixels.mean(axis=0)[inner].std()
+    inner, upright = (slice(38, 96), slice(20, 72)), (slice(78, 136), slice(60, 112))
+    assert aligned[upright].std() > 1.3 * photographs.pixels.mean(axis=0)[inner].std()
     there = photographs.align[17] @ np.append(photographs.back(17) @ [*CENTRE, 1], 1)
     assert there == pytest.approx(CENTRE, abs=1e-3)
 
 
-def test_cloning_solves_poissons_equation() -> None:
-    random = np.random.default_rng(0)
-    target, face = random.uniform(0, 255, (2, 20, 20)).astype(np.float32)
-    mask = np.zeros((20, 20), dtype=bool)
-    mask[4:15, 5:12] = mask[8:11, 3:17] = True
-    cloned = faces.orl._cloned(target, face, mask)
-    assert (cloned[~mask] == target[~mask]).all()
+def test_an_upright_face_returns_to_where_it_was(photographs: Photographs) -> None:
+    """Nothing of the photograph is lost: what is upright has a margin."""
+    for index in (0, 17, 130, 399):
+        returned = photographs.returned(photographs.upright(index), index)
+        difference = returned - cv2.GaussianBlur(photographs.pixels[index].astype(np.float32), (0, 0), 0.5)
+        assert np.abs(difference).mean() < 4
 
-    def laplacian(x: np.ndarray) -> np.ndarray:
-        return sum(np.roll(x, shift, axis) for shift in (1, -1) for axis in (0, 1)) - 4 * x
 
-    assert np.abs(laplacian(cloned) - laplacian(face))[mask].max() < 1e-3
-    # A face that differs by a constant is the same face.
-    np.testing.assert_allclose(faces.orl._cloned(target, target + 40, mask), target, atol=1e-3)
+def test_a_face_out_of_pieces_is_near_and_of_others(photographs: Photographs) -> None:
+    face, others = photographs.upright(0), np.stack([photographs.upright(index) for index in range(10, 60)])
+    pieced = faces.orl._pieced(face, others)
+    changed = pieced != face
+    assert 0.1 < changed.mean() < 0.3
+    assert 2 < np.abs(pieced - face)[changed].mean() < np.abs(others[:, changed] - face[changed]).mean() / 2
+    np.testing.assert_allclose(faces.orl._pieced(face, np.stack([others[0], face])), face, atol=1e-3)
+
+
+def test_a_blended_face_takes_grey_levels_and_detail_of_what_it_hides(photographs: Photographs) -> None:
+    own, face = (photographs.returned(photographs.upright(index), 0) for index in (0, 25))
+    weight = np.zeros_like(own)
+    weight[30:90, 25:65] = 1
+    mixed = own + weight * (faces.orl._matched(cv2.GaussianBlur(face, (0, 0), 1.5) * 0.5, own, weight) - own)
+    inside = weight > 0
+    for quantile in (0.1, 0.5, 0.9):
+        assert np.quantile(mixed[inside], quantile) == pytest.approx(np.quantile(own[inside], quantile), abs=5)
+    for mine, theirs in zip(faces.orl._bands(mixed), faces.orl._bands(own), strict=True):
+        assert mine[inside].std() == pytest.approx(theirs[inside].std(), rel=0.25)
 
 
 def test_without_the_package_the_remedy_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
