@@ -1,7 +1,8 @@
 """Hostile and damaged input, ten thousand times: nothing may end in a traceback, a hang, a crash or a wrong result.
 
 Each input is made by code from a seed: pictures and videos with flipped, cut or repeated bytes and odd modes,
-manifests, YAML files and `--set` words out of joint, model folders and crop caches with damaged values. One worker
+manifests, YAML files and `--set` words out of joint, model folders, crop caches and exported models with damaged or
+forged values. One worker
 process handles them, one after another; an input that it does not finish within a deadline counts as a hang, one that
 kills it as a crash. What may happen is: accepted, or refused by an error of ours in one line of bounded length.
 """
@@ -334,8 +335,65 @@ def crop_cache(chance: random.Random, folder: Path) -> None:
         raise WrongError(f"a damaged {file.name} was served")
 
 
+FORGED_TAGS = (
+    *("test_manifest_path", "test_manifest", "test_datasets", "gate", "gate_report", "promoted_by", "promoted_because"),
+    *("licence", "license", "traced_generators", "imported_by", "signed_by", "project", "counterforge.model_id"),
+    *("counterforge.digest", "aliases", "claimed_/../licence", " licence", "/licence"),
+)
+
+
+def bundle(chance: random.Random, folder: Path) -> None:
+    """A forged exported model, its checksums made anew half of the time: refused, or imported with claims alone."""
+    from core.errors import UserError
+    from core.files import sha256
+    from pipelines.release.bundle import import_version
+    from pipelines.release.lineage import lineage_manifest
+    from tracking.registry import Registry
+    from tracking.store import open_store
+
+    copy = folder / "bundle"
+    shutil.copytree(_template("bundle", folder), copy)
+    file, kind = copy / "lineage.json", chance.randrange(4)
+    lineage = json.loads(file.read_text())
+    if kind == 0:
+        lineage["tags"] |= dict.fromkeys(chance.sample(FORGED_TAGS, 3), "forged")
+        lineage["metrics"][chance.choice(["probe_auc/near", "a/../probe_auc/near", "/../probe_auc/near", " auc/x"])] = (
+            0.5
+        )
+    if kind <= 1:
+        file.write_text(json.dumps(altered(lineage, chance) if chance.random() < 0.5 or kind else lineage))
+    elif kind == 2:
+        odd = copy / chance.choice(["linked.json", "sub", ".hidden", "a b", "x\n", "-rf", "✓", "weights.safetensors"])
+        odd.unlink(missing_ok=True)
+        make: list[Callable[[], object]] = [
+            lambda: odd.symlink_to(FACES[0]),
+            odd.mkdir,
+            lambda: os.mkfifo(odd),
+            odd.touch,
+        ]
+        chance.choice(make)()
+    else:
+        file = chance.choice([path for path in sorted(copy.iterdir()) if path.suffix != ".onnx"])
+        file.write_bytes(damaged(file.read_bytes(), chance))
+    if chance.random() < 0.5:
+        names = [path.name for path in sorted(copy.iterdir()) if path.is_file() and path.name != "SHA256SUMS"]
+        (copy / "SHA256SUMS").write_text("".join(f"{sha256(copy / name)}  {name}\n" for name in names))
+    store = open_store(folder.parent / "bundle-store")
+    version = import_version(store, copy)
+    tags, metrics = version.tags, Registry(store).metrics(version)
+    forged = {name for name in tags if tags[name] == "forged" and not name.startswith("claimed_")}
+    forged |= {name for name in metrics if not name.startswith("claimed_")} | ({"champion"} & set(version.aliases))
+    try:
+        lineage_manifest(version)
+        forged.add("manifest")
+    except UserError:
+        pass
+    if forged:
+        raise WrongError(f"believed {', '.join(sorted(forged))}")
+
+
 def _template(kind: str, scratch: Path) -> Path:
-    """A sound detector's folder, or sound crops, made once beside the scratch folders."""
+    """A sound detector's folder, exported model, or sound crops, made once beside the scratch folders."""
     target = scratch.parent / f"sound-{kind}"
     if target.exists():
         return target
@@ -350,6 +408,21 @@ def _template(kind: str, scratch: Path) -> Path:
     from core.files import sha256
     from core.manifest import Manifest
 
+    if kind == "bundle":
+        shutil.copytree(_template("detector", scratch), target)
+        tags = {"manifest": "0" * 16, "generator": "none", "code": "counterforge", "licence": "CC0"}
+        lineage = {"name": "d", "version": 1, "model_id": "m-1", "created": "2026", "exported_at": "2026"}
+        lineage |= {
+            "exported_by": "a@b",
+            "tags": tags,
+            "params": {"lr": "1"},
+            "metrics": {"auc/x": 0.9},
+            "untraced": [],
+        }
+        (target / "lineage.json").write_text(json.dumps(lineage))
+        sums = [f"{sha256(path)}  {path.name}\n" for path in sorted(target.iterdir())]
+        (target / "SHA256SUMS").write_text("".join(sums))
+        return target
     target.mkdir()
     rows = []
     for number, face in enumerate(FACES[:6]):
@@ -376,6 +449,7 @@ KINDS: dict[str, tuple[int, Attempt]] = {
     "yaml": (2050, yaml_file),
     "settings": (1100, setting),
     "model folders": (900, model_folder),
+    "bundles": (120, bundle),
     "crop caches": (150, crop_cache),
 }
 

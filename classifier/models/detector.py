@@ -90,7 +90,7 @@ class Detector(nn.Module):
         except (KeyError, TypeError, ValidationError, OSError, SafetensorError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise UserError(f"the detector in {folder} cannot be rebuilt ({reason}): train it again") from error
-        if detector.digest != described["digest"]:
+        if detector.digest != described.get("digest"):
             raise UserError(f"{CONFIG} and {WEIGHTS} in {folder} are not of one detector: train it again")
         return detector.to(pick_device(device)).eval()
 

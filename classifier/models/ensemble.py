@@ -184,7 +184,7 @@ def load_detector(folder: Path | str, device: str = "auto") -> FaceModel:
     except (KeyError, TypeError, ValidationError, OSError, SafetensorError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"the ensemble in {folder} cannot be rebuilt ({reason}): make it again") from error
-    if ensemble.digest != described["digest"]:
+    if ensemble.digest != described.get("digest"):
         raise UserError(f"{CONFIG} and {WEIGHTS} in {folder} are not of one ensemble: make it again")
     return ensemble.to(pick_device(device)).eval()
 

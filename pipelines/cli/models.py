@@ -29,8 +29,8 @@ def list_models(mlruns: Mlruns = DEFAULT_MLRUNS, as_json: AsJson = False) -> Non
     wanted = [
         name for name in ("version", "aliases", "created", "project", "arm", "manifest", "generator") if name in table
     ]
-    wanted += [name for name in ("gate",) if name in table]
-    aucs = [name for name in table if name.startswith("auc/")]
+    wanted += [name for name in ("gate", "imported_from", "licence", "claimed_licence") if name in table]
+    aucs = [name for name in table if name.startswith(("auc/", "claimed_auc/"))]
     table["created"] = table["created"].dt.strftime("%Y-%m-%d %H:%M")
     print_table(table[wanted + aucs], "counterforge-detector")
 
@@ -182,6 +182,7 @@ def export_model(
     manifest: Annotated[
         Path | None, typer.Option("--manifest", help="Faces for parity and calibration; the lineage's by default.")
     ] = None,
+    sign: Annotated[Path | None, typer.Option("--sign", help="PEM file of an Ed25519 private key.")] = None,
     cache: Cache = DEFAULT_CACHE,
     mlruns: Mlruns = DEFAULT_MLRUNS,
     as_json: AsJson = False,
@@ -193,7 +194,7 @@ def export_model(
 
     store = open_store(mlruns)
     version = find_version(store, model)
-    result = export_version(store, version, out, onnx=onnx, int8=int8, manifest=manifest, cache=cache)
+    result = export_version(store, version, out, onnx=onnx, int8=int8, manifest=manifest, cache=cache, sign=sign)
     lines = [f"version {version.number} is in {out}: " + ", ".join(result["files"])]
     lines += [f"{name}: {sentence}" for name, sentence in result["parity"].items()]
     answer(result, as_json, "\n".join(lines))
@@ -202,13 +203,16 @@ def export_model(
 @app.command("import")
 def import_model(
     folder: Annotated[Path, typer.Argument(help="What `models export` wrote.")],
+    trust: Annotated[
+        Path | None, typer.Option("--trust", help="PEM file of the Ed25519 public key that must have signed it.")
+    ] = None,
     mlruns: Mlruns = DEFAULT_MLRUNS,
     as_json: AsJson = False,
 ) -> None:
-    """Take an exported model into this registry, after its checksums were verified."""
+    """Take an exported model into this registry, after its checksums were verified; what it claims stays a claim."""
     from pipelines.release.bundle import import_version
     from tracking.store import open_store
 
-    version = import_version(open_store(mlruns), folder)
+    version = import_version(open_store(mlruns), folder, trust=trust)
     text = f"{folder} is version {version.number} here (alias challenger)"
     answer({"version": version.number, "model_id": version.model_id}, as_json, text)

@@ -21,6 +21,8 @@ from tracking.registry import Registry, Version
 from tracking.store import Store, TrackingError, explained
 
 MODEL_FORMS = "give a version (3), an alias (champion), a run id, a model id (m-...), or a detector's folder"
+IMPORTED = "imported_from"  # on an imported version: what it was where it came from
+CLAIMED = "claimed_"  # before the names of tags and figures that came with a bundle: nobody here checked them
 TRACED = "traced_generators"  # on an imported version: generators that the registry of before knew
 _HASH = re.compile("[0-9a-f]{16}")
 
@@ -98,10 +100,15 @@ def lineage_manifest(version: Version, given: Path | None = None) -> Manifest:
     """The manifest with the sealed rows that a version is compared on: the given one, or that of its lineage.
 
     Raises:
-        UserError: the version names none, it cannot be read, or its rows have changed.
+        UserError: the version names none or was imported, it cannot be read, or its rows have changed.
     """
     if given is not None:
         return Manifest.read(given)
+    if IMPORTED in version.tags:
+        raise UserError(
+            f"version {version.number} was imported, and no manifest of this machine is in its lineage: "
+            "give the test rows with --manifest"
+        )
     path = version.tags.get("test_manifest_path")
     if path is None:
         raise UserError(f"version {version.number} names no manifest in its lineage: give one with --manifest")
@@ -135,7 +142,8 @@ def untraced(store: Store, version: Version, model: FaceModel) -> list[str]:
     known_before = set(tags.get(TRACED, "").split(","))
     for generator in filter(None, re.split(r"[,;\s]+", tags.get("generator", ""))):
         if _HASH.fullmatch(generator) and generator not in known_before and not _has_run(store, generator):
-            missing.append(f"no run here trained the generator {generator}")
+            trust = " (what an unsigned bundle says of it is not believed)" if IMPORTED in tags else ""
+            missing.append(f"no run here trained the generator {generator}{trust}")
     if not tags.get("git_commit") and not tags.get("code"):
         missing.append("the code is not recorded, neither a commit nor a version")
     return missing

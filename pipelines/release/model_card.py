@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 
 from classifier.calibration import ERROR, Band
 from classifier.models.ensemble import Ensemble, FaceModel
-from pipelines.release.lineage import Model, licence_of, untraced
+from core.errors import one_line
+from pipelines.release.lineage import CLAIMED, IMPORTED, Model, licence_of, untraced
 from tracking.registry import Registry, Version
 from tracking.store import Store
 
@@ -43,8 +44,8 @@ def _card(
         f"- **Threshold** fake where P(fake) >= {model.threshold:.4f}, fixed on val; "
         f"temperature {model.temperature:.3f}",
         *_abstains(model.band),
-        f"- **Made** {version.created:%Y-%m-%d}, commit {tags.get('git_commit', 'not recorded')}, "
-        f"{tags.get('code', 'version not recorded')}",
+        f"- **Made** {version.created:%Y-%m-%d}, commit {tags.get('git_commit') or 'not recorded'}, "
+        f"{tags.get('code') or 'version not recorded'}",
         f"- **Licence** {licence_of(version) or 'not stated'}",
         "",
         "## Data",
@@ -56,14 +57,10 @@ def _card(
         "",
     ]
     if datasets:
-        lines += ["## Figures, by source (photograph or video), on sealed test rows", ""]
-        lines += [f"| dataset | AUC [95 % interval] | {' | '.join(_FIGURES)} |", "|---|---|" + "---|" * len(_FIGURES)]
-        for dataset in datasets:
-            low, high = (metrics.get(f"auc_{end}/{dataset}", math.nan) for end in ("low", "high"))
-            auc = f"{metrics[f'auc/{dataset}']:.3f} [{_number(low)}, {_number(high)}]"
-            values = " | ".join(_number(metrics.get(f"{name}/{dataset}", math.nan)) for name in _FIGURES)
-            lines.append(f"| {dataset} | {auc} | {values} |")
+        lines += ["## Figures, by source (photograph or video), on sealed test rows", "", *_table(metrics, datasets)]
         lines += ["", "Accuracy, recall and false positive rate (fpr) are at the threshold that was fixed on val.", ""]
+    if IMPORTED in tags:
+        lines += _claims(tags, metrics)
     lines += ["## Limits", "", *(f"- {limit}" for limit in _limits(metrics, datasets, missing)), ""]
     if extra:
         lines += ["## Files", "", *(f"- {sentence}" for sentence in extra), ""]
@@ -75,6 +72,38 @@ def _card(
             "",
         ]
     return "\n".join(lines)
+
+
+def _table(metrics: Mapping[str, float], datasets: Sequence[str]) -> list[str]:
+    lines = [f"| dataset | AUC [95 % interval] | {' | '.join(_FIGURES)} |", "|---|---|" + "---|" * len(_FIGURES)]
+    for dataset in datasets:
+        low, high = (metrics.get(f"auc_{end}/{dataset}", math.nan) for end in ("low", "high"))
+        auc = f"{metrics[f'auc/{dataset}']:.3f} [{_number(low)}, {_number(high)}]"
+        values = " | ".join(_number(metrics.get(f"{name}/{dataset}", math.nan)) for name in _FIGURES)
+        lines.append(f"| {dataset} | {auc} | {values} |")
+    return lines
+
+
+def _claims(tags: Mapping[str, str], metrics: Mapping[str, float]) -> list[str]:
+    """What a bundle says of itself, apart from what was measured here."""
+    told = {name.removeprefix(CLAIMED): value for name, value in metrics.items() if name.startswith(CLAIMED)}
+    datasets = sorted(name.removeprefix("auc/") for name in told if name.startswith("auc/"))
+    lines = [
+        "## Claimed by the bundle, not checked here",
+        "",
+        f"It was imported from {_quoted(tags[IMPORTED])} by {tags.get('imported_by', '?')}, signed by "
+        f"{tags.get('signed_by', 'nobody')}. Manifest, generator and code above are what the bundle says of itself; "
+        "none of the following counts at the gate.",
+        "",
+    ]
+    claims = {name.removeprefix(CLAIMED): value for name, value in sorted(tags.items()) if name.startswith(CLAIMED)}
+    lines += [f"- {name}: {_quoted(value)}" for name, value in claims.items()]
+    return [*lines, "", *(_table(told, datasets) if datasets else []), ""]
+
+
+def _quoted(text: str) -> str:
+    """Text of strangers as markdown that means nothing but itself."""
+    return f"`{one_line(text, 200).replace('`', chr(39))}`"
 
 
 def _abstains(band: Band | None) -> list[str]:
