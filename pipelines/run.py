@@ -22,7 +22,7 @@ from tracking.runs import run as tracked_run
 from tracking.store import open_store
 from tuning.identity import FinalTraining, check_study, needs_generator
 from tuning.study import StudyResult, launch
-from tuning.trial import TrialContext, TrialSpec
+from tuning.trial import TrialContext, TrialSpec, refuse_unjudged
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,7 @@ def execute(config: RunConfig) -> Outcome:
         description="The whole loop: generator, study, detectors with and without synthetic faces, sealed test.",
     ) as run:
         dataset = prepare_dataset(config, store, steps)
+        refuse_unjudged(dataset.context, folds=1)  # before the generator takes its time
         context = replace(dataset.context, generator=train_or_load_generator(config, dataset.context, steps, run.id))
         loop = _Loop(config, steps, run, dataset, context)
         audited = loop.audit()
