@@ -6,7 +6,7 @@ import statistics
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from core.files import strict_json
 from tuning.config import StudyConfig
 from tuning.queue import ENDED, ERROR, concluded, finished, slot_of
 from tuning.ranking import feasible, ranked
@@ -115,7 +114,6 @@ def show(
     *,
     live: bool = False,
     trials: int = 15,
-    as_json: bool = False,
     console: Console | None = None,
 ) -> None:
     """Print the status of a study, once or, `live`, until it ends or Ctrl-C, which stops the display alone."""
@@ -123,9 +121,6 @@ def show(
     if not console.is_terminal:  # a file or a pipe has no width that a table must keep to
         console.width = max(console.width, 160)
     now = read()
-    if as_json:
-        print(strict_json(asdict(now), indent=2))
-        return
     if not live:
         console.print(_view(now, trials))
         return

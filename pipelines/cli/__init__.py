@@ -10,13 +10,10 @@ from typing import Annotated
 
 import typer
 
+from core.errors import UserError, one_line
 from pipelines.cli import detector, experiments, faces, gan, models, study
 
-app = typer.Typer(
-    name="counterforge",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-)
+app = typer.Typer(name="counterforge", no_args_is_help=True, pretty_exceptions_enable=False)
 experiments.add_to(app)
 app.add_typer(faces.app, name="faces")
 app.add_typer(gan.app, name="gan")
@@ -42,14 +39,16 @@ def _options(
     """Train, tune, compare and promote detectors of fake faces, and measure whether synthetic faces helped."""
 
 
-_DISK = {
+_REMEDIES = {
     errno.ENOSPC: "the disk is full: free some space and run the same command again",
     errno.EROFS: "the disk is read-only: choose another folder",
     errno.EACCES: "no permission: choose another folder, or change its owner",
+    errno.EPERM: "no permission: choose another folder, or change its owner",
+    errno.ENOENT: "there is no such file or folder: give another path",
+    errno.EISDIR: "a folder is where a file belongs: give the path of a file",
+    errno.ENOTDIR: "a file is where a folder belongs: give another path",
+    errno.EEXIST: "a file is where a folder belongs: give another path",
 }
-
-
-_INTERRUPTED = 130
 
 
 def main() -> None:
@@ -61,23 +60,16 @@ def main() -> None:
     try:
         app()
     except SystemExit as end:
-        if end.code == _INTERRUPTED:  # typer makes this of KeyboardInterrupt
+        if end.code == 130:  # typer makes this of KeyboardInterrupt
             print("\nstopped; what is done is kept: the same command goes on from there", file=sys.stderr)
         raise
-    except OSError as error:
-        if error.errno not in _DISK:
-            raise
-        print(f"error: {error.filename or 'a file'}: {_DISK[error.errno]}", file=sys.stderr)
-        sys.exit(2)
-    except ValueError as error:
-        if not _is_users(error):
-            raise
-        print(f"error: {error}", file=sys.stderr)
+    except (UserError, OSError) as error:
+        print(f"error: {_sentence(error)}", file=sys.stderr)
         sys.exit(2)
 
 
-def _is_users(error: ValueError) -> bool:
-    from core.errors import UserError
-    from tracking.store import TrackingError
-
-    return isinstance(error, UserError | TrackingError)
+def _sentence(error: UserError | OSError) -> str:
+    if isinstance(error, UserError):
+        return str(error)
+    remedy = _REMEDIES.get(error.errno or 0, f"{error.strerror or error}: see to it and run the same command again")
+    return one_line(f"{error.filename or 'a file'}: {remedy}")

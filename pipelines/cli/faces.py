@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines.cli.options import (
-    AsJson,
-    ConfigFile,
-    DryRun,
-    Manifest,
-    Seed,
-    Set,
-    answer,
-    configuration,
-    print_table,
-    show_configuration,
-)
+from pipelines.cli import options as opt
 
 if TYPE_CHECKING:
     from faces.audit.audit import Audit
@@ -36,50 +26,45 @@ def ingest(
         bool, typer.Option("--already-cropped", help="The images are face crops already: detect nothing.")
     ] = False,
     name_pattern: Annotated[
-        str | None,
-        typer.Option(help="Regular expression for file names, with named groups out of method, identity, source."),
+        str | None, typer.Option(help="Regular expression for file names: named groups method, identity, source.")
     ] = None,
-    config: ConfigFile = None,
-    settings: Set = None,
-    seed: Seed = None,
-    dry_run: DryRun = False,
-    as_json: AsJson = False,
+    config: opt.ConfigFile = None,
+    settings: opt.Set = None,
+    seed: opt.Seed = None,
+    dry_run: opt.DryRun = False,
+    as_json: opt.AsJson = False,
 ) -> None:
     """Find the faces in images and videos, crop them, and write a manifest with leak-free splits."""
+    import pandas as pd
+
     from faces.extraction import IngestConfig
     from faces.ingest import ingest as run
     from faces.ingest import summary
     from faces.sheets import contact_sheet
 
     named = {"dataset": dataset, "every_seconds": every_seconds, "name_pattern": name_pattern, "seed": seed}
-    named["already_cropped"] = True if already_cropped else None
-    resolved = configuration(IngestConfig, config, settings, named)
+    named["already_cropped"] = already_cropped or None
+    resolved = opt.configuration(IngestConfig, config, settings, named)
     if dry_run:
-        show_configuration(resolved)
-        return
+        opt.print_and_exit(resolved, as_json)
     manifest = run(source, out, resolved)
     sheet = contact_sheet(manifest, out / "contact_sheet.png")
     counts = summary(manifest)
-    if not as_json:
-        print_table(counts, f"{len(manifest)} faces in {out}")
-    rejected = _rejected(out / "rejected.parquet")
+    rejected = len(pd.read_parquet(out / "rejected.parquet")) if (out / "rejected.parquet").is_file() else 0
     text = f"manifest       {out / 'manifest.parquet'}\ncontact sheet  {sheet}"
     if rejected:
         text += f"\nrejected       {rejected} files or frames, with reasons, in {out / 'rejected.parquet'}"
-    answer(
-        {"manifest": out / "manifest.parquet", "faces": len(manifest), "rejected": rejected, "contact_sheet": sheet,
-         "digest": manifest.digest, "counts": counts.to_dict("records")},
-        as_json,
-        text,
-    )  # fmt: skip
+    result = {"manifest": out / "manifest.parquet", "faces": len(manifest), "rejected": rejected}
+    result |= {"contact_sheet": sheet, "digest": manifest.digest, "counts": counts.to_dict("records")}
+    opt.answer(result, as_json, text, (counts, f"{len(manifest)} faces in {out}"))
 
 
 @app.command()
 def show(
-    manifest: Manifest,
+    manifest: opt.Manifest,
     out: Annotated[Path, typer.Option("--out", help="PNG to write.")] = Path("contact_sheet.png"),
-    seed: Seed = None,
-    as_json: AsJson = False,
+    seed: opt.Seed = None,
+    as_json: opt.AsJson = False,
 ) -> None:
     """Count the faces of a manifest and draw contact sheets: of crops, and of blended forgeries with their masks."""
     from core.manifest import Manifest
@@ -89,34 +74,31 @@ def show(
     rows = Manifest.read(manifest)
     counts = summary(rows)
     sheet = contact_sheet(rows, out, seed=seed or 0)
-    if not as_json:
-        print_table(counts, f"{len(rows)} faces, digest {rows.digest}")
     blended = forgery_sheet(rows, out.with_name(f"{out.stem}-forgeries.png"), seed=seed or 0)
     text = f"contact sheet  {sheet}" + (f"\nforgeries      {blended}" if blended else "")
-    answer({"contact_sheet": sheet, "forgeries": blended, "counts": counts.to_dict("records")}, as_json, text)
+    result = {"contact_sheet": sheet, "forgeries": blended, "counts": counts.to_dict("records")}
+    opt.answer(result, as_json, text, (counts, f"{len(rows)} faces, digest {rows.digest}"))
 
 
 @app.command()
 def audit(
-    manifest: Manifest,
-    out: Annotated[
-        Path, typer.Option("--out", help="Folder for audit.json, audit.png and the cached measurements.")
-    ] = Path("runs/audit"),
-    dataset: Annotated[list[str] | None, typer.Option(help="Datasets to audit; all by default.")] = None,
+    manifest: opt.Manifest,
+    out: Annotated[Path, typer.Option("--out", help="Folder for audit.json, audit.png and cache.")] = Path(
+        "runs/audit"
+    ),
+    dataset: opt.Datasets = None,
     normalise: Annotated[
         Path | None, typer.Option("--normalise", help="Write a copy here whose crops all have one size and encoding.")
     ] = None,
     size: Annotated[int | None, typer.Option(help="Side of the normalised crops in pixels.")] = None,
     quality: Annotated[int | None, typer.Option(help="JPEG quality of the normalised crops.")] = None,
-    config: ConfigFile = None,
-    settings: Set = None,
-    seed: Seed = None,
-    dry_run: DryRun = False,
-    as_json: AsJson = False,
+    config: opt.ConfigFile = None,
+    settings: opt.Set = None,
+    seed: opt.Seed = None,
+    dry_run: opt.DryRun = False,
+    as_json: opt.AsJson = False,
 ) -> None:
     """Detect label leakage and near-duplicate images."""
-    import json
-
     from core.errors import UserError
     from core.manifest import Manifest
     from faces.audit.audit import AuditConfig
@@ -126,55 +108,45 @@ def audit(
     from faces.audit.normalise import normalise as write_copy
     from pipelines.evaluation.audit import write_audit
 
-    decision = configuration(AuditConfig, config, settings, {"seed": seed})
-    coding = configuration(NormaliseConfig, None, None, {"size": size, "quality": quality})
+    decision = opt.configuration(AuditConfig, config, settings, {"seed": seed})
+    coding = opt.configuration(NormaliseConfig, None, None, {"size": size, "quality": quality})
     if dry_run:
-        show_configuration(decision)
-        return
+        opt.print_and_exit(decision, as_json)
     if normalise is None and (size or quality):
         raise UserError("--size and --quality are those of the normalised copy: say where it goes with --normalise OUT")
     rows = Manifest.read(manifest)
     if dataset:
-        for name in dataset:
-            if name not in set(rows.rows["dataset"]):
-                known = ", ".join(sorted(set(rows.rows["dataset"])))
-                raise UserError(f"there is no dataset {name} in {manifest}: it holds {known}")
+        known = sorted(set(rows.rows["dataset"]))
+        if unknown := [name for name in dataset if name not in known]:
+            raise UserError(f"there is no dataset {unknown[0]} in {manifest}: it holds {', '.join(known)}")
         rows = rows.select(dataset=dataset)
     found = run(rows, decision, out / "cues")
     paths = write_audit(found, out)
-    result = {"audit": json.loads(found.to_json()), "files": [str(path) for path in paths]}
+    result: dict[str, object] = {"audit": asdict(found), "files": paths}
     if not as_json:
         _show_audit(found, f"audit  {paths[0]}\nfigure {paths[1]}")
     if normalise is not None:
         coding = resolved(coding, measure_cues(rows, out / "cues"), rows.targets)
         copy = write_copy(rows, normalise, coding)
         again = run(copy, decision, normalise / "audit" / "cues")
-        paths = write_audit(again, normalise / "audit")
-        result["normalised"] = {"manifest": str(normalise / "manifest.parquet"), **coding.model_dump()}
-        result["normalised"]["audit"] = json.loads(again.to_json())
+        written = normalise / "manifest.parquet"
+        (told, _) = write_audit(again, normalise / "audit")
+        result["normalised"] = {"manifest": written, **coding.model_dump(), "audit": asdict(again)}
         if not as_json:
             typer.echo(f"\nnormalised: every crop {coding.size} x {coding.size}, JPEG quality {coding.quality}")
-            _show_audit(again, f"manifest {normalise / 'manifest.parquet'}\naudit    {paths[0]}")
+            _show_audit(again, f"manifest {written}\naudit    {told}")
     if as_json:
-        typer.echo(json.dumps(result))
+        opt.answer(result, as_json, "")
 
 
 def _show_audit(found: Audit, text: str) -> None:
     from pipelines.evaluation.audit import summary_table
 
-    for one in found.datasets.values():
-        if one.whole is not None:
-            print_table(summary_table(one), f"{one.dataset}: {one.real} real, {one.fake} fake, {one.groups} groups")
-    for one in found.datasets.values():
-        typer.echo(one.verdict)
+    parts = found.datasets.values()
+    lines = [one.verdict for one in parts]
     if found.near_duplicates is not None:
-        typer.echo(found.near_duplicates.verdict)
-        for what, first, second in found.near_duplicates.examples[:5]:
-            typer.echo(f"  {what}: {first} and {second}")
-    typer.echo(text)
-
-
-def _rejected(path: Path) -> int:
-    import pandas as pd
-
-    return len(pd.read_parquet(path)) if path.is_file() else 0
+        lines.append(found.near_duplicates.verdict)
+        lines += [f"  {what}: {one} and {other}" for what, one, other in found.near_duplicates.examples[:5]]
+    title = "{0.dataset}: {0.real} real, {0.fake} fake, {0.groups} groups"
+    tables = [(summary_table(one), title.format(one)) for one in parts if one.whole is not None]
+    opt.answer(None, False, "\n".join([*lines, text]), *tables)

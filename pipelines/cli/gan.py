@@ -8,29 +8,14 @@ from typing import Annotated
 
 import typer
 
-from pipelines.cli.options import (
-    DEFAULT_CACHE,
-    DEFAULT_MLRUNS,
-    AsJson,
-    Cache,
-    ConfigFile,
-    DryRun,
-    Manifest,
-    Mlruns,
-    Seed,
-    Set,
-    answer,
-    configuration,
-    print_table,
-    show_configuration,
-)
+from pipelines.cli import options as opt
 
 app = typer.Typer(help="Train, sample, visualise and evaluate the face generator.", no_args_is_help=True)
 
 
 @app.command()
 def train(
-    manifest: Manifest,
+    manifest: opt.Manifest,
     out: Annotated[Path, typer.Option("--out", help="Folder for checkpoints and sample grids.")],
     preset: Annotated[str | None, typer.Option(help="Size of the networks: tiny, small or base.")] = None,
     image_size: Annotated[int | None, typer.Option(help="Side of the pictures: 16, 32, 64, 128 or 256 pixels.")] = None,
@@ -40,14 +25,14 @@ def train(
         str | None, typer.Option("--from", help="Warm start from a generator of this or of half this size.")
     ] = None,
     devices: Annotated[int, typer.Option(help="Data-parallel processes on this machine.", min=1)] = 1,
-    config: ConfigFile = None,
-    settings: Set = None,
-    project: Annotated[str, typer.Option(help="Name of the MLflow experiment.")] = "generators",
-    cache: Cache = DEFAULT_CACHE,
-    mlruns: Mlruns = DEFAULT_MLRUNS,
-    seed: Seed = None,
-    dry_run: DryRun = False,
-    as_json: AsJson = False,
+    config: opt.ConfigFile = None,
+    settings: opt.Set = None,
+    project: opt.Project = "generators",
+    cache: opt.Cache = opt.CACHE,
+    mlruns: opt.Mlruns = opt.MLRUNS,
+    seed: opt.Seed = None,
+    dry_run: opt.DryRun = False,
+    as_json: opt.AsJson = False,
 ) -> None:
     """Train on the real train faces of a manifest. The same command resumes, and continues with a larger budget.
 
@@ -58,43 +43,34 @@ def train(
     from gan.distributed import launch
     from gan.training import train as train_with_others
     from pipelines.generator import train_and_log_generator
-    from tracking.store import open_store
 
     named = {"preset": preset, "image_size": image_size, "minutes": minutes, "kimg": kimg, "seed": seed}
-    resolved = configuration(GanConfig, config, settings, named | {"start_from": start_from})
+    resolved = opt.configuration(GanConfig, config, settings, named | {"start_from": start_from})
     if dry_run:
-        show_configuration(resolved.resolved())
-        return
+        opt.print_and_exit(resolved.resolved(), as_json)
     faces = Manifest.read(manifest)
     group = launch(resolved.device, devices)
     if not group.is_main:
         train_with_others(faces, resolved, out, cache, group=group)
         return
-    made = train_and_log_generator(faces, resolved, out, cache, open_store(mlruns), project, group=group)
-    answer(made, as_json, f"generator {made['digest']} in {made['generator']}, grids in {out / 'samples'}")
+    made = train_and_log_generator(faces, resolved, out, cache, opt.open_store(mlruns), project, group=group)
+    opt.answer(made, as_json, f"generator {made['digest']} in {made['generator']}, grids in {out / 'samples'}")
 
 
 @app.command()
 def sample(
-    generator: Annotated[Path, typer.Argument(help="Folder of a generator's checkpoint.")],
+    generator: opt.Generator,
     out: Annotated[Path, typer.Option("--out", help="Folder for the crops and their manifest.")],
     count: Annotated[int, typer.Option(help="Number of faces.", min=1)] = 64,
     psi: Annotated[
-        str,
-        typer.Option(
-            help="Truncation psi: 0 is the mean face, 1 no truncation; or one value per resolution: 0.5,0.7,1,1."
-        ),
+        str, typer.Option(help="Truncation: 0 is the mean face, 1 no truncation; or a value a resolution: 0.5,0.7,1,1.")
     ] = "0.7",
-    label: Annotated[
-        str | None,
-        typer.Option(help="Class label of a conditional generator; a mix by default."),
-    ] = None,
+    label: Annotated[str | None, typer.Option(help="Class of a conditional generator; a mix by default.")] = None,
     every_seed: Annotated[
-        bool,
-        typer.Option("--every-seed", help="Keep samples without a detectable face, and near-duplicates."),
+        bool, typer.Option("--every-seed", help="Keep samples without a detectable face, and near-duplicates.")
     ] = False,
-    seed: Seed = None,
-    as_json: AsJson = False,
+    seed: opt.Seed = None,
+    as_json: opt.AsJson = False,
 ) -> None:
     """Sample faces into crops and a manifest that names generator and seed of each, from --seed upwards."""
     from gan.checkpoint import export_label, load_generator
@@ -105,20 +81,18 @@ def sample(
     if label is not None:
         generator = export_label(generator, label, out / "generator")
     made = sample_screened(generator, count, truncation, out, first_seed=seed or 0, screen=not every_seed)
-    grid = out / "grid.png"
+    manifest, grid = out / "manifest.parquet", out / "grid.png"
     seeds = [int(number) for number in made.manifest.rows["seed"][:64]]
     sample_grid(load_generator(generator), seeds, truncation).save(grid)
-    text = f"{count} faces in {out / 'manifest.parquet'}, the first of them in {grid}"
-    for reason, number in made.rejected.items():
-        text += f"\nrejected {number} seeds: {reason}"
-    answer(
-        {"manifest": out / "manifest.parquet", "faces": count, "rejected": made.rejected, "grid": grid}, as_json, text
-    )
+    lines = [f"{count} faces in {manifest}, the first of them in {grid}"]
+    lines += [f"rejected {number} seeds: {reason}" for reason, number in made.rejected.items()]
+    result = {"manifest": manifest, "faces": count, "rejected": made.rejected, "grid": grid}
+    opt.answer(result, as_json, "\n".join(lines))
 
 
 @app.command()
 def show(
-    generator: Annotated[Path, typer.Argument(help="Folder of a generator's checkpoint.")],
+    generator: opt.Generator,
     out: Annotated[Path, typer.Option("--out", help="Folder for the pictures.")],
     manifest: Annotated[
         Path | None, typer.Option("--manifest", help="Compare power spectra with its real train faces.")
@@ -126,9 +100,9 @@ def show(
     psi: Annotated[float, typer.Option(help="Truncation psi of everything but the sweep.")] = 0.7,
     frames: Annotated[int, typer.Option(help="Interpolation frames between two faces.", min=1, max=240)] = 36,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
-    cache: Cache = DEFAULT_CACHE,
-    seed: Seed = None,
-    as_json: AsJson = False,
+    cache: opt.Cache = opt.CACHE,
+    seed: opt.Seed = None,
+    as_json: opt.AsJson = False,
 ) -> None:
     """Visualise a generator: sample grid, interpolation, style mixing, truncation sweep, and power spectra."""
     from core.manifest import Manifest
@@ -136,43 +110,36 @@ def show(
 
     reals = Manifest.read(manifest) if manifest else None
     made = run(generator, out, reals, cache=cache, psi=psi, seed=seed or 0, frames_between=frames, device=device)
-    lines = [f"{path}" for path in made.values() if isinstance(path, Path)]
+    lines = [str(path) for path in made.values() if isinstance(path, Path)]
     if "high_frequency_gap" in made:
         gap = made["high_frequency_gap"]
         lines.append(f"upper third of frequencies: {gap:+.2f} decades of power, fake - real (0 is ideal)")
-    answer(made, as_json, "\n".join(lines))
+    opt.answer(made, as_json, "\n".join(lines))
 
 
 @app.command()
 def score(
-    generator: Annotated[Path, typer.Argument(help="Folder of a generator's checkpoint.")],
-    manifest: Manifest,
+    generator: opt.Generator,
+    manifest: opt.Manifest,
     out: Annotated[Path, typer.Option("--out", help="Folder for quality.json and the nearest neighbours.")],
     samples: Annotated[int | None, typer.Option(help="Images on each side; half of the reals by default.")] = None,
     psi: Annotated[float, typer.Option(help="Truncation psi; 1 is none.")] = 1.0,
     inception: Annotated[Path | None, typer.Option(help="torch-fidelity's Inception weights, for FID and KID.")] = None,
     alexnet: Annotated[Path | None, typer.Option(help="torchvision's AlexNet weights, for LPIPS diversity.")] = None,
-    project: Annotated[str, typer.Option(help="Name of the MLflow experiment.")] = "generators",
-    cache: Cache = DEFAULT_CACHE,
-    mlruns: Mlruns = DEFAULT_MLRUNS,
-    seed: Seed = None,
-    as_json: AsJson = False,
+    project: opt.Project = "generators",
+    cache: opt.Cache = opt.CACHE,
+    mlruns: opt.Mlruns = opt.MLRUNS,
+    seed: opt.Seed = None,
+    as_json: opt.AsJson = False,
 ) -> None:
     """Evaluate a generator: distances to the reals with their floor, diversity, memorisation, detectable faces."""
     from core.manifest import Manifest
     from pipelines.generator import score_and_log_generator
-    from tracking.store import open_store
 
     options = {"samples": samples, "psi": psi, "inception": inception, "alexnet": alexnet, "seed": seed or 0}
     faces = Manifest.read(manifest)
-    quality = score_and_log_generator(generator, faces, out, cache, open_store(mlruns), project, **options)
-    if as_json:
-        answer(dataclasses.asdict(quality), as_json, "")
-        return
-    print_table(
-        quality.table(), f"{quality.count} samples of {quality.generator}, psi {psi:g}, against {quality.count} reals"
-    )
+    quality = score_and_log_generator(generator, faces, out, cache, opt.open_store(mlruns), project, **options)
+    title = f"{quality.count} samples of {quality.generator}, psi {psi:g}, against {quality.count} reals"
     memorised = "samples repeat train photographs" if quality.memorises else "none detected"
-    typer.echo(
-        "\n".join([f"memorisation: {memorised}", *quality.notes, f"written: {out}/quality.json, neighbours.png"])
-    )
+    lines = [f"memorisation: {memorised}", *quality.notes, f"written: {out}/quality.json, neighbours.png"]
+    opt.answer(dataclasses.asdict(quality), as_json, "\n".join(lines), (quality.table(), title))

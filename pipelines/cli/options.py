@@ -4,56 +4,96 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
-import typer
+from typer import Argument, Exit, Option, echo
 
 if TYPE_CHECKING:
     import pandas as pd
     from pydantic import BaseModel
 
-    Model = TypeVar("Model", bound=BaseModel)
+    from tracking.store import Store
 
-Seed = Annotated[int | None, typer.Option("--seed", help="Seed of everything random.", min=0)]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
-Set = Annotated[
-    list[str] | None, typer.Option("--set", help="A setting, such as --set learning_rate=1e-3; repeatable.")
-]
-ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file with settings.")]
-Mlruns = Annotated[Path, typer.Option("--mlruns", help="Folder of the tracking database and its artifacts.")]
-Cache = Annotated[Path, typer.Option("--cache", help="Folder of decoded crops.")]
-Manifest = Annotated[Path, typer.Argument(help="manifest.parquet, a CSV like it, or the folder that holds it.")]
+    Configuration = TypeVar("Configuration", bound=BaseModel)
 
-MODEL_HELP = "Version (3), alias (champion), run id, model id (m-...) or, where no registry is needed, a folder."
-DEFAULT_MLRUNS = Path("mlruns")
-DEFAULT_CACHE = Path("runs/cache")
+_MODEL = "Version (3), alias (champion), run id, model id (m-...) or, where no registry is needed, a folder."
+
+AsJson = Annotated[bool, Option("--json", help="Print the result as JSON.")]
+Cache = Annotated[Path, Option("--cache", help="Folder of decoded crops.")]
+ConfigFile = Annotated[Path | None, Option("--config", help="YAML file with settings.")]
+Datasets = Annotated[list[str] | None, Option("--dataset", help="Datasets that count; all by default; repeatable.")]
+DryRun = Annotated[bool, Option("--dry-run", help="Print the resolved configuration and stop.")]
+Generator = Annotated[Path, Argument(help="Folder of a generator's checkpoint.")]
+LineageManifest = Annotated[Path | None, Option("--manifest", help="Faces; by default those of the lineage.")]
+Manifest = Annotated[Path, Argument(help="manifest.parquet, a CSV like it, or the folder that holds it.")]
+Mlruns = Annotated[Path, Option("--mlruns", help="Folder of the tracking database and its artifacts.")]
+Model = Annotated[str, Argument(help=_MODEL)]
+ModelOption = Annotated[str, Option("--model", help=_MODEL)]
+Project = Annotated[str, Option("--project", help="Name of the MLflow experiment.")]
+RunFile = Annotated[Path, Argument(help="YAML file of a run, such as configs/faces.yaml.")]
+Seed = Annotated[int | None, Option("--seed", help="Seed of everything random.", min=0)]
+Set = Annotated[list[str] | None, Option("--set", help="A setting, such as --set learning_rate=1e-3; repeatable.")]
+
+MLRUNS = Path("mlruns")
+CACHE = Path("runs/cache")
 _WIDEST_CELL = 300
 
 
 def configuration(
-    model: type[Model], file: Path | None, settings: Sequence[str] | None, named: Mapping[str, Any] | None = None
-) -> Model:
+    model: type[Configuration], file: Path | None, settings: Sequence[str] | None, named: Mapping[str, Any] = {}
+) -> Configuration:
     """Settings of a YAML file, over them `--set`, over them named options that were given."""
     from core.config import override, read_yaml, validate
 
     content = override(read_yaml(file) if file else {}, settings or ())
-    content |= {name: value for name, value in (named or {}).items() if value is not None}
+    content |= {name: value for name, value in named.items() if value is not None}
     return validate(model, content, str(file) if file else "command line")
 
 
-def show_configuration(config: BaseModel) -> None:
-    """Print the resolved configuration as YAML."""
+def show(config: BaseModel, as_json: bool = False) -> None:
+    """Print a resolved configuration: as YAML, or for machines as JSON."""
     import yaml
 
-    typer.echo(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).rstrip())
+    content = config.model_dump(mode="json")
+    answer(content, as_json, yaml.safe_dump(content, sort_keys=False).rstrip())
 
 
-def answer(result: Mapping[str, Any], as_json: bool, text: str) -> None:
-    """Print a result for machines, or a text for people."""
+def print_and_exit(config: BaseModel, as_json: bool) -> NoReturn:
+    """What `--dry-run` does."""
+    show(config, as_json)
+    raise Exit
+
+
+def answer(result: object, as_json: bool, text: str, *tables: tuple[pd.DataFrame, str]) -> None:
+    """Print a result: as strict JSON for machines; for people its tables, each below its title, and then a text."""
     from core.files import strict_json
 
-    typer.echo(strict_json(result, indent=2) if as_json else text)
+    if as_json:
+        echo(strict_json(result, indent=2))
+        return
+    for frame, title in tables:
+        print_table(frame, title)
+    if text or not tables:
+        echo(text)
+
+
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a table, as JSON has them: times in ISO 8601, None for what is missing."""
+    import json
+
+    return json.loads(frame.to_json(orient="records", date_format="iso", double_precision=15))
+
+
+def open_store(mlruns: Path) -> Store:
+    """See `tracking.store.open_store`; MLflow, which takes a second to load, is loaded here."""
+    from tracking import store
+
+    return store.open_store(mlruns)
+
+
+def opened(openings: Mapping[str, int]) -> str:
+    """How often the test rows of each dataset were opened, in a line."""
+    return "test rows opened so far: " + ", ".join(f"{dataset} {count}" for dataset, count in openings.items())
 
 
 def print_table(frame: pd.DataFrame, title: str) -> None:

@@ -3,38 +3,22 @@
 from __future__ import annotations
 
 import os
+from dataclasses import asdict
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines.cli.options import (
-    DEFAULT_MLRUNS,
-    AsJson,
-    DryRun,
-    Mlruns,
-    Seed,
-    Set,
-    answer,
-    configuration,
-    print_table,
-    show_configuration,
-)
+from pipelines.cli import options as opt
 
 if TYPE_CHECKING:
     from pipelines.configuration import RunConfig
 
-app = typer.Typer(
-    help="Tune the whole chain: launch, watch and review a study, register its winner.", no_args_is_help=True
-)
-Storage = Annotated[
-    str | None,
-    typer.Option(
-        "--storage",
-        envvar="COUNTERFORGE_STORAGE",
-        help="PostgreSQL database of the studies: postgresql://user:password@host/name.",
-    ),
-]
+app = typer.Typer(help="Tune the whole chain: launch and review a study, register its winner.", no_args_is_help=True)
+_STORAGE = "PostgreSQL database of the studies: postgresql://user:password@host/name."
+Storage = Annotated[str | None, typer.Option("--storage", envvar="COUNTERFORGE_STORAGE", help=_STORAGE)]
+Name = Annotated[str, typer.Argument(help="Study, or the beginning of its name.")]
 
 
 @app.command()
@@ -42,15 +26,15 @@ def launch(
     config: Annotated[Path, typer.Argument(help="YAML like that of `counterforge run`, with a `study` section.")],
     trials: Annotated[int | None, typer.Option(help="Total number of trials, over all launches.", min=1)] = None,
     workers: Annotated[
-        int, typer.Option(help="Worker processes; each gets its share of the cores, or a GPU.", min=1)
+        int, typer.Option(help="Worker processes; each gets a share of the cores, or a GPU.", min=1)
     ] = 1,
     cluster: Annotated[str | None, typer.Option(help="Address of a Ray cluster that runs the trials, or auto.")] = None,
     storage: Storage = None,
     new: Annotated[bool, typer.Option("--new", help="Begin another study beside one of the same name.")] = False,
-    settings: Set = None,
-    seed: Seed = None,
-    dry_run: DryRun = False,
-    as_json: AsJson = False,
+    settings: opt.Set = None,
+    seed: opt.Seed = None,
+    dry_run: opt.DryRun = False,
+    as_json: opt.AsJson = False,
 ) -> None:
     """Run a study to its total number of trials; launching again resumes. --dry-run prints the cost of a trial."""
     from core.errors import UserError
@@ -61,7 +45,7 @@ def launch(
 
     more = [f"study.trials={trials}"] if trials else []
     more += [f"study.seed={seed}"] if seed is not None else []
-    resolved = configuration(RunConfig, config, [*(settings or ()), *more])
+    resolved = opt.configuration(RunConfig, config, [*(settings or ()), *more])
     if resolved.study is None:
         raise UserError(f"{config} has no section `study`: add one, see configs/faces.yaml")
     if dry_run:
@@ -74,35 +58,29 @@ def launch(
     result = search(resolved, workers=workers, new=new, cluster=cluster)
     if not as_json:
         show(lambda: study_status(load(resolved.mlruns.absolute(), result.name, study.storage)))
-    commands = _commands(result.name, resolved.mlruns, study.storage, ("report", "register"))
-    answer(
-        {
-            "study": result.name,
-            "best": result.best.model_dump(mode="json"),
-            "best_value": result.best_value,
-            "ended": result.ended,
-            "next": commands,
-        },
-        as_json,
-        f"{result.ended}; best {study.objectives[0]} {result.best_value:.3f}{_next(commands)}",
-    )
+    commands = _commands(result.name, resolved.mlruns, study.storage, "report", "register")
+    told = {"study": result.name, "best": result.best.model_dump(mode="json"), "best_value": result.best_value}
+    told |= {"ended": result.ended, "next": commands}
+    text = f"{result.ended}; best {study.objectives[0]} {result.best_value:.3f}{_next(commands)}"
+    opt.answer(told, as_json, text)
 
 
-def _commands(name: str, mlruns: Path, storage: str | None, verbs: tuple[str, ...]) -> list[str]:
+def _tracking(mlruns: Path) -> str:
+    return "" if mlruns == opt.MLRUNS else f" --mlruns {quote(str(mlruns))}"
+
+
+def _commands(name: str, mlruns: Path, storage: str | None, *verbs: str) -> list[str]:
     """What to type after a study, ready to be copied."""
-    from shlex import quote
-
     from tuning.storage import StudyStorage
 
-    tracking = "" if mlruns == DEFAULT_MLRUNS else f" --mlruns {quote(str(mlruns))}"
     known = os.environ.get("COUNTERFORGE_STORAGE")
     database = "" if storage is None or storage == known else f" --storage {quote(StudyStorage(storage).shown)}"
-    commands = [f"counterforge study {verb} {name}{tracking}{database}" for verb in verbs]
-    return [*commands, f"counterforge ui{tracking}"]
+    commands = [f"counterforge study {verb} {name}{_tracking(mlruns)}{database}" for verb in verbs]
+    return [*commands, f"counterforge ui{_tracking(mlruns)}"]
 
 
 def _next(commands: list[str]) -> str:
-    return "\nnext:\n" + "\n".join(f"    {command}" for command in commands)
+    return "\nnext:\n" + "\n".join(f"    {command}" for command in commands) if commands else ""
 
 
 app.command("resume", help="Same as launch: continue to the total number of trials.")(launch)
@@ -122,25 +100,22 @@ def _dry_run(config: RunConfig, workers: int, as_json: bool) -> None:
     assert config.study is not None
     base = check_study(config.study, study_base(config))
     manifest = config.out / "faces" / "reduced.parquet"
-    known = manifest.is_file()
-    faces = 1000
-    if known:
-        faces = len(Manifest.read(manifest).select(dataset=config.datasets.train, split="train"))
+    rows = Manifest.read(manifest).select(dataset=config.datasets.train, split="train") if manifest.is_file() else None
+    faces = 1000 if rows is None else len(rows)
     costs = trial_costs(config.study, base, faces)
-    trials = slots(config.study)
+    trials, space = slots(config.study), described(config.study.space)
     hours = trials * sum(cost.trial for cost in costs) / len(costs) / 3600 / workers
-    seconds = {cost.backbone: round(cost.trial, 1) for cost in costs}
-    if as_json:
-        space = described(config.study.space)
-        answer({"space": space, "trials": trials, "faces": faces, "trial_seconds": seconds, "hours": hours}, True, "")
-        return
-    show_configuration(config)
-    print_table(pd.DataFrame(described(config.study.space)), f"{trials} trials by {config.study.sampler} over")
-    rows = [[c.backbone, c.frozen_step * 1000, c.full_step * 1000, c.trial] for c in costs]
+    told = {"space": space, "trials": trials, "faces": faces, "hours": hours}
+    told["trial_seconds"] = {cost.backbone: round(cost.trial, 1) for cost in costs}
+    if not as_json:
+        opt.show(config)
     columns = ["backbone", "head step ms", "full step ms", "trial s"]
-    print_table(pd.DataFrame(rows, columns=columns), "cost, estimated from one timed step")
-    of = f"{faces} train faces" + ("" if known else " (assumed: the faces are not ingested yet)")
-    typer.echo(f"about {duration(hours * 3600)} for {trials} trials of {of} by {workers} worker{'s' * (workers > 1)}")
+    table = [(cost.backbone, cost.frozen_step * 1000, cost.full_step * 1000, cost.trial) for cost in costs]
+    searched = (pd.DataFrame(space), f"{trials} trials by {config.study.sampler} over")
+    cost = (pd.DataFrame(table, columns=columns), "cost, estimated from one timed step")
+    of = f"{faces} train faces" + (" (assumed: the faces are not ingested yet)" if rows is None else "")
+    text = f"about {duration(hours * 3600)} for {trials} trials of {of} by {workers} worker{'s' * (workers > 1)}"
+    opt.answer(told, as_json, text, searched, cost)
 
 
 @app.command()
@@ -157,36 +132,35 @@ def worker(
 @app.command()
 def status(
     name: Annotated[str | None, typer.Argument(help="Study, or the beginning of its name; all by default.")] = None,
-    mlruns: Mlruns = DEFAULT_MLRUNS,
+    mlruns: opt.Mlruns = opt.MLRUNS,
     storage: Storage = None,
     live: Annotated[bool, typer.Option("--live", help="Refresh until the study ends, or Ctrl-C.")] = False,
     trials: Annotated[int, typer.Option(help="Number of trials to show, the best ones first.", min=0)] = 15,
-    as_json: AsJson = False,
+    as_json: opt.AsJson = False,
 ) -> None:
     """List the studies, or show one with its best trials and the time left."""
     from tuning.status import overview, show, study_status
     from tuning.storage import load
 
     root = mlruns.absolute()
-    if name is not None:
-        show(lambda: study_status(load(root, name, storage)), live=live, trials=trials, as_json=as_json)
-        return
-    table = overview(root, storage)
-    if as_json:
-        typer.echo(table.to_json(orient="records"))
+    if name is None:
+        table = overview(root, storage)
+        opt.answer(opt.records(table), as_json, "", (table, "studies"))
+    elif as_json:
+        opt.answer(asdict(study_status(load(root, name, storage))), as_json, "")
     else:
-        print_table(table, "studies")
+        show(lambda: study_status(load(root, name, storage)), live=live, trials=trials)
 
 
 @app.command()
 def report(
-    name: Annotated[str, typer.Argument(help="Study, or the beginning of its name.")],
-    mlruns: Mlruns = DEFAULT_MLRUNS,
+    name: Name,
+    mlruns: opt.Mlruns = opt.MLRUNS,
     storage: Storage = None,
     seeds: Annotated[int, typer.Option(help="Number of fresh seeds to train the best recipe with.", min=0)] = 0,
     sealed: Annotated[bool, typer.Option(help="Score on the sealed test rows, too; the opening is counted.")] = True,
     out: Annotated[Path | None, typer.Option("--out", help="HTML file to write; beside the study by default.")] = None,
-    as_json: AsJson = False,
+    as_json: opt.AsJson = False,
 ) -> None:
     """Write the report of a study: figures, and the best trial's val score beside its sealed test score."""
     from pipelines.reports.study_report import review_study, write_report
@@ -194,29 +168,23 @@ def report(
 
     study = load(mlruns.absolute(), name, storage)
     review = review_study(study, seeds=seeds, sealed=sealed)
-    commands = _commands(review.study, mlruns, storage, ("register",))
+    commands = _commands(review.study, mlruns, storage, "register")
     path = write_report(study, review, out=out, commands=commands)
-    if not as_json:
-        print_table(review.optimism, f"the best trial of {review.study}: AUC on val, and on sealed test rows")
-    result = {
-        "study": review.study,
-        "best": review.best.model_dump(mode="json"),
-        "best_value": review.best_value,
-        "scores": review.optimism.to_dict("records"),
-        "importance": review.importance,
-        "report": path,
-        "next": commands,
-    }
-    answer(result, as_json, f"report in {path}, and in the study's run{_next(commands)}")
+    result = {"study": review.study, "best": review.best.model_dump(mode="json"), "best_value": review.best_value}
+    result |= {"scores": review.optimism.to_dict("records"), "importance": review.importance}
+    result |= {"report": path, "next": commands}
+    title = f"the best trial of {review.study}: AUC on val, and on sealed test rows"
+    text = f"report in {path}, and in the study's run{_next(commands)}"
+    opt.answer(result, as_json, text, (review.optimism, title))
 
 
 @app.command()
 def register(
-    name: Annotated[str, typer.Argument(help="Study, or the beginning of its name.")],
-    mlruns: Mlruns = DEFAULT_MLRUNS,
+    name: Name,
+    mlruns: opt.Mlruns = opt.MLRUNS,
     storage: Storage = None,
-    dry_run: DryRun = False,
-    as_json: AsJson = False,
+    dry_run: opt.DryRun = False,
+    as_json: opt.AsJson = False,
 ) -> None:
     """Train the winner of a study at full cost and register it as challenger. Repeating the command resumes."""
     from pipelines.release.winner import register_winner
@@ -224,19 +192,13 @@ def register(
 
     winner = register_winner(load(mlruns.absolute(), name, storage), dry_run=dry_run)
     how = "trained at full cost" if winner.trained else "with the weights of the trial"
-    tracking = "" if mlruns == DEFAULT_MLRUNS else f" --mlruns {mlruns}"
-    commands = [] if dry_run or winner.champion else [f"counterforge models promote challenger{tracking}"]
+    promote = f"counterforge models promote challenger{_tracking(mlruns)}"
+    commands = [] if dry_run or winner.champion else [promote]
     if dry_run and not as_json:
-        show_configuration(winner.recipe)
+        opt.show(winner.recipe)
     text = f"trial {winner.trial} of {winner.study}, {how}"
     if not dry_run:
         text = f"version {winner.version} is the {'champion' if winner.champion else 'challenger'}: {text}"
-    result = {
-        "study": winner.study,
-        "trial": winner.trial,
-        "recipe": winner.recipe.model_dump(mode="json"),
-        "trained": winner.trained,
-        "version": winner.version,
-        "next": commands,
-    }
-    answer(result, as_json, text + (_next(commands) if commands else ""))
+    result = {"study": winner.study, "trial": winner.trial, "recipe": winner.recipe.model_dump(mode="json")}
+    result |= {"trained": winner.trained, "version": winner.version, "next": commands}
+    opt.answer(result, as_json, text + _next(commands))
