@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from pydantic import ValidationError
@@ -23,44 +23,77 @@ from core.errors import UserError
 from core.files import write_bytes, write_json
 
 WEIGHTS, CONFIG = "weights.safetensors", "config.json"
-_FORMAT = 1
+FORMAT = 1
 
 
-class Detector(nn.Module):
-    """uint8 faces [B, 3, S, S] in, the logit of "fake" out.
+class CalibratedModel(nn.Module):
+    """What detectors and ensembles share: uint8 faces [B, 3, S, S] in, the logit of "fake" out, calibrated on val.
+
+    Attributes:
+        temperature: divides the logit before the sigmoid.
+        threshold: P(fake) from which a face is called fake, fixed on val.
+        band: where the model abstains, fixed on val; None where it never was.
+        manifest_digest: of the manifest that it was trained or fitted on; "" for none.
+    """
+
+    def __init__(
+        self, threshold: float = 0.5, band: Band | None = None, temperature: float = 1.0, manifest_digest: str = ""
+    ) -> None:
+        super().__init__()
+        self.threshold = threshold
+        self.band = band
+        self.temperature = temperature
+        self.manifest_digest = manifest_digest
+
+    @property
+    def digest(self) -> str:
+        """16 hex digits of what decides the scores."""
+        raise NotImplementedError
+
+    def describe(self) -> dict[str, object]:
+        """What `config.json` holds: plain values from which the model is rebuilt around its weights."""
+        raise NotImplementedError
+
+    def _tensors(self) -> Mapping[str, Tensor]:
+        raise NotImplementedError
+
+    def probability(self, images: Tensor) -> Tensor:
+        """uint8 [B, 3, S, S] -> [B] calibrated P(fake)."""
+        return torch.sigmoid(self(images) / self.temperature)
+
+    def calibration(self) -> dict[str, object]:
+        """The part of `describe` that `read_calibration` reads."""
+        names = ("threshold", "band", "temperature", "manifest_digest")
+        return {name: getattr(self, name) for name in names} | {"digest": self.digest}
+
+    def save(self, folder: Path | str) -> Path:
+        """Write `weights.safetensors`, then `config.json`, whose presence says that both are complete."""
+        folder = Path(folder)
+        (folder / CONFIG).unlink(missing_ok=True)
+        state = {key: tensor.detach().cpu().contiguous() for key, tensor in self._tensors().items()}
+        write_bytes(folder / WEIGHTS, encode(state))
+        write_json(folder / CONFIG, self.describe())
+        return folder
+
+
+class Detector(CalibratedModel):
+    """One network: uint8 faces [B, 3, S, S] in, the logit of "fake" out.
 
     Attributes:
         module: the timm network, or a ForensicNetwork around it: normalised images [B, 3, S, S] -> [B, 1].
         config: what it was trained by; `config.image_size` is S.
         mean, std: [3, 1, 1] of RGB in [0, 1], on the detector's device.
-        temperature: divides the logit before the sigmoid.
-        threshold: P(fake) from which a face is called fake, fixed on val.
-        band: where it would rather give no verdict, fixed on val; None where it never was.
-        manifest_digest: of the manifest that it was trained on; "" for none.
     """
 
     mean: Tensor
     std: Tensor
 
     def __init__(
-        self,
-        module: nn.Module,
-        config: DetectorConfig,
-        mean: Colour,
-        std: Colour,
-        *,
-        threshold: float = 0.5,
-        band: Band | None = None,
-        temperature: float = 1.0,
-        manifest_digest: str = "",
+        self, module: nn.Module, config: DetectorConfig, mean: Colour, std: Colour, **calibration: Any
     ) -> None:
-        super().__init__()
+        super().__init__(**calibration)
         self.module = module.to(memory_format=torch.channels_last)
         self.config = config
-        self.threshold = threshold
-        self.band = band
-        self.temperature = temperature
-        self.manifest_digest = manifest_digest
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).reshape(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).reshape(3, 1, 1), persistent=False)
 
@@ -69,7 +102,7 @@ class Detector(nn.Module):
         """An untrained one on the CPU: the backbone with its weights, and a fresh head.
 
         Raises:
-            UserError: the weights cannot be had or do not fit.
+            UserError: the weights are not available or do not fit.
         """
         built = _network(config, config.weights, config.seed)
         return cls(built.module, config, built.mean, built.std)
@@ -85,55 +118,29 @@ class Detector(nn.Module):
         described = read_description(folder)
         if described is None:
             raise UserError(f"no detector in {folder} ({CONFIG} is missing): train one with `counterforge train`")
-        try:
-            detector = cls.rebuild(described, load_file(folder / WEIGHTS))
-        except (KeyError, TypeError, ValidationError, OSError, SafetensorError, RuntimeError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise UserError(f"the detector in {folder} cannot be rebuilt ({reason}): train it again") from error
-        if detector.digest != described.get("digest"):
-            raise UserError(f"{CONFIG} and {WEIGHTS} in {folder} are not of one detector: train it again")
-        return detector.to(pick_device(device)).eval()
+        return rebuilt(cls.rebuild, folder, described, device)
 
     @classmethod
     def rebuild(cls, described: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Detector:
         """The detector that `describe` described, around its tensors, on the CPU; raises what pydantic and torch do."""
         config = DetectorConfig.model_validate(described["config"])
-        detector = cls(
-            _network(config, "none").module,
-            config,
-            cast("Colour", tuple(described["mean"])),
-            cast("Colour", tuple(described["std"])),
-            threshold=float(described["threshold"]),
-            band=described_band(described),
-            temperature=float(described["temperature"]),
-            manifest_digest=str(described["manifest_digest"]),
-        )
+        mean, std = (cast("Colour", tuple(described[name])) for name in ("mean", "std"))
+        detector = cls(_network(config, "none").module, config, mean, std, **read_calibration(described))
         detector.module.load_state_dict(dict(tensors))
         return detector
 
-    def save(self, folder: Path | str) -> Path:
-        """Write `weights.safetensors`, then `config.json`, whose presence says that both are complete."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / CONFIG).unlink(missing_ok=True)
-        state = {key: tensor.detach().cpu().contiguous() for key, tensor in self.module.state_dict().items()}
-        write_bytes(folder / WEIGHTS, encode(state))  # safetensors' own save_file writes for its owner alone
-        write_json(folder / CONFIG, self.describe())
-        return folder
-
     def describe(self) -> dict[str, object]:
-        """What `config.json` holds: plain values from which the detector is rebuilt around its weights."""
+        """See `CalibratedModel`."""
         return {
-            "format": _FORMAT,
+            "format": FORMAT,
             "config": self.config.model_dump(),
             "mean": self.mean.flatten().tolist(),
             "std": self.std.flatten().tolist(),
-            "threshold": self.threshold,
-            "band": self.band,
-            "temperature": self.temperature,
-            "manifest_digest": self.manifest_digest,
-            "digest": self.digest,
+            **self.calibration(),
         }
+
+    def _tensors(self) -> Mapping[str, Tensor]:
+        return cast("Mapping[str, Tensor]", self.module.state_dict())
 
     @property
     def digest(self) -> str:
@@ -151,10 +158,6 @@ class Detector(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """uint8 [B, 3, S, S] -> [B] float32 logits of "fake", not yet divided by the temperature."""
         return cast("Tensor", self.module(self.normalise(images))).squeeze(1).float()
-
-    def probability(self, images: Tensor) -> Tensor:
-        """uint8 [B, 3, S, S] -> [B] calibrated P(fake)."""
-        return torch.sigmoid(self(images) / self.temperature)
 
 
 def _network(config: DetectorConfig, weights: str, seed: int = 0) -> Built:
@@ -181,3 +184,38 @@ def read_description(folder: Path) -> dict[str, Any] | None:
         return cast("dict[str, Any]", json.loads(file.read_text(encoding="utf-8")))
     except ValueError as error:
         raise UserError(f"{file} is damaged ({error}): delete it and train again") from error
+
+
+def read_calibration(described: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of `CalibratedModel` out of a `config.json`."""
+    return {
+        "threshold": float(described["threshold"]),
+        "band": described_band(described),
+        "temperature": float(described["temperature"]),
+        "manifest_digest": str(described["manifest_digest"]),
+    }
+
+
+Model = TypeVar("Model", bound=CalibratedModel)
+
+
+def rebuilt(
+    rebuild: Callable[[Mapping[str, Any], Mapping[str, Tensor]], Model],
+    folder: Path,
+    described: Mapping[str, Any],
+    device: str,
+) -> Model:
+    """The model of a folder on a device, in eval mode.
+
+    Raises:
+        UserError: its files cannot be read or do not belong together.
+    """
+    kind = "ensemble" if "members" in described else "detector"
+    try:
+        model = rebuild(described, load_file(folder / WEIGHTS))
+    except (KeyError, TypeError, ValidationError, OSError, SafetensorError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"the {kind} in {folder} cannot be rebuilt ({reason}): make it again") from error
+    if model.digest != described["digest"]:
+        raise UserError(f"{CONFIG} and {WEIGHTS} in {folder} are not of one {kind}: make it again")
+    return model.to(pick_device(device)).eval()

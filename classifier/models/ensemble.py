@@ -10,27 +10,20 @@ and a `config.json`, which has `members`. Whatever keeps, fetches and serves a d
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from safetensors.torch import save as encode
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from classifier.calibration import Band, described_band
 from classifier.models.backbones import state_digest
-from classifier.models.detector import CONFIG, WEIGHTS, Detector, read_description
-from core.device import pick_device
+from classifier.models.detector import FORMAT, CalibratedModel, Detector, read_calibration, read_description, rebuilt
 from core.errors import UserError
-from core.files import write_bytes, write_json
 
 Combination = Literal["mean", "weighted", "stacking"]
-_FORMAT = 1
 
 
 class EnsembleConfig(BaseModel):
@@ -43,15 +36,16 @@ class EnsembleConfig(BaseModel):
     backbone: str
 
 
-class Ensemble(nn.Module):
+class Ensemble(CalibratedModel):
     """uint8 faces [B, 3, S, S] in, the logit of "fake" out, as `Detector` does it.
 
     Attributes:
         members: the detectors, in order.
         weights: [M] of their calibrated logits; `bias`: what is added.
         config: `config.image_size` is S.
-        temperature, threshold, band: of the whole, fitted on val.
-        manifest_digest: of the manifest that it was fitted on.
+
+    Raises:
+        UserError: there are under two members, or not as many weights.
     """
 
     def __init__(
@@ -61,21 +55,14 @@ class Ensemble(nn.Module):
         bias: float = 0.0,
         *,
         combination: Combination = "mean",
-        threshold: float = 0.5,
-        band: Band | None = None,
-        temperature: float = 1.0,
-        manifest_digest: str = "",
+        **calibration: Any,
     ) -> None:
         if len(members) < 2 or len(members) != len(weights):
             raise UserError(f"an ensemble needs two models or more, not {len(members)}: name more of them")
-        super().__init__()
+        super().__init__(**calibration)
         self.members = nn.ModuleList(members)
         self.weights = tuple(float(weight) for weight in weights)
         self.bias = float(bias)
-        self.threshold = threshold
-        self.band = band
-        self.temperature = temperature
-        self.manifest_digest = manifest_digest
         names = dict.fromkeys(member.config.backbone for member in members)
         self.config = EnsembleConfig(
             combination=combination,
@@ -109,10 +96,6 @@ class Ensemble(nn.Module):
         each = self.member_logits(images)
         return each @ torch.tensor(self.weights, dtype=each.dtype, device=each.device) + self.bias
 
-    def probability(self, images: Tensor) -> Tensor:
-        """uint8 [B, 3, S, S] -> [B] calibrated P(fake)."""
-        return torch.sigmoid(self(images) / self.temperature)
-
     @property
     def digest(self) -> str:
         """16 hex digits of what decides its scores."""
@@ -121,34 +104,34 @@ class Ensemble(nn.Module):
         return state_digest({**parts, ".numbers": numbers})
 
     def describe(self) -> dict[str, object]:
-        """What `config.json` holds."""
+        """See `CalibratedModel`."""
         return {
-            "format": _FORMAT,
+            "format": FORMAT,
             "combination": self.config.combination,
             "image_size": self.config.image_size,
             "weights": list(self.weights),
             "bias": self.bias,
-            "threshold": self.threshold,
-            "band": self.band,
-            "temperature": self.temperature,
-            "manifest_digest": self.manifest_digest,
-            "digest": self.digest,
+            **self.calibration(),
             "members": [member.describe() for member in self.detectors],
         }
 
-    def save(self, folder: Path | str) -> Path:
-        """Write `weights.safetensors`, then `config.json`, whose presence says that both are complete."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / CONFIG).unlink(missing_ok=True)
-        state = {
-            f"{number}.{key}": tensor.detach().cpu().contiguous()
+    def _tensors(self) -> Mapping[str, Tensor]:
+        return {
+            f"{number}.{key}": tensor
             for number, member in enumerate(self.detectors)
             for key, tensor in member.module.state_dict().items()
         }
-        write_bytes(folder / WEIGHTS, encode(state))
-        write_json(folder / CONFIG, self.describe())
-        return folder
+
+    @classmethod
+    def rebuild(cls, described: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Ensemble:
+        """The ensemble that `describe` described, around its members' tensors, on the CPU."""
+        members = []
+        for number, member in enumerate(described["members"]):
+            prefix = f"{number}."
+            own = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+            members.append(Detector.rebuild(member, own))
+        weights, bias, combination = described["weights"], float(described["bias"]), described["combination"]
+        return cls(members, weights, bias, combination=combination, **read_calibration(described))
 
 
 FaceModel = Detector | Ensemble
@@ -164,29 +147,7 @@ def load_detector(folder: Path | str, device: str = "auto") -> FaceModel:
     described = read_description(folder)
     if described is None or "members" not in described:
         return Detector.load(folder, device)
-    try:
-        tensors = load_file(folder / WEIGHTS)
-        members = []
-        for number, member in enumerate(described["members"]):
-            prefix = f"{number}."
-            own = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-            members.append(Detector.rebuild(member, own))
-        ensemble = Ensemble(
-            members,
-            described["weights"],
-            float(described["bias"]),
-            combination=described["combination"],
-            threshold=float(described["threshold"]),
-            band=described_band(described),
-            temperature=float(described["temperature"]),
-            manifest_digest=str(described["manifest_digest"]),
-        )
-    except (KeyError, TypeError, ValidationError, OSError, SafetensorError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"the ensemble in {folder} cannot be rebuilt ({reason}): make it again") from error
-    if ensemble.digest != described.get("digest"):
-        raise UserError(f"{CONFIG} and {WEIGHTS} in {folder} are not of one ensemble: make it again")
-    return ensemble.to(pick_device(device)).eval()
+    return rebuilt(Ensemble.rebuild, folder, described, device)
 
 
 def resized(images: Tensor, size: int) -> Tensor:
