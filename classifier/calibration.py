@@ -5,8 +5,7 @@ Both are fitted on the val split and then stay fixed; the test split never comes
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -95,12 +94,6 @@ class Band(NamedTuple):
 
     low: float
     high: float
-
-
-def described_band(described: Mapping[str, Any]) -> Band | None:
-    """The band of a detector's `config.json`; None in those of before there were bands."""
-    found = described.get("band")
-    return None if found is None else Band(float(found[0]), float(found[1]))
 
 
 def fit_band(scores: ArrayLike, targets: ArrayLike, threshold: float, error: float = ERROR) -> Band:

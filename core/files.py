@@ -14,20 +14,45 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from core.errors import UserError
+
+_CHECKSUM = "checksum"
+
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` to write to; it takes the place of `path` when the block ends well.
 
     A kill, a full disk or an error leaves the old file, or none. Nothing temporary stays after an error.
+
+    Raises:
+        UserError: the disk is full, or cannot be written for another reason.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with refusing_if_unwritable(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def refusing_if_unwritable(path: Path) -> Iterator[None]:
+    """Make one sentence, a UserError that names `path`, of what the system says while `path` is written."""
     try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        yield
+    except (OSError, RuntimeError) as error:
+        # torch raises a RuntimeError of its own while it handles the system's.
+        reason = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(reason, OSError):
+            raise
+        kept = "what stood there before is whole" if path.exists() else "nothing stood there before"
+        raise UserError(
+            f"{path} could not be written ({(reason.strerror or str(reason)).lower()}); {kept}:"
+            " free some space or take another folder, and run the same command again"
+        ) from error
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -44,6 +69,33 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, content: object) -> None:
     """Write JSON atomically, with an indent of two and a newline at the end."""
     write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What JSON can hold, with a checksum that `unsealed` takes out again."""
+    return {**content, _CHECKSUM: digest(json.dumps(content))}
+
+
+def unsealed(content: Any) -> dict[str, Any]:
+    """What `sealed` was given, after JSON; of before there were checksums, the content as it is.
+
+    Raises:
+        ValueError: it is no object, or another one than was sealed.
+    """
+    if not isinstance(content, dict):
+        raise ValueError("it is not an object")
+    rest = {name: value for name, value in content.items() if name != _CHECKSUM}
+    if len(rest) < len(content) and content[_CHECKSUM] != digest(json.dumps(rest)):
+        raise ValueError("its checksum does not fit")
+    return rest
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
+    """What was sealed and written as JSON; None where there is no file, or a damaged one."""
+    try:
+        return unsealed(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, RecursionError):
+        return None
 
 
 def strict_json(value: object, indent: int | None = None) -> str:

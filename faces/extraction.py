@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from core import splits
 from core.errors import UserError
-from core.files import sha256
+from core.files import sealed, sha256, unsealed
 from faces.detection import DETECTORS, Face, FaceDetector, Pixels, crop, detector
 from faces.media import Frame, MediaFile, UnreadableError, decode_image, read_frames, read_image
 
@@ -366,7 +366,7 @@ class Journal:
         self._append({"finished": inputs})
 
     def _append(self, line: dict[str, Any]) -> None:
-        self._file.write(json.dumps(line, separators=(",", ":")) + "\n")
+        self._file.write(json.dumps(sealed(line), separators=(",", ":")) + "\n")
         self._file.flush()
 
     def _read(self) -> dict[str, Any] | None:
@@ -379,7 +379,7 @@ class Journal:
         config: dict[str, Any] | None = None
         for number, line in enumerate(data[:whole].splitlines(), start=1):
             try:
-                entry = json.loads(line)
+                entry = unsealed(json.loads(line))
                 if "config" in entry:
                     config = entry["config"]
                 elif "finished" in entry:

@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import load_file
 from safetensors.torch import save as encode
 from torch import Tensor
 
 from core.errors import UserError
-from core.files import atomic, sha256
+from core.files import refusing_if_unwritable, sha256
+from core.state import read_state
 from gan.config import ARCHITECTURE
 from gan.networks.generator import Generator
 
@@ -48,6 +47,7 @@ class GeneratorCard(BaseModel):
     kd_val_sd: float | None = None
     started_from: str | None = Field(None, description="digest of the generator that it went on from")
     training: dict[str, Any] = Field(default_factory=dict, description="the whole training configuration")
+    weights: str = Field("", description="SHA-256 of the weights' file; empty in those of before it was kept")
 
     def build(self) -> Generator:
         """A generator of this architecture with fresh weights."""
@@ -64,13 +64,15 @@ def save_generator(generator: Generator | Mapping[str, Tensor], card: GeneratorC
     retired = folder.with_name(f".{folder.name}.{os.getpid()}.old")
     weights = generator.state_dict() if isinstance(generator, Generator) else generator
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    with _refusing_if_unwritable(folder):
+    with refusing_if_unwritable(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         for leftover in (temporary, retired):
             shutil.rmtree(leftover, ignore_errors=True)
         try:
             temporary.mkdir()
-            (temporary / WEIGHTS).write_bytes(encode(tensors))
+            data = encode(tensors)
+            card = card.model_copy(update={"weights": sha256(data)})
+            (temporary / WEIGHTS).write_bytes(data)
             (temporary / CONFIG).write_text(card.model_dump_json(indent=1) + "\n")
         except OSError:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -95,7 +97,7 @@ def read_card(folder: Path) -> GeneratorCard:
             raise UserError(f"no generator at {folder} ({name} is missing): make one with `counterforge gan train`")
     try:
         return GeneratorCard.model_validate(json.loads((folder / CONFIG).read_text()))
-    except (ValidationError, ValueError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{folder / CONFIG} is not a generator's configuration: train the generator again") from error
 
 
@@ -132,10 +134,15 @@ def export_label(folder: Path, label: str, out: Path) -> Path:
 
 
 def _read(folder: Path) -> Generator:
-    with torch.random.fork_rng(devices=[]):  # the weights drawn here are replaced below
-        generator = read_card(folder).build()
+    card = read_card(folder)
     try:
+        if card.weights and sha256(folder / WEIGHTS) != card.weights:
+            raise ValueError("the checksum does not fit")
+        with torch.random.fork_rng(devices=[]):  # the weights drawn here are replaced below
+            generator = card.build()
         generator.load_state_dict(load_file(folder / WEIGHTS))
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in generator.state_dict().values()):
+            raise ValueError("a weight is not finite")
     except Exception as error:  # safetensors raises its own kind for a damaged file, torch a RuntimeError for a misfit
         raise UserError(f"{folder / WEIGHTS} does not fit {CONFIG} beside it: train the generator again") from error
     return generator.to(memory_format=torch.channels_last).eval().requires_grad_(False)
@@ -151,42 +158,13 @@ def generator_digest(folder: Path) -> str:
     return sha256(Path(folder) / WEIGHTS)[:16]
 
 
-def save_state(state: Mapping[str, Any], path: Path) -> None:
-    """Write a training state in one atomic step.
-
-    Raises:
-        UserError: the disk is full, or cannot be written for another reason; what stood there is untouched.
-    """
-    with _refusing_if_unwritable(path), atomic(path) as temporary, temporary.open("wb") as file:
-        torch.save(dict(state), file)  # given a name, torch would lose the system's reason for a failure
-
-
-@contextmanager
-def _refusing_if_unwritable(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, RuntimeError) as error:
-        # torch raises a RuntimeError of its own while it handles the system's.
-        reason = error if isinstance(error, OSError) else error.__context__
-        if not isinstance(reason, OSError):
-            raise
-        kept = "what stood there before is whole" if path.exists() else "nothing stood there before"
-        raise UserError(
-            f"{path} could not be written ({(reason.strerror or str(reason)).lower()}); {kept}:"
-            " free some space or take another folder, and run the same command again"
-        ) from error
-
-
 def load_state(path: Path) -> dict[str, Any]:
     """Read a training state onto the CPU.
 
     Raises:
-        UserError: the file is damaged, or is no training state of this program.
+        UserError: there is no file, it is damaged, or is no training state of this program.
     """
-    try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise UserError(f"{path} is not a training state: delete it to start anew") from error
-    if not isinstance(state, dict) or not {"config", "faces", "trainer"} <= state.keys():
-        raise UserError(f"{path} is not the state of a generator's training: delete it to start anew")
+    state = read_state(path, {"config", "faces", "trainer"})
+    if state is None:
+        raise UserError(f"no training state at {path}: train the generator first")
     return state

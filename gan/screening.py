@@ -20,7 +20,7 @@ from PIL import Image
 
 from core.device import pick_device
 from core.errors import UserError
-from core.files import sha256, write_bytes, write_text
+from core.files import sealed, sha256, unsealed, write_bytes, write_text
 from core.manifest import Manifest
 from core.progress import progress_bar
 from core.splits import MAX_DISTANCE
@@ -109,7 +109,7 @@ class _SeedLog:
             return
         data = self.path.read_bytes()
         try:
-            entries = [json.loads(line) for line in data[: data.rfind(b"\n") + 1].splitlines()]
+            entries = [unsealed(json.loads(line)) for line in data[: data.rfind(b"\n") + 1].splitlines()]
             begun_with, self.lines = entries[0] if entries else settings, entries[1:]
             if any({"seed", "phash", "landmarks", "rejected"} != set(line) for line in self.lines):
                 raise ValueError("a line has other keys")
@@ -125,7 +125,7 @@ class _SeedLog:
     def add(self, lines: list[dict[str, Any]]) -> None:
         """Append lines, in a file that is written as a whole: a kill leaves it as it was before them."""
         self.lines += lines
-        entries = [self.settings, *self.lines]
+        entries = [sealed(entry) for entry in (self.settings, *self.lines)]
         write_text(self.path, "".join(json.dumps(entry, separators=(",", ":")) + "\n" for entry in entries))
 
     @property

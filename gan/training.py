@@ -23,8 +23,9 @@ from core.errors import UserError
 from core.manifest import Manifest
 from core.progress import Report, ignore, progress_bar
 from core.signals import deferred_interrupt
+from core.state import write_state
 from faces.loading import Crops, load_crops
-from gan.checkpoint import GeneratorCard, load_state, read_card, save_generator, save_state
+from gan.checkpoint import GeneratorCard, load_state, read_card, save_generator
 from gan.config import GanConfig, refuse_changes
 from gan.distributed import ProcessGroup
 from gan.networks.generator import Generator
@@ -295,7 +296,7 @@ class TrainingJob:
             "started_from": self.started_from,
             "trainer": trainer.state(),
         }
-        save_state(state, self.state_file)
+        write_state(self.state_file, state)
         if not self.is_published:
             save_generator(self.best["weights"] if self.best else trainer.averaged, self._card, self.folder)
 
@@ -303,7 +304,7 @@ class TrainingJob:
     def is_published(self) -> bool:
         """Whether `folder` holds the generator that belongs to this state."""
         try:
-            return read_card(self.folder) == self._card
+            return read_card(self.folder).model_copy(update={"weights": ""}) == self._card
         except UserError:
             return False
 

@@ -1,12 +1,12 @@
 """Steps of a pipeline that are skipped when their inputs have not changed.
 
 A step leaves a small JSON record behind: the digest of its inputs, its result and the seconds that it took. It is
-written after the work, so that a killed step is done again (each step goes on where it was by itself).
+written after the work, so that a killed step is done again (each step goes on where it was by itself), and so is one
+whose record is damaged.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -14,7 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from core.files import digest, write_json
+from core.files import digest, read_record, sealed, write_json
+
+_NAMES = {"inputs", "seconds", "result"}
 
 
 @dataclass
@@ -44,8 +46,13 @@ class Steps:
         key = digest(*inputs, length=64)
         record = self.folder / f"{name}.json"
         title = f"[{len(self.seconds) + 1}/{self.total}] {name}"
-        known = _read(record)
-        if known and known["inputs"] == key and all(Path(path).exists() for path in outputs(known["result"])):
+        known = read_record(record)
+        if (
+            known
+            and known.keys() == _NAMES
+            and known["inputs"] == key
+            and all(Path(path).exists() for path in outputs(known["result"]))
+        ):
             self.seconds[name] = float(known["seconds"])
             self.done_before.append(name)
             print(f"{title}: unchanged, done before in {known['seconds']:.0f} s", file=sys.stderr)
@@ -54,14 +61,6 @@ class Steps:
         started = time.monotonic()
         result = work()
         self.seconds[name] = time.monotonic() - started
-        write_json(record, {"inputs": key, "seconds": self.seconds[name], "result": result})
+        write_json(record, sealed({"inputs": key, "seconds": self.seconds[name], "result": result}))
         print(f"{title}: {self.seconds[name]:.0f} s", file=sys.stderr)
         return result
-
-
-def _read(record: Path) -> dict[str, Any] | None:
-    try:
-        content = json.loads(record.read_text())
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) and {"inputs", "seconds", "result"} <= content.keys() else None

@@ -7,9 +7,9 @@ folder is named after everything that shapes the detector, and so is the MLflow 
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Self
@@ -24,7 +24,7 @@ from classifier.models.detector import WEIGHTS, Detector
 from classifier.scoring import milliseconds_per_image, score
 from classifier.training.training import train
 from core.errors import UserError
-from core.files import write_text
+from core.files import read_record, sealed, write_json
 from core.manifest import Manifest
 from core.splits import folds as fold_of_rows
 from gan.balancing import BalanceConfig, balance
@@ -249,8 +249,8 @@ def train_and_log(
     folder = context.work / "detectors" / key
     run_key = hashlib.sha256(f"{parent}/{name}/{key}".encode()).hexdigest()[:12]
     record = folder / f"trained-{run_key}.json"
-    if record.is_file():
-        return Trained(**json.loads(record.read_text()))
+    with suppress(TypeError):  # no record, or one with other names
+        return Trained(**read_record(record) or {})
     refuse_unjudged(context, folds)
     folder.mkdir(parents=True, exist_ok=True)
     first, synthetic, explanation = training_set(spec, context, 0, folds)
@@ -336,7 +336,7 @@ def train_and_log(
         together.error,
         tuple(each.measures["mean_auc"] for each in validations),
     )
-    write_text(record, json.dumps(asdict(trained)))
+    write_json(record, sealed(asdict(trained)))
     return trained
 
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 import torch
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as encode
 from torch import Tensor, nn
 
-from classifier.calibration import Band, described_band
+from classifier.calibration import Band
 from classifier.config import DetectorConfig
 from classifier.models.backbones import Built, Colour, create, head, state_digest
 from classifier.models.forensics import ForensicNetwork, kinds_of
@@ -125,6 +126,8 @@ class Detector(CalibratedModel):
         """The detector that `describe` described, around its tensors, on the CPU; raises what pydantic and torch do."""
         config = DetectorConfig.model_validate(described["config"])
         mean, std = (cast("Colour", tuple(described[name])) for name in ("mean", "std"))
+        if not min(std) > 0:
+            raise ValueError(f"std is {std}, which must be above 0")
         detector = cls(_network(config, "none").module, config, mean, std, **read_calibration(described))
         detector.module.load_state_dict(dict(tensors))
         return detector
@@ -172,7 +175,7 @@ def _network(config: DetectorConfig, weights: str, seed: int = 0) -> Built:
 
 
 def read_description(folder: Path) -> dict[str, Any] | None:
-    """The `config.json` of a finished detector, or None where there is none.
+    """The `config.json` of a finished detector or ensemble, whose values are checked; None where there is none.
 
     Raises:
         UserError: it is there, but damaged.
@@ -181,19 +184,47 @@ def read_description(folder: Path) -> dict[str, Any] | None:
     if not file.is_file():
         return None
     try:
-        return cast("dict[str, Any]", json.loads(file.read_text(encoding="utf-8")))
-    except ValueError as error:
-        raise UserError(f"{file} is damaged ({error}): delete it and train again") from error
+        described = json.loads(file.read_text(encoding="utf-8"))
+        read_calibration(described)
+        if "members" not in described:
+            DetectorConfig.model_validate(described.get("config"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{file} is damaged ({_reason(error)}): delete it and train again") from error
+    return cast("dict[str, Any]", described)
+
+
+def _reason(error: Exception) -> str:
+    """In a few words; of what pydantic says, the first thing that is wrong."""
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False, include_input=False)[0]
+        return f"{'.'.join(map(str, first['loc'])) or 'it'}: {first['msg']}"
+    return " ".join(str(error).split())[:200]
+
+
+class Calibration(BaseModel):
+    """What every `config.json` of a model must hold beside what rebuilds its network."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    format: Literal[1]
+    threshold: float = Field(ge=0, le=1)
+    band: tuple[float, float] | None = Field(None, description="None in those of before there were bands")
+    temperature: float = Field(ge=1e-6, le=1e6)
+    manifest_digest: str = Field(max_length=64)
+    digest: str = Field(max_length=64)
+
+    @field_validator("band")
+    @classmethod
+    def _ordered(cls, band: tuple[float, float] | None) -> Band | None:
+        if band is not None and not 0 <= band[0] <= band[1] <= math.nextafter(1, 2):  # just above 1: never called fake
+            raise ValueError("is not two ordered probabilities")
+        return None if band is None else Band(*band)
 
 
 def read_calibration(described: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of `CalibratedModel` out of a `config.json`."""
-    return {
-        "threshold": float(described["threshold"]),
-        "band": described_band(described),
-        "temperature": float(described["temperature"]),
-        "manifest_digest": str(described["manifest_digest"]),
-    }
+    """Arguments of `CalibratedModel` out of a `config.json`; raises a ValueError where one is out of its range."""
+    checked = Calibration.model_validate(described)
+    return {name: getattr(checked, name) for name in ("threshold", "band", "temperature", "manifest_digest")}
 
 
 Model = TypeVar("Model", bound=CalibratedModel)
@@ -213,9 +244,11 @@ def rebuilt(
     kind = "ensemble" if "members" in described else "detector"
     try:
         model = rebuild(described, load_file(folder / WEIGHTS))
-    except (KeyError, TypeError, ValidationError, OSError, SafetensorError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"the {kind} in {folder} cannot be rebuilt ({reason}): make it again") from error
+        for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+            if not bool(torch.isfinite(tensor).all()):
+                raise ValueError(f"{name} is not finite")
+    except (LookupError, TypeError, ValueError, ArithmeticError, OSError, SafetensorError, RuntimeError) as error:
+        raise UserError(f"the {kind} in {folder} cannot be rebuilt ({_reason(error)}): make it again") from error
     if model.digest != described["digest"]:
         raise UserError(f"{CONFIG} and {WEIGHTS} in {folder} are not of one {kind}: make it again")
     return model.to(pick_device(device)).eval()

@@ -10,6 +10,7 @@ and a `config.json`, which has `members`. Whatever keeps, fetches and serves a d
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -131,6 +132,8 @@ class Ensemble(CalibratedModel):
             own = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
             members.append(Detector.rebuild(member, own))
         weights, bias, combination = described["weights"], float(described["bias"]), described["combination"]
+        if not all(map(math.isfinite, (*weights, bias))):
+            raise ValueError("its weights are not finite")
         return cls(members, weights, bias, combination=combination, **read_calibration(described))
 
 

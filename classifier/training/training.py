@@ -12,9 +12,9 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,15 +34,17 @@ from classifier.training.features import frozen_features
 from classifier.training.optim import averaged, optimizer, prepare, schedule, set_learning_rate
 from core.device import autocast, keep_freed_memory, pick_device, pick_precision
 from core.errors import UserError
-from core.files import atomic, write_json
+from core.files import write_json
 from core.manifest import Manifest
 from core.progress import Report, ignore, progress_bar
 from core.seeding import derived_seed
 from core.signals import deferred_interrupt
+from core.state import read_state, write_state
 from faces.augmentation import augment
 from faces.loading import Crops, load_crops
 
 HISTORY, STATE = "history.json", "training.pt"
+_STATE_NAMES = {"config", "manifest_digest", "model", "optimizer", "ema", "progress"}
 _log = logging.getLogger(__name__)
 
 
@@ -68,6 +70,8 @@ def train(manifest: Manifest, config: DetectorConfig, out: Path, cache: Path, re
     out = Path(out)
     described = read_description(out)
     if described is not None:
+        if "config" not in described:
+            raise UserError(f"{out} holds an ensemble: train into another folder")
         _refuse_other(described["config"], described["manifest_digest"], config, manifest.digest, out)
         return out
     job = _Job(manifest, config, out, Path(cache), report)
@@ -94,7 +98,7 @@ class _Job:
         self._check_classes()
         self.class_weights = self._class_weights(self.train_rows)
         self.parents = self._parents() if config.paired else {}
-        state = read_state(out / STATE)
+        state = read_state(out / STATE, _STATE_NAMES)
         if state is not None:
             _refuse_other(state["config"], state["manifest_digest"], config, self.digest, out)
         # A job that goes on has its weights: it needs no hub.
@@ -351,15 +355,15 @@ class _Job:
         """Write the state, but never one with numbers that are none over a good one."""
         if not all(bool(torch.isfinite(parameter).all()) for parameter in self.detector.parameters()):
             raise self._diverged(float("nan"))
-        write_state(
-            self.out / STATE,
-            self.progress,
-            config=self.config.model_dump(),
-            manifest_digest=self.digest,
-            model=self.detector.module.state_dict(),
-            optimizer=self.optimizer.state_dict(),
-            ema=None if self.ema is None else self.ema.state_dict(),
-        )
+        state = {
+            "config": self.config.model_dump(),
+            "manifest_digest": self.digest,
+            "model": self.detector.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "ema": None if self.ema is None else self.ema.state_dict(),
+            "progress": vars(self.progress),
+        }
+        write_state(self.out / STATE, state)
         self.saved_at = time.monotonic()
 
     def _resume(self, state: Mapping[str, Any]) -> None:
@@ -416,24 +420,3 @@ class Progress:
         rank = (metrics["val_auc"], -metrics["val_loss"]) if judged else (float(self.epoch), 0.0)
         if self.best is None or rank > (self.best["auc"], -self.best["loss"]):
             self.best = {"epoch": self.epoch, "auc": rank[0], "loss": -rank[1], "state": weights()}
-
-
-def write_state(file: Path, progress: Progress, **parts: object) -> None:
-    """Write atomically; a kill leaves the old file or the new one."""
-    shallow = {name: getattr(progress, name) for name in asdict(Progress())}
-    with atomic(file) as temporary:
-        torch.save({**parts, "progress": shallow}, temporary)
-
-
-def read_state(file: Path) -> dict[str, Any] | None:
-    """What `write_state` wrote, or None where there is no file.
-
-    Raises:
-        UserError: it is damaged.
-    """
-    if not file.is_file():
-        return None
-    try:
-        return cast("dict[str, Any]", torch.load(file, map_location="cpu", weights_only=True))
-    except Exception as error:  # torch's reader of damaged files raises whatever its pickle machine stumbles over
-        raise UserError(f"{file} is damaged and cannot be resumed from: delete it and train again") from error

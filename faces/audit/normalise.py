@@ -78,6 +78,8 @@ def normalise(manifest: Manifest, out: Path, config: NormaliseConfig) -> Manifes
             if data is None:
                 data = encoded(files[row].read_bytes(), config.size or 0, config.quality or 0)
                 write_bytes(target, data)
+        except UserError:
+            raise
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise UserError(
                 f"row {row} of the manifest: {files[row]} cannot be normalised ({error}): ingest the faces again"

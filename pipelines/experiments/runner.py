@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from classifier.evaluation import ALL, per_source
 from core.errors import UserError
-from core.files import atomic, digest, strict_json, with_nan, write_json, write_text
+from core.files import atomic, digest, read_record, sealed, sha256, strict_json, with_nan, write_json, write_text
 from core.manifest import Manifest
 from core.progress import progress_bar
 from metrics.repeated import Repeated, Sample, over_seeds
@@ -82,7 +82,8 @@ class ScoreJob:
         """The score table; evaluations go onto the detector's run, metrics onto its model."""
         done = self.file.with_suffix(".json")
         key = f"{self.trained.model_id} {self.rows.digest} {sorted(self.columns)}"
-        if done.is_file() and self.file.is_file() and json.loads(done.read_text())["key"] == key:
+        known = read_record(done) or {}
+        if known.get("key") == key and self.file.is_file() and known.get("table") == sha256(self.file):
             return pd.read_parquet(self.file)
         scored = score_rows(self.trained.path, self.rows, self.context.cache, self.device)
         with atomic(self.file) as path:
@@ -100,7 +101,7 @@ class ScoreJob:
                     {"auc": here.by_source.results[ALL].metrics["auc"]} if len(own) > 1 else next(iter(own.values()))
                 )
             score_model(self.context.store, self.trained.model_id, name, here.rows.digest, of_datasets[name], run)
-        write_json(done, {"key": key, **evaluations})
+        write_json(done, sealed({"key": key, "table": sha256(self.file), **evaluations}))
         return scored.table
 
 

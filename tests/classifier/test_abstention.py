@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from classifier.calibration import Band, abstention, described_band, fit_band, fit_threshold
+from classifier.calibration import Band, abstention, fit_band, fit_threshold
+from classifier.models.detector import read_calibration
 
 
 def errors(scores: np.ndarray, targets: np.ndarray, band: Band) -> tuple[float, float]:
@@ -56,6 +57,7 @@ def test_what_abstaining_does_by_data_set() -> None:
 
 
 def test_detectors_of_before_have_none() -> None:
-    assert described_band({}) is None
-    assert described_band({"band": None}) is None
-    assert described_band({"band": [0.25, 0.75]}) == Band(0.25, 0.75)
+    described = {"format": 1, "threshold": 0.5, "temperature": 1.0, "manifest_digest": "", "digest": ""}
+    assert read_calibration(described)["band"] is None
+    assert read_calibration(described | {"band": None})["band"] is None
+    assert read_calibration(described | {"band": [0.25, 0.75]})["band"] == Band(0.25, 0.75)

@@ -192,10 +192,12 @@ def test_a_damaged_journal_names_its_line(portraits, tmp_path):
     out = tmp_path / "out"
     ingest(portraits, out, CROPS)
     lines = (out / "ingest.jsonl").read_text().splitlines()
-    lines[3] = "{nonsense"
-    (out / "ingest.jsonl").write_text("\n".join(lines) + "\n")
-    with pytest.raises(UserError, match=r"ingest\.jsonl, line 4 is damaged"):
-        ingest(portraits, out, CROPS)
+    altered = lines[3].replace('"label":"fake"', '"label":"real"', 1).replace("real/", "fake/", 1)
+    assert altered != lines[3]
+    for damage in ("{nonsense", altered):
+        (out / "ingest.jsonl").write_text("\n".join([*lines[:3], damage, *lines[4:]]) + "\n")
+        with pytest.raises(UserError, match=r"ingest\.jsonl, line 4 is damaged"):
+            ingest(portraits, out, CROPS)
 
 
 def test_unreadable_and_tiny_pictures_are_rejected_with_the_reason(portraits, tmp_path):

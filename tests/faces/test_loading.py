@@ -45,8 +45,12 @@ def row(path: Path, source: str) -> dict[str, object]:
 
 def plain(manifest: Manifest, size: int = SIZE) -> np.ndarray:
     """[N, 3, S, S] as Pillow decodes and resizes them, one after another."""
+    return plain_of(manifest, list(range(len(manifest))), size)
+
+
+def plain_of(manifest: Manifest, rows: list[int], size: int = SIZE) -> np.ndarray:
     pictures = []
-    for file in manifest.files:
+    for file in (manifest.files[row] for row in rows):
         with Image.open(file) as image:
             resized = image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
         pictures.append(np.asarray(resized).transpose(2, 0, 1))
@@ -231,3 +235,67 @@ def test_reduced_jpeg_decoding_is_within_a_grey_level_or_two() -> None:
         full = np.asarray(image.convert("RGB").resize((64, 64), Image.Resampling.BICUBIC)).astype(int)
     assert np.abs(decode(buffer.getvalue(), 64) - full).mean() < 1
     assert np.abs(decode(buffer.getvalue(), 64) - full).max() <= 4
+
+
+@pytest.mark.parametrize("damage", ["pixel", "checksum", "sha256", "cut", "shift", "swap"])
+def test_a_damaged_store_is_never_served(tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture) -> None:
+    manifest, cache = write_crops(tmp_path / "crops", 6), tmp_path / "cache"
+    other = load_crops(manifest, SIZE, cache)  # has a map, but has read nothing yet
+    pixels, index = store_files(cache)
+    data, lines = bytearray(pixels.read_bytes()), bytearray(index.read_bytes())
+    length, size = len(lines) // 6, SIZE * SIZE * 3
+    if damage == "pixel":
+        data[2 * size + 7] ^= 1
+    if damage == "checksum":
+        lines[2 * length + 70] ^= 1
+    if damage == "sha256":
+        lines[2 * length + 3] = ord("x")
+    if damage == "cut":
+        del lines[2 * length + 5 :]
+    if damage == "shift":
+        del lines[length + 5]
+    if damage == "swap":  # two pictures change places, each with its own checksum
+        data[:size], data[size : 2 * size] = data[size : 2 * size], data[:size]
+        lines[65:73], lines[length + 65 : length + 73] = lines[length + 65 : length + 73], lines[65:73]
+    with pixels.open("r+b") as file:
+        file.write(data)
+    index.write_bytes(lines)
+    if damage in ("pixel", "swap"):
+        np.testing.assert_array_equal(other.batch(range(6)).numpy(), plain(manifest))
+        assert "is damaged" in caplog.text
+    for _ in range(2):
+        caplog.clear()
+        np.testing.assert_array_equal(load_crops(manifest, SIZE, cache).batch(range(6)).numpy(), plain(manifest))
+    assert "is damaged" not in caplog.text  # it was repaired
+
+
+def test_a_damaged_picture_whose_crop_is_gone_is_named(tmp_path: Path) -> None:
+    manifest, cache = write_crops(tmp_path / "crops", 3), tmp_path / "cache"
+    crops = load_crops(manifest, SIZE, cache)
+    with store_files(cache)[0].open("r+b") as file:
+        file.write(b"damage")
+    manifest.files[0].unlink()
+    assert torch.equal(crops.batch([1, 2]), torch.from_numpy(plain_of(manifest, [1, 2])))
+    with pytest.raises(UserError, match=r"row 0 of the manifest: no crop at .*0\.png"):
+        crops.batch([1, 0])
+
+
+def test_a_picture_is_checked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    crops = load_crops(write_crops(tmp_path / "crops", 3), SIZE, tmp_path / "cache")
+    checked: list[str] = []
+    real = faces.loading._checksum
+    monkeypatch.setattr(faces.loading, "_checksum", lambda *of: checked.append(of[0]) or real(*of))
+    for _ in range(2):
+        crops.batch([0, 1])
+    assert len(checked) == 2
+
+
+def test_a_store_without_checksums_is_decoded_anew(tmp_path: Path) -> None:
+    manifest, cache = write_crops(tmp_path / "crops", 5), tmp_path / "cache"
+    cache.mkdir()
+    pixels, index = store_files(cache)
+    pixels.write_bytes(bytes(5 * SIZE * SIZE * 3))
+    index.write_text("".join(f"{digest}\n" for digest in manifest.rows["sha256"]))
+    np.testing.assert_array_equal(load_crops(manifest, SIZE, cache).batch(range(5)).numpy(), plain(manifest))
+    assert pixels.stat().st_size == 5 * SIZE * SIZE * 3
+    assert [len(line) for line in index.read_text().splitlines()] == [73] * 5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import multiprocessing
 import random
 import re
@@ -18,7 +19,8 @@ import pytest
 
 from core.errors import UserError
 from core.manifest import Manifest
-from gan.checkpoint import load_generator, load_state, read_card, save_generator, save_state
+from core.state import write_state
+from gan.checkpoint import load_generator, load_state, read_card, save_generator
 from gan.config import GanConfig
 from gan.training import train
 
@@ -115,8 +117,21 @@ def test_full_disk_leaves_the_old_generator_whole(trained: Path, tmp_path: Path)
 
 
 def test_states_of_plain_containers_only(tmp_path: Path) -> None:
-    save_state({"config": {}, "faces": "", "trainer": {"steps": 1}}, tmp_path / "new" / "training.pt")
+    write_state(tmp_path / "new" / "training.pt", {"config": {}, "faces": "", "trainer": {"steps": 1}})
     assert load_state(tmp_path / "new" / "training.pt")["trainer"] == {"steps": 1}
-    sentence = on_a_small_disk(0, lambda: save_state({"config": {}}, tmp_path / "other.pt"))
+    sentence = on_a_small_disk(0, lambda: write_state(tmp_path / "other.pt", {"config": {}}))
     assert "nothing stood there before" in sentence
     assert not (tmp_path / "other.pt").exists()
+
+
+def test_damaged_weights_are_not_loaded(trained: Path, tmp_path: Path) -> None:
+    folder = save_generator(load_generator(trained), read_card(trained), tmp_path / "generator")
+    data = bytearray((folder / "weights.safetensors").read_bytes())
+    data[-5] ^= 1
+    (folder / "weights.safetensors").write_bytes(data)
+    with pytest.raises(UserError, match=r"weights\.safetensors does not fit config\.json"):
+        load_generator(folder)
+    config = json.loads((folder / "config.json").read_text())
+    del config["weights"]  # as in generators of before the checksum was kept
+    (folder / "config.json").write_text(json.dumps(config))
+    load_generator(folder)

@@ -118,9 +118,12 @@ def test_a_folder_that_was_begun_otherwise_is_refused(untrained: Path, tmp_path:
         sample_screened(untrained, 2, 0.5, tmp_path)
     with pytest.raises(UserError, match="first_seed was 0"):
         sample_screened(untrained, 2, 0.7, tmp_path, first_seed=3)
-    (tmp_path / "seeds.jsonl").write_text("nonsense\nnonsense\n")
-    with pytest.raises(UserError, match="is damaged"):
-        sample_screened(untrained, 2, 0.7, tmp_path)
+    written = (tmp_path / "seeds.jsonl").read_text()
+    for damage in ("nonsense\nnonsense\n", written.replace('"rejected":null', '"rejected":"no face found"', 1)):
+        assert damage != written
+        (tmp_path / "seeds.jsonl").write_text(damage)
+        with pytest.raises(UserError, match="is damaged"):
+            sample_screened(untrained, 2, 0.7, tmp_path)
 
 
 def test_faces_of_16_pixels_are_too_small_to_be_judged(trained: Path, tmp_path: Path) -> None:

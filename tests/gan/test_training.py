@@ -170,10 +170,13 @@ def test_too_few_faces_are_refused(blobs: Manifest, cache: Path, smallest: GanCo
 
 def test_damaged_state_is_named(blobs: Manifest, cache: Path, smallest: GanConfig, tmp_path: Path) -> None:
     (tmp_path / "training.pt").write_bytes(b"not a state")
-    with pytest.raises(UserError, match=r"training\.pt is not a training state: delete it"):
+    with pytest.raises(UserError, match=r"training\.pt is damaged or not a training state .*: delete it"):
         train(blobs, smallest, tmp_path, cache)
     torch.save({"epoch": 3, "model": torch.zeros(2)}, tmp_path / "training.pt")
-    with pytest.raises(UserError, match=r"training\.pt is not the state of a generator's training: delete it"):
+    with pytest.raises(
+        UserError,
+        match=r"training\.pt is damaged or not a training state .it does not hold config, faces, trainer.: delete it",
+    ):
         train(blobs, smallest, tmp_path, cache)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -42,3 +43,20 @@ def test_a_step_that_failed_is_done_again(tmp_path: Path) -> None:
 def test_a_damaged_record_counts_as_none(tmp_path: Path, damage: str) -> None:
     (tmp_path / "make.json").write_text(damage)
     assert Steps(tmp_path, 1).do("make", ["a"], lambda: {"x": 1}) == {"x": 1}
+
+
+def test_a_record_whose_result_was_altered_counts_as_none(tmp_path: Path) -> None:
+    Steps(tmp_path, 1).do("make", ["a"], lambda: {"x": 1, "auc": float("nan"), 2: (0.1, 3)})
+    text = (tmp_path / "make.json").read_text()
+    assert Steps(tmp_path, 1).do("make", ["a"], lambda: {})["x"] == 1
+    for damaged in (text.replace('"x": 1', '"x": 2'), text.replace("checksum", "checksun").replace('"x": 1', '"x": 2')):
+        (tmp_path / "make.json").write_text(damaged)
+        assert Steps(tmp_path, 1).do("make", ["a"], lambda: {"x": 5}) == {"x": 5}
+
+
+def test_a_record_of_before_there_were_checksums_holds(tmp_path: Path) -> None:
+    Steps(tmp_path, 1).do("make", ["a"], lambda: {"x": 1})
+    record = json.loads((tmp_path / "make.json").read_text())
+    del record["checksum"]
+    (tmp_path / "make.json").write_text(json.dumps(record))
+    assert Steps(tmp_path, 1).do("make", ["a"], lambda: {"x": 5}) == {"x": 1}

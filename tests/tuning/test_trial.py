@@ -41,3 +41,17 @@ def test_train_says_so_and_exits_with_2(
         main()
     assert ended.value.code == 2
     assert "the val split of a holds no rows" in capsys.readouterr().err
+
+
+def test_a_damaged_record_is_written_anew_without_training_again(
+    base: TrialSpec, context: TrialContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = train_and_log(base, context, name="one")
+    (record,) = trained.path.glob("trained-*.json")
+    sound = record.read_text()
+    assert train_and_log(base, context, name="one").objective == trained.objective
+    record.write_text(sound.replace('"objective": 0.', '"objective": 9.').replace('"objective": 1.', '"objective": 9.'))
+    assert record.read_text() != sound
+    monkeypatch.setattr("classifier.training.training._Job", lambda *_: pytest.fail("trained again"))
+    assert train_and_log(base, context, name="one").objective == trained.objective
+    assert '"objective": 9.' not in record.read_text()

@@ -12,7 +12,7 @@ from torch import nn
 
 from classifier.config import DetectorConfig
 from classifier.models.detector import CONFIG, WEIGHTS, Detector
-from classifier.models.ensemble import Ensemble
+from classifier.models.ensemble import Ensemble, load_detector
 from core.device import autocast, pick_device, pick_precision
 from core.errors import UserError
 
@@ -86,11 +86,55 @@ def test_missing_and_mixed_folders_are_refused(detector: Detector, tmp_path: Pat
     described = json.loads((tmp_path / CONFIG).read_text())
     del described["threshold"]
     (tmp_path / CONFIG).write_text(json.dumps(described))
-    with pytest.raises(UserError, match="cannot be rebuilt"):
+    with pytest.raises(UserError, match=r"damaged .threshold: Field required"):
         Detector.load(tmp_path)
     (tmp_path / CONFIG).write_text("{")
     with pytest.raises(UserError, match="damaged"):
         Detector.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("temperature", 0),
+        ("temperature", float("nan")),
+        ("temperature", 1e-300),
+        ("threshold", 1.5),
+        ("threshold", float("nan")),
+        ("threshold", "half"),
+        ("band", [0.7, 0.3]),
+        ("band", [0.1, float("inf")]),
+        ("band", [0.5]),
+        ("std", [1, 1, 0]),
+        ("mean", [0, 0, float("nan")]),
+        ("config", None),
+        ("digest", {}),
+        ("format", 2),
+    ],
+)
+def test_values_out_of_their_range_are_refused(detector: Detector, tmp_path: Path, name: str, value: object) -> None:
+    detector.save(tmp_path)
+    described = json.loads((tmp_path / CONFIG).read_text())
+    (tmp_path / CONFIG).write_text(json.dumps(described | {name: value}))
+    with pytest.raises(UserError, match=rf"{name}|finite"):
+        load_detector(tmp_path, "cpu")
+
+
+@pytest.mark.parametrize("content", ["[]", "true", '"members"', "[" * 100_000, "1" * 5000])
+def test_a_description_that_is_no_object_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / CONFIG).write_text(content)
+    with pytest.raises(UserError, match="damaged"):
+        load_detector(tmp_path, "cpu")
+
+
+def test_weights_that_are_not_finite_are_refused(detector: Detector, tmp_path: Path) -> None:
+    with torch.no_grad():
+        next(detector.module.parameters()).view(-1)[0] = float("nan")
+    detector.save(tmp_path / "one")
+    Ensemble([detector, deepcopy(detector)], [0.5, 0.5]).save(tmp_path / "two")
+    for folder in ("one", "two"):
+        with pytest.raises(UserError, match=r"is not finite.*make it again"):
+            load_detector(tmp_path / folder, "cpu")
 
 
 def test_whoever_shares_the_folder_may_read_the_weights(detector: Detector, tmp_path: Path) -> None:

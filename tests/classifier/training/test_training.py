@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from classifier.training.training import STATE, train
 from core.errors import UserError
 from core.manifest import Manifest
 from core.signals import deferred_interrupt
+from faces.loading import load_crops
 
 Faces = Callable[..., Manifest]
 Small = Callable[..., DetectorConfig]
@@ -45,7 +47,7 @@ def killing(content, file, save=torch.save):
     left[0] -= 1
     if left[0] == 0:
         if torn == "torn":
-            Path(file).write_bytes(b"half")
+            file.write(b"half"), file.flush()
         os.kill(os.getpid(), signal.SIGKILL)
     save(content, file)
 torch.save = killing
@@ -265,6 +267,37 @@ def test_resuming_under_other_settings_is_refused(write_faces: Faces, small: Sma
         train(rows, small(batch_size=4), tmp_path / "out", tmp_path / "cache")
     (tmp_path / "out" / STATE).write_bytes(b"torn")
     with pytest.raises(UserError, match="damaged"):
+        train(rows, small(), tmp_path / "out", tmp_path / "cache")
+
+
+def test_a_full_disk_names_the_file_and_the_job_goes_on_afterwards(
+    write_faces: Faces, small: Small, tmp_path: Path
+) -> None:
+    rows, config, out = write_faces(), small(), tmp_path / "out"
+    load_crops(rows, 32, tmp_path / "cache")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))  # the kernel refuses more, as on a full disk
+    try:
+        with pytest.raises(UserError, match=r"training\.pt could not be written .file too large.; nothing stood there"):
+            train(rows, config, out, tmp_path / "cache")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(out.iterdir()) == []
+    Detector.load(train(rows, config, out, tmp_path / "cache"), "cpu")
+
+
+def test_an_altered_state_is_not_resumed(write_faces: Faces, small: Small, tmp_path: Path) -> None:
+    rows, file = write_faces(), tmp_path / "out" / STATE
+
+    def stop(*_: object) -> None:
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        train(rows, small(), tmp_path / "out", tmp_path / "cache", stop)
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(UserError, match=r"training\.pt is damaged .*checksum.*: delete it to start anew"):
         train(rows, small(), tmp_path / "out", tmp_path / "cache")
 
 
