@@ -129,7 +129,7 @@ def test_a_description_that_is_no_object_is_refused(tmp_path: Path, content: str
 
 def test_weights_that_are_not_finite_are_refused(detector: Detector, tmp_path: Path) -> None:
     with torch.no_grad():
-        next(detector.module.parameters()).view(-1)[0] = float("nan")
+        next(detector.module.parameters())[0] = float("nan")
     detector.save(tmp_path / "one")
     Ensemble([detector, deepcopy(detector)], [0.5, 0.5]).save(tmp_path / "two")
     for folder in ("one", "two"):
