@@ -1,12 +1,15 @@
-"""Where to compute and how accurately: device, precision, and the memory that steps reuse."""
+"""Where to compute, how accurately, and from which seed: device, precision, memory, streams of random numbers."""
 
 from __future__ import annotations
 
 import ctypes
 import functools
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -96,3 +99,20 @@ def keep_freed_memory() -> bool:
         return False
     mallopt = ctypes.CDLL(None).mallopt
     return bool(mallopt(_M_MMAP_MAX, 0)) and bool(mallopt(_M_TRIM_THRESHOLD, -1))
+
+
+# What the random numbers of a step are for: each has a stream of its own.
+FLIPS, LATENTS, SHOWN, FORGED, PAIRED = range(5)
+
+
+def derived_seed(*entropy: int) -> int:
+    """A 63-bit seed from a few integers, such that neighbours give unrelated streams (NumPy's SeedSequence)."""
+    return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Initialise weights from a seed, and leave torch's global generator as it was: nn.Parameter takes no generator."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derived_seed(seed))
+        yield

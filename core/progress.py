@@ -1,9 +1,13 @@
-"""Progress bars on stderr: lively on a terminal, a line now and then in a log, silent for what is over at once."""
+"""What a long job shows, and when it stops: progress bars, reports, and Ctrl-C held back until a step is whole."""
 
 from __future__ import annotations
 
+import signal
 import sys
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 from tqdm import tqdm
@@ -17,7 +21,7 @@ def ignore(_metrics: Mapping[str, float], _step: int) -> None:
 
 
 def progress_bar(total: int | None, what: str, unit: str, *, delay: float = 2, **options: Any) -> tqdm:
-    """A bar of `total` units, which is refreshed twice a second on a terminal and every 15 s elsewhere.
+    """A bar of `total` units, which is refreshed twice a second on a terminal and every 15 s elsewhere, as in a log.
 
     Args:
         delay: seconds before it appears at all.
@@ -25,3 +29,31 @@ def progress_bar(total: int | None, what: str, unit: str, *, delay: float = 2, *
     """
     interval = 0.5 if sys.stderr.isatty() else 15
     return tqdm(total=total, desc=what, unit=unit, delay=delay, mininterval=interval, file=sys.stderr, **options)
+
+
+@contextmanager
+def deferred_interrupt() -> Iterator[Callable[[], bool]]:
+    """Hold back the first Ctrl-C until the step is whole, so that what is saved is a state between two steps.
+
+    A second one interrupts at once. `kill` counts as Ctrl-C where the program has made it one. Signals reach the main
+    thread only; elsewhere there is nothing to hold back.
+    """
+    seen: list[int] = []
+
+    def remember(number: int, frame: FrameType | None) -> None:
+        if seen:
+            signal.default_int_handler(number, frame)
+        seen.append(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    held = [signal.SIGINT]
+    if signal.getsignal(signal.SIGTERM) is signal.default_int_handler:
+        held.append(signal.SIGTERM)
+    before = {number: signal.signal(number, remember) for number in held}
+    try:
+        yield lambda: bool(seen)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -25,8 +25,8 @@ from core.device import pick_device
 from core.errors import UserError
 from core.files import write_json
 from core.manifest import Manifest
+from faces.detection import MIN_CONFIDENCE, crop_detector, share_with_face
 from faces.features import Features, features
-from faces.landmarks import MIN_CONFIDENCE, crop_detector, share_with_face
 from faces.loading import Crops, load_crops
 from gan.checkpoint import generator_digest, load_generator
 from gan.networks.generator import Generator

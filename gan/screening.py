@@ -24,7 +24,7 @@ from core.files import sealed, sha256, unsealed, write_bytes, write_text
 from core.manifest import Manifest
 from core.progress import progress_bar
 from core.splits import MAX_DISTANCE
-from faces.landmarks import crop_detector, faces_in_crops
+from faces.detection import crop_detector, faces_in_crops
 from gan.checkpoint import generator_digest, load_generator, read_card
 from gan.sampling import Pixels, Psi, check_psi, psi_name, render
 

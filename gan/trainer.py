@@ -1,6 +1,6 @@
 """One training step of generator and discriminator: its random inputs, its updates, and the state that is saved.
 
-The random numbers of a step follow from seed, step and purpose (see `core.seeding`) and are always drawn for the whole
+The random numbers of a step follow from seed, step and purpose (see `core.device`) and are always drawn for the whole
 batch. A state therefore holds no random states, and a step in micro-batches or on several devices sees the same inputs.
 """
 
@@ -15,9 +15,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from core.device import autocast, keep_freed_memory
+from core.device import FLIPS, FORGED, LATENTS, PAIRED, SHOWN, autocast, derived_seed, keep_freed_memory, seeded
 from core.errors import UserError
-from core.seeding import FLIPS, FORGED, LATENTS, PAIRED, SHOWN, derived_seed, seeded
 from gan import augmentation
 from gan.augmentation import Rows
 from gan.config import GanConfig
@@ -92,7 +91,7 @@ class StepInputs:
 
         Args:
             pictures: [len(starts) * part_size, 3, S, S] in [-1, 1].
-            purpose: the stream of random numbers, see `core.seeding`.
+            purpose: the stream of random numbers, see `core.device`.
         """
         if self.config.augment == "none":
             return pictures

@@ -21,8 +21,7 @@ from torch import Tensor
 from core.device import pick_device
 from core.errors import UserError
 from core.manifest import Manifest
-from core.progress import Report, ignore, progress_bar
-from core.signals import deferred_interrupt
+from core.progress import Report, deferred_interrupt, ignore, progress_bar
 from core.state import write_state
 from faces.loading import Crops, load_crops
 from gan.checkpoint import GeneratorCard, load_state, read_card, save_generator

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from core.lazy import lazy_exports
+from core import lazy_exports
 
 if TYPE_CHECKING:
     from tracking.models import fetch_model as fetch_model

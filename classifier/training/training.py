@@ -32,13 +32,11 @@ from classifier.scoring import BATCH_SIZE, logits
 from classifier.training.batching import class_weights, epoch_order, paired_parts, parents_of
 from classifier.training.features import frozen_features
 from classifier.training.optim import averaged, optimizer, prepare, schedule, set_learning_rate
-from core.device import autocast, keep_freed_memory, pick_device, pick_precision
+from core.device import autocast, derived_seed, keep_freed_memory, pick_device, pick_precision
 from core.errors import UserError
 from core.files import write_json
 from core.manifest import Manifest
-from core.progress import Report, ignore, progress_bar
-from core.seeding import derived_seed
-from core.signals import deferred_interrupt
+from core.progress import Report, deferred_interrupt, ignore, progress_bar
 from core.state import read_state, write_state
 from faces.augmentation import augment
 from faces.loading import Crops, load_crops

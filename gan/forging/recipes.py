@@ -22,7 +22,7 @@ from scipy.optimize import linear_sum_assignment
 
 from core.errors import UserError
 from core.manifest import Manifest
-from faces.landmarks import crop_faces
+from faces.detection import crop_faces
 from gan.forging import blending
 from gan.forging.degradation import Matcher, measure, traces_of
 from gan.forging.encoding import Pixels, read_picture, suffix_of

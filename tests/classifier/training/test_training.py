@@ -27,7 +27,7 @@ from classifier.training.optim import averaged, optimizer, schedule, set_learnin
 from classifier.training.training import STATE, train
 from core.errors import UserError
 from core.manifest import Manifest
-from core.signals import deferred_interrupt
+from core.progress import deferred_interrupt
 from faces.loading import load_crops
 
 Faces = Callable[..., Manifest]

@@ -15,7 +15,7 @@ from PIL import Image, ImageFilter
 
 from core.errors import UserError
 from core.manifest import Manifest, concatenate
-from faces.landmarks import crop_detector, faces_in_crops
+from faces.detection import crop_detector, faces_in_crops
 from faces.orl import _read
 from faces.sheets import forgery_sheet
 from gan.forging.degradation import traces_of
