@@ -20,7 +20,7 @@ from sklearn.metrics import roc_auc_score, roc_curve
 from core.errors import UserError
 from core.files import strict_json, with_nan
 from metrics.binary import Floats, Ints, compute, confusion
-from metrics.intervals import Difference, Interval, Paired, bootstrap_all, paired_difference_of_means, roc_band
+from metrics.intervals import Difference, Interval, Paired, bootstrap_all, curve_band, paired_difference_of_means
 
 By = Literal["frame", "source"]
 ALL = "all"  # every row of every dataset, pooled
@@ -250,7 +250,7 @@ def _roc(targets: Ints, scores: Floats, groups: NDArray[np.str_], *, level: floa
         keep = np.unique(np.searchsorted(length, np.linspace(0, length[-1], _ROC_POINTS)).clip(max=len(fpr) - 1))
         fpr, tpr, threshold = fpr[keep], tpr[keep], threshold[keep]
     threshold = np.minimum(threshold, np.nextafter(1.0, 2.0))  # scikit-learn starts at infinity, which JSON lacks
-    low, high = roc_band(targets, scores, groups, fpr, level=level, replicates=replicates, seed=seed)
+    low, high = curve_band("roc", targets, scores, groups, fpr, level=level, replicates=replicates, seed=seed)
     return Roc(*(tuple(map(float, values)) for values in (fpr, tpr, threshold, low, high)))
 
 

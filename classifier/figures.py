@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike
 from classifier.evaluation import Evaluation, per_source
 from classifier.robustness import CLEAN, LABELS, Ladder
 from metrics.binary import ECE_BINS, Ranked, ece, equal_mass_bins, validated
-from metrics.intervals import pr_band
+from metrics.intervals import curve_band
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("-", "--", "-.", ":")
@@ -78,7 +78,7 @@ def precision_recall_curves(table: pd.DataFrame, threshold: float, level: float 
         if not 0 < targets.sum() < len(targets):
             continue
         ranked = Ranked.of(targets, scores, threshold=threshold)
-        low, high = pr_band(targets, scores, of["group"].to_numpy(dtype=np.str_), grid, level=level)
+        low, high = curve_band("pr", targets, scores, of["group"].to_numpy(dtype=np.str_), grid, level=level)
         axes.fill_between(grid, low, high, color=colour, alpha=0.15, linewidth=0)
         label = f"{_short(name)}  AP {ranked.ap()[0]:.3f}"
         axes.plot(ranked.tpr[0, 1:], ranked.precision[0], color=colour, linestyle=dash, linewidth=2, label=label)

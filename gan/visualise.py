@@ -25,7 +25,7 @@ from gan.checkpoint import load_generator
 from gan.networks.generator import Generator
 from gan.sampling import Pixels, check_psi, latents, render, sample_grid, tiled, to_pixels
 from gan.screening import check_first_seed
-from metrics.spectrum import radial_frequencies, ring_means
+from metrics.distributions import radial_frequencies, ring_means
 
 GRID_FACES = 48
 MIXED_ROWS, MIXED_COLUMNS = 4, 6

@@ -81,7 +81,7 @@ def eer(targets: ArrayLike, scores: ArrayLike) -> float:
     nan where one class is missing.
     """
     t, s = validated(targets, scores)
-    return float(Ranked.of(t, s).eer()[0]) if len(t) else nan
+    return float(Ranked.of(t, s).eer()[0])
 
 
 def equal_mass_bins(scores: ArrayLike, bins: int = ECE_BINS) -> Ints:
@@ -123,7 +123,7 @@ class Ranked:
     @staticmethod
     def of(targets: Ints, scores: Floats, weights: Floats | None = None, threshold: float = 0.5) -> Ranked:
         """Rank one sample; weights [B, N] >= 0, default: one weighting by ones."""
-        return Ranking(targets, scores, threshold)(np.ones((1, len(targets))) if weights is None else weights)
+        return Ranking(targets, scores, threshold)(weights)
 
     @property
     def tpr(self) -> Floats:
@@ -156,6 +156,8 @@ class Ranked:
     def eer(self) -> Floats:
         """[B] equal error rate, see `eer`."""
         fpr = self.fpr
+        if fpr.shape[1] == 1:  # an empty sample
+            return fpr[:, 0]
         gap = fpr - (1 - self.tpr)  # rises from -1 to 1
         after = np.maximum(np.argmax(gap >= 0, axis=1), 1)[:, None]
         low, high = np.take_along_axis(gap, after - 1, 1), np.take_along_axis(gap, after, 1)
@@ -185,6 +187,8 @@ class Ranked:
 class Ranking:
     """The order of one sample, found once in O(N log N); calling it with weights [B, N] gives `Ranked` in O(B N).
 
+    Without weights all weigh one.
+
     `order` [N] are the samples by descending score: who makes weights for each group can make them in that order at
     once, and pass `in_order=True`.
     """
@@ -197,7 +201,9 @@ class Ranking:
         self._ends = None if len(ends) == len(ordered) else ends  # no ties: nothing to pick
         self._called = int((ordered[ends] >= threshold).sum())
 
-    def __call__(self, weights: Floats, *, in_order: bool = False) -> Ranked:
+    def __call__(self, weights: Floats | None = None, *, in_order: bool = False) -> Ranked:
+        if weights is None:
+            weights = np.ones((1, len(self.order)))
         w = weights if in_order else weights[:, self.order]
         tp, total = self._cumulated(w * self._fake), self._cumulated(w)
         return Ranked(tp, np.subtract(total, tp, out=total), self._called)

@@ -1,6 +1,6 @@
-"""How far two sets of pictures are apart, given their features: formulas only.
+"""How far two sets of pictures are apart, given their features; and the frequencies of one. Formulas only.
 
-Both sides always have to be equal in number, and came through the same resize and the same rounding to 8 bits.
+Both sets always have to be equal in number, and came through the same resize and the same rounding to 8 bits.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from scipy import linalg
 from scipy.spatial.distance import cdist
 
 from core.errors import UserError
+from metrics.binary import Floats, Ints
 
 Array = NDArray[np.floating]
 SUBSETS = 100
@@ -46,13 +47,8 @@ def kernel_distance(real: Array, fake: Array, *, subset: int | None = None, seed
     if fewest < 4:
         raise UserError(f"{fewest} pictures are too few for a kernel distance: give at least 4 of each side")
     size = subset or min(1000, fewest // 2)
-    width = real.shape[1]
     x, y = np.asarray(real, np.float64), np.asarray(fake, np.float64)
-
-    def kernel(a: Array, b: Array) -> Array:
-        return (a @ b.T / width + 1.0) ** 3
-
-    xx, yy, xy = kernel(x, x), kernel(y, y), kernel(x, y)
+    xx, yy, xy = ((a @ b.T / real.shape[1] + 1.0) ** 3 for a, b in ((x, x), (y, y), (x, y)))
     random = np.random.default_rng(seed)
     estimates = []
     for _ in range(SUBSETS):
@@ -101,7 +97,7 @@ def precision_recall(real: Array, fake: Array, neighbours: int = NEIGHBOURS) -> 
 
     def radii(points: Array) -> Array:
         own = cdist(points, points)
-        return np.asarray(np.partition(own, neighbours, axis=1)[:, neighbours])  # place 0 is the point itself
+        return np.partition(own, neighbours, axis=1)[:, neighbours]  # place 0 is the point itself
 
     between = cdist(real, fake)
     precision = (between <= radii(real)[:, None]).any(axis=0).mean()
@@ -109,7 +105,7 @@ def precision_recall(real: Array, fake: Array, neighbours: int = NEIGHBOURS) -> 
     return float(precision), float(recall)
 
 
-def nearest(queries: Array, references: Array, *, itself: bool = False) -> tuple[NDArray[np.int64], Array]:
+def nearest(queries: Array, references: Array, *, itself: bool = False) -> tuple[Ints, Array]:
     """Nearest reference of each query.
 
     Args:
@@ -124,3 +120,19 @@ def nearest(queries: Array, references: Array, *, itself: bool = False) -> tuple
         np.fill_diagonal(distance, np.inf)
     index = distance.argmin(axis=1)
     return index, distance[np.arange(len(index)), index]
+
+
+def radial_frequencies(height: int, width: int, *, half: bool = True) -> Floats:
+    """Distance of each bin of a 2D Fourier transform from zero, in cycles per pixel, at most sqrt(1/2).
+
+    Returns:
+        [height, width // 2 + 1], the bins of `rfft2`; with half=False [height, width], those of `fft2`.
+    """
+    across = np.fft.rfftfreq(width) if half else np.fft.fftfreq(width)
+    return np.hypot(np.fft.fftfreq(height)[:, None], across[None])
+
+
+def ring_means(values: NDArray[np.floating], rings: Ints) -> Floats:
+    """[K] azimuthal mean: the mean of the values in each ring 0..K-1; both arrays have one shape, no ring is empty."""
+    flat = rings.ravel()
+    return np.bincount(flat, values.ravel()) / np.bincount(flat)

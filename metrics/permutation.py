@@ -12,7 +12,7 @@ by its standard error claimed a difference at p < 0.01 in four of twenty sets.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -20,8 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import gammaln
 from scipy.stats import rankdata
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
+from metrics.binary import Floats, Ints
 
 
 def relabelled(
@@ -49,8 +48,7 @@ def relabelled(
         of_group = random.permuted(np.tile([label[places[0]] for places in pure], (permutations, 1)), axis=1)
         for column, places in enumerate(pure):
             dealt[:, places] = of_group[:, [column]]
-    result: Ints = dealt[:, block].astype(np.int64)
-    return result
+    return dealt[:, block].astype(np.int64)
 
 
 def differences(
@@ -87,12 +85,8 @@ def differences(
     spread = gaps.std(axis=0)
     sizes = np.abs(gaps) / np.where(spread > 0, spread, 1.0)
     largest = sizes.max(axis=1)
-    found = {}
-    for family in values:
-        own = owner == family
-        seen = float(sizes[0, own].max()) if own.any() else -1.0
-        found[family] = float((largest >= seen - 1e-9).mean()) if own.any() else 1.0
-    return found
+    seen = {family: sizes[0, owner == family].max(initial=0.0) for family in values}  # 0: no column, and so p = 1
+    return {family: float((largest >= most - 1e-9).mean()) for family, most in seen.items()}
 
 
 def fewest(targets: Ints, groups: NDArray[np.generic], sources: NDArray[np.generic]) -> float:
@@ -111,7 +105,7 @@ def fewest(targets: Ints, groups: NDArray[np.generic], sources: NDArray[np.gener
 
 def _log_choose(n: ArrayLike, k: ArrayLike) -> Floats:
     n, k = np.asarray(n), np.asarray(k)
-    return np.asarray(gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1))
+    return gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1)
 
 
 def _statistics(values: Mapping[str, pd.DataFrame]) -> tuple[Floats, NDArray[np.str_]]:
@@ -129,8 +123,7 @@ def _statistics(values: Mapping[str, pd.DataFrame]) -> tuple[Floats, NDArray[np.
             rank = np.zeros(len(column))
             if len(known):
                 rank[~unknown] = (2 * rankdata(known) - 1 - len(known)) / len(known)
-            found: Sequence[Floats] = [rank, np.abs(rank), unknown.astype(np.float64)]
-            for one in found:
+            for one in (rank, np.abs(rank), unknown.astype(np.float64)):
                 if one.max() - one.min() > 1e-9:
                     columns.append(one - one.mean())
                     owner.append(family)

@@ -7,7 +7,7 @@ model's own metric,
 
     variance of mean_s d_s  =  G + E / S
 
-    G   over groups: of mean_s d_s under the replicates of `metrics.bootstrap`, in which all seeds of all models see
+    G   over groups: of mean_s d_s under the replicates of `metrics.intervals`, in which all seeds of all models see
         the same groups
     E   over seeds: the sample variance of d_1..d_S on all groups, S - 1 degrees of freedom
 
@@ -30,7 +30,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import hypot, inf, isnan, nan, sqrt
+from math import inf, isnan, nan, sqrt
 from typing import NamedTuple
 
 import numpy as np
@@ -38,10 +38,16 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from metrics.binary import RANKED, Floats, Ranking, validated
-from metrics.bootstrap import Draws, Spreads
-from metrics.intervals import Difference, Interval, difference_margins, logit_interval
-
-_NOTHING = 1e-12  # a margin below this is rounding
+from metrics.intervals import (
+    Difference,
+    Draws,
+    Interval,
+    difference_margins,
+    difference_within,
+    logit_interval,
+    mover_margins,
+    spreads,
+)
 
 
 class Groups(NamedTuple):
@@ -88,16 +94,19 @@ class Sample:
 
 
 class _Own(NamedTuple):
-    """One model on one dataset: S figures, S columns of replicates, on the logit scale where 0 < mean < 1."""
+    """One model on one dataset: S figures, and replicates [B, S] of them."""
 
     per_seed: Floats
-    replicates: Floats  # [B, S], plain scale
-    mean: float
-    slope: float  # of the scale at the mean
+    replicates: Floats
 
     @property
-    def inside(self) -> bool:
-        return 0 < self.mean < 1
+    def mean(self) -> float:
+        return float(self.per_seed.mean())
+
+    @property
+    def slope(self) -> float:
+        """Of the logit at the mean; 1 where the mean is 0 or 1."""
+        return 1 / (self.mean * (1 - self.mean)) if 0 < self.mean < 1 else 1.0
 
 
 def over_seeds(
@@ -122,48 +131,33 @@ def over_seeds(
     function = RANKED[metric]
     targets = np.asarray(sample.targets, dtype=np.int64)
     draws = Draws(targets, sample.groups, seed)
-    everything = np.ones((1, len(targets)))
-    models: dict[str, _Own] = {}
+    rankings = {name: [Ranking(*validated(targets, row)) for row in own] for name, own in sample.scores.items()}
+    per_seed = {name: np.array([function(one())[0] for one in own]) for name, own in rankings.items()}
+    known = draws.possible and not any(np.isnan(figures).any() for figures in per_seed.values())
     weights: list[Floats] = []
-    for name, scores in sample.scores.items():
-        rankings = [Ranking(*validated(targets, row)) for row in scores]
-        per_seed = np.array([float(function(ranking(everything))[0]) for ranking in rankings])
-        columns: list[Floats] = []
-        if draws.possible and not np.isnan(per_seed).any():
-            codes = [draws.codes[ranking.order] for ranking in rankings]
-            for counts in draws.chunks(replicates):  # the same ones for every model
-                pairs = zip(rankings, codes, strict=True)
-                columns.append(
-                    np.stack([function(ranking(counts[:, code], in_order=True)) for ranking, code in pairs], axis=1)
-                )
-                if not models:
-                    weights.append(counts)
-        mean = float(per_seed.mean())
-        slope = 1 / (mean * (1 - mean)) if 0 < mean < 1 else 1.0
-        models[name] = _Own(per_seed, np.concatenate(columns) if columns else np.zeros((0, 0)), mean, slope)
-    known = all(model.replicates.size for model in models.values())
+    drawn: dict[str, list[Floats]] = {name: [np.zeros((0, len(own)))] for name, own in rankings.items()}
+    for counts in draws.chunks(replicates) if known else ():  # the same ones for every model
+        weights.append(counts)
+        for name, own in rankings.items():
+            drawn[name].append(np.stack([function(draws.ranked(one, counts)) for one in own], axis=1))
+    models = {name: _Own(per_seed[name], np.concatenate(drawn[name])) for name in rankings}
     found = {}
     for name, model in models.items():
-        base = models[reference] if reference is not None and name != reference else None
-        shift = model.per_seed - base.per_seed if base is not None else np.zeros(0)
-        figures = tuple(map(float, model.per_seed)), tuple(map(float, shift))
+        figures = tuple(model.per_seed.tolist())
+        interval, groups = _interval(model, draws, weights, level), _groups(model.replicates, draws, weights)
+        if reference is None or name == reference:
+            found[name] = Repeated(interval, None, figures, (), groups)
+            continue
+        base = models[reference]
+        shift = model.per_seed - base.per_seed
         if not known:
-            value = Interval(model.mean, nan, nan, level)
-            difference = Difference(float(shift.mean()), nan, nan, level) if base is not None else None
-            found[name] = Repeated(value, difference, *figures)
-            continue
-        own = _interval(model, draws, weights, level)
-        groups = _groups(model.replicates, draws, weights)
-        if base is None:
-            found[name] = Repeated(own, None, *figures, groups)
-            continue
-        assert reference is not None
-        if np.array_equal(sample.scores[name], sample.scores[reference]):
+            difference = Difference(float(shift.mean()), nan, nan, level)
+        elif np.array_equal(sample.scores[name], sample.scores[reference]):
             difference = Difference(0.0, 0.0, 0.0, level, 0.5)
         else:
-            difference = _compared(model, base, draws, weights, level)
+            difference = _difference(model, base, draws, weights, level)
         between = _groups(model.replicates - base.replicates, draws, weights)
-        found[name] = Repeated(own, difference, *figures, groups, between)
+        found[name] = Repeated(interval, difference, figures, tuple(shift.tolist()), groups, between)
     return found
 
 
@@ -176,24 +170,19 @@ def mean_over_sets(parts: Sequence[Repeated], level: float = 0.95) -> Repeated:
     if not parts:
         raise ValueError("a mean over no dataset")
     per_seed = np.mean([part.per_seed for part in parts], axis=0)
-    error, df = _error([part.own_groups for part in parts], per_seed)
-    value, half = float(per_seed.mean()), _margin(error, df, level)
-    interval = Interval(value, max(value - half, 0.0) if half == half else nan, min(value + half, 1.0), level)
-    if half != half:
-        interval = Interval(value, nan, nan, level)
+    value, half, _ = _mean([part.own_groups for part in parts], per_seed, level)
+    low, high = np.clip([value - half, value + half], 0.0, 1.0).tolist()
+    interval = Interval(value, low, high, level)
     if any(part.difference is None for part in parts):
-        return Repeated(interval, None, tuple(map(float, per_seed)))
+        return Repeated(interval, None, tuple(per_seed.tolist()))
     differences = np.mean([part.differences for part in parts], axis=0)
-    error, df = _error([part.groups for part in parts], differences)
-    half = _margin(error, df, level)
-    difference = _difference(float(differences.mean()), half, half, df, level)
-    return Repeated(interval, difference, tuple(map(float, per_seed)), tuple(map(float, differences)))
+    value, half, df = _mean([part.groups for part in parts], differences, level)
+    difference = difference_within(value, half, half, df, level)
+    return Repeated(interval, difference, tuple(per_seed.tolist()), tuple(differences.tolist()))
 
 
 def two_sided(difference: Difference) -> float:
     """The p-value that belongs to a difference's confidence; nan where there is no interval."""
-    if isnan(difference.probability):
-        return nan
     return 2 * min(difference.probability, 1 - difference.probability)
 
 
@@ -203,22 +192,19 @@ def holm(p_values: Sequence[float]) -> list[float]:
     Holm 1979, Scandinavian Journal of Statistics 6, "A simple sequentially rejective multiple test procedure". nan
     stays nan and is not counted.
     """
-    known = [i for i in np.argsort(p_values, kind="stable").tolist() if not isnan(p_values[i])]
-    corrected, highest = [nan] * len(p_values), 0.0
-    for rank, i in enumerate(known):
-        highest = max(highest, min(1.0, (len(known) - rank) * p_values[i]))
-        corrected[i] = highest
-    return corrected
+    p = np.array(p_values)
+    order = np.argsort(p, kind="stable")[: np.count_nonzero(~np.isnan(p))]  # nan comes last
+    p[order] = np.maximum.accumulate(np.arange(len(order), 0, -1) * p[order]).clip(max=1.0)
+    return p.tolist()
 
 
 def _groups(replicates: Floats, draws: Draws, weights: Sequence[Floats]) -> Groups:
-    """G and its df from S columns [B, S] of replicates."""
-    spreads, start = Spreads(draws), 0
-    means = replicates.mean(axis=1, keepdims=True)
-    for counts in weights:
-        spreads.add(counts, means[start : start + len(counts)])
-        start += len(counts)
-    ((error, df),) = spreads.result()
+    """G and its df from S columns [B, S] of replicates; unknown where there are none."""
+    if not weights:
+        return _UNKNOWN
+    ends = np.cumsum([len(counts) for counts in weights])
+    means = np.split(replicates.mean(axis=1, keepdims=True), ends[:-1])
+    ((error, df),) = spreads(draws, zip(weights, means, strict=True))
     return Groups(error**2, df)
 
 
@@ -235,39 +221,26 @@ def _error(parts: Sequence[Groups], per_seed: Floats) -> tuple[float, float]:
     return sqrt(total), max(total**2 / doubt, 1.0) if doubt else inf
 
 
+def _mean(parts: Sequence[Groups], per_seed: Floats, level: float) -> tuple[float, float, float]:
+    """The mean, how far its interval reaches to both sides, and t's degrees of freedom; nan where it is unknown."""
+    error, df = _error(parts, per_seed)
+    return float(per_seed.mean()), float(stats.t.ppf((1 + level) / 2, df)) * error, df
+
+
 def _interval(model: _Own, draws: Draws, weights: Sequence[Floats], level: float) -> Interval:
     error, df = _error([_groups(model.replicates * model.slope, draws, weights)], model.per_seed * model.slope)
     return logit_interval(model.mean, error / model.slope, df, level=level, pairs=draws.pairs)
 
 
-def _compared(a: _Own, b: _Own, draws: Draws, weights: Sequence[Floats], level: float) -> Difference:
+def _difference(a: _Own, b: _Own, draws: Draws, weights: Sequence[Floats], level: float) -> Difference:
     value = a.mean - b.mean
-    if not (a.inside and b.inside):  # replicates see no spread at 0 or 1: MOVER with the exact bound, as for two models
-        first, second = (_interval(model, draws, weights, level) for model in (a, b))
-        below = hypot(first.value - first.low, second.high - second.value)
-        above = hypot(first.high - first.value, second.value - second.low)
-        return _difference(value, below, above, float(draws.groups), level)
-    seeds = [a.per_seed * a.slope, b.per_seed * b.slope]
-    drawn = [a.replicates * a.slope, b.replicates * b.slope]
-    (x, _), (y, _), (d, df) = (
-        _error([_groups(columns, draws, weights)], figures)
-        for columns, figures in ((drawn[0], seeds[0]), (drawn[1], seeds[1]), (drawn[0] - drawn[1], seeds[0] - seeds[1]))
+    if not (0 < a.mean < 1 and 0 < b.mean < 1):
+        # Replicates see no spread at 0 or 1: MOVER with the exact bound, as for two models.
+        margins = mover_margins(*(_interval(model, draws, weights, level) for model in (a, b)))
+        return difference_within(value, *margins, float(draws.groups), level)
+    (x, u), (y, v) = ((model.replicates * model.slope, model.per_seed * model.slope) for model in (a, b))
+    (error_a, _), (error_b, _), (error, df) = (
+        _error([_groups(columns, draws, weights)], figures) for columns, figures in ((x, u), (y, v), (x - y, u - v))
     )
-    below, above = difference_margins((a.mean, b.mean), (x, y, d), df, level)
-    return _difference(value, below, above, df, level)
-
-
-def _margin(error: float, df: float, level: float) -> float:
-    return float(stats.t.ppf((1 + level) / 2, df)) * error if not isnan(error) else nan
-
-
-def _difference(value: float, below: float, above: float, df: float, level: float) -> Difference:
-    if isnan(below) or isnan(above):
-        return Difference(value, nan, nan, level)
-    low, high = max(value - below, -1.0), min(value + above, 1.0)
-    margin = below if value > 0 else above
-    if margin <= _NOTHING:
-        sure = float(np.sign(value)) if abs(value) > _NOTHING else 0.0
-        return Difference(value, low, high, level, 0.5 + 0.5 * sure)
-    confidence = float(stats.t.cdf(stats.t.ppf((1 + level) / 2, df) * value / margin, df))
-    return Difference(value, low, high, level, confidence)
+    margins = difference_margins((a.mean, b.mean), (error_a, error_b, error), df, level)
+    return difference_within(value, *margins, df, level)

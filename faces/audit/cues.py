@@ -28,7 +28,7 @@ from core.cache import ContentCache
 from core.errors import UserError
 from core.manifest import Manifest
 from core.progress import progress_bar
-from metrics.spectrum import radial_frequencies
+from metrics.distributions import radial_frequencies
 
 Floats = NDArray[np.float64]
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gan.forging.encoding import Encoding, Pixels, read_picture
-from metrics.spectrum import radial_frequencies, ring_means
+from metrics.distributions import radial_frequencies, ring_means
 
 Floats = NDArray[np.float32]
 

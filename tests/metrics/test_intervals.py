@@ -10,16 +10,16 @@ from scipy.special import expit
 from scipy.stats import norm
 
 from metrics.binary import RANKED, compute
-from metrics.bootstrap import Draws
 from metrics.intervals import (
     Difference,
+    Draws,
     Interval,
     Paired,
     bootstrap,
     bootstrap_all,
+    curve_band,
     paired_difference,
     paired_difference_of_means,
-    roc_band,
 )
 
 
@@ -251,14 +251,14 @@ def test_a_mean_over_nothing_is_refused() -> None:
 def test_the_roc_band_holds_the_curve(scored: tuple[np.ndarray, ...]) -> None:
     t, s, g = scored
     fpr = np.linspace(0.05, 1, 20)
-    low, high = roc_band(t, s, g, fpr, replicates=200)
-    wide, _ = roc_band(t, s, g, fpr, replicates=200, level=0.99)
+    low, high = curve_band("roc", t, s, g, fpr, replicates=200)
+    wide, _ = curve_band("roc", t, s, g, fpr, replicates=200, level=0.99)
     tpr = [(s[t == 1] >= np.quantile(s[t == 0], 1 - x, method="higher")).mean() for x in fpr]
     assert (low <= np.array(tpr) + 0.02).all()
     assert (high >= np.array(tpr) - 0.02).all()
     assert (np.diff(low) >= 0).all()
     assert (wide <= low).all()
-    assert np.isnan(roc_band([0, 1], [0.2, 0.7], [0, 1], fpr)[0]).all()
+    assert np.isnan(curve_band("roc", [0, 1], [0.2, 0.7], [0, 1], fpr)[0]).all()
 
 
 @pytest.mark.parametrize(("groups", "auc", "both"), [(30, 0.9, False), (60, 0.97, True), (100, 0.8, True)])
