@@ -17,8 +17,8 @@ from faces.ingest import ingest
 from faces.orl import embedded
 from faces.sheets import contact_sheet
 from pipelines.configuration import RunConfig
-from pipelines.generator import train_and_log_generator
 from pipelines.steps import Steps
+from pipelines.training import train_and_log_generator
 from tracking.store import Store
 from tuning.trial import TrialContext
 

@@ -15,7 +15,7 @@ from pipelines.experiments.arms import Arm, base_trial, trials_of_run
 from pipelines.experiments.comparison import Comparison, compare_arms
 from pipelines.inputs import Dataset, prepare_dataset, tracking_identity, train_or_load_generator
 from pipelines.release.promotion import evaluate_gate, register_candidate
-from pipelines.reports.run_report import write_report
+from pipelines.reports import write_run_report
 from pipelines.steps import Steps
 from tracking.runs import Run
 from tracking.runs import run as tracked_run
@@ -194,7 +194,7 @@ class _Loop:
         path = self.config.out / "report.html"
 
         def work() -> dict[str, Any]:
-            write_report(
+            write_run_report(
                 path,
                 title=self.config.project,
                 comparison=comparison,

@@ -90,7 +90,7 @@ def train(
 ) -> None:
     """Train a detector on a manifest's train rows, calibrate it on val, log it. The same command resumes."""
     from classifier.config import DetectorConfig
-    from pipelines.detector import train_detector
+    from pipelines.training import train_detector
 
     named = {"backbone": backbone, "weights": weights, "epochs": epochs, "seed": seed}
     detector = opt.configuration(DetectorConfig, config, settings, named)
@@ -116,12 +116,11 @@ def evaluate(
     as_json: opt.AsJson = False,
 ) -> None:
     """Evaluate a model on the sealed test set, by frame and by source. The opening is counted in MLflow."""
-    from pipelines.evaluation.model import evaluate_model
-    from pipelines.evaluation.robustness import ladder_table, worst_sentence
+    from pipelines.evaluation.model import evaluate_model, ladder_table, worst_sentence
     from pipelines.release.lineage import find_model
 
     found = find_model(opt.open_store(mlruns), model)
-    result = evaluate_model(found, found.sealed_rows(manifest, dataset or ()), cache, robustness=robustness)
+    result = evaluate_model(found, found.sealed_rows(manifest, dataset or ()), cache, robust=robustness)
     scored, ladder = result.scored, result.ladder
     tables = [_figures(scored.by_source, model, "source"), _figures(scored.by_frame, model, "frame")]
     if result.withheld is not None and scored.band is not None:
@@ -215,7 +214,7 @@ def ensemble(
     """Combine several detectors into one: weights, temperature and threshold fitted on val."""
     import pandas as pd
 
-    from pipelines.ensemble import ensemble as run
+    from pipelines.training import train_ensemble as run
 
     store, datasets = opt.open_store(mlruns), dataset or ()
     result = run(store, models, manifest, out, combination=combination, datasets=datasets, project=project, cache=cache)

@@ -45,7 +45,7 @@ def run(
     config: opt.RunFile, settings: opt.Set = None, dry_run: opt.DryRun = False, as_json: opt.AsJson = False
 ) -> None:
     """The whole loop on your data. Steps whose inputs have not changed are skipped."""
-    from pipelines.reports.run_report import next_commands
+    from pipelines.reports import next_commands
     from pipelines.run import execute
 
     resolved = _resolved(config, settings, dry_run, as_json)

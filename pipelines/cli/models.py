@@ -59,7 +59,7 @@ def promote(
         checks = pd.DataFrame(verdict.checks)[["rule", "passed", "wanted", "measured"]]
         checks["passed"] = ["yes" if passed else "NO" for passed in checks["passed"]]
         tables.append((checks, f"gate of version {verdict.version}"))
-    opt.answer(asdict(verdict), as_json, f"{outcome}: {verdict.reason}", *tables)
+    opt.answer(verdict, as_json, f"{outcome}: {verdict.reason}", *tables)
     if not verdict.promoted:
         raise typer.Exit(1)
 
@@ -108,12 +108,12 @@ def compare(
     """Compare two models on the sealed test set: each figure, and the paired difference with its interval."""
     import pandas as pd
 
-    from pipelines.release.compare import compare_versions
+    from pipelines.release.promotion import compare_versions
 
     store, datasets = opt.open_store(mlruns), dataset or ()
     result = compare_versions(store, first, second, manifest=manifest, datasets=datasets, metric=metric, cache=cache)
-    title = f"{metric} by source, version {result['first']} and {result['second']}"
-    opt.answer(result, as_json, str(result["sentence"]), (pd.DataFrame(result["datasets"]), title))
+    title = f"{metric} by source, version {result.first} and {result.second}"
+    opt.answer(result, as_json, result.sentence, (pd.DataFrame(result.datasets), title))
 
 
 @app.command()
@@ -175,8 +175,8 @@ def export_model(
     store = opt.open_store(mlruns)
     version = find_version(store, model)
     result = export_version(store, version, out, onnx=onnx, int8=int8, manifest=manifest, cache=cache, sign=sign)
-    lines = [f"version {version.number} is in {out}: " + ", ".join(result["files"])]
-    lines += [f"{name}: {sentence}" for name, sentence in result["parity"].items()]
+    lines = [f"version {version.number} is in {out}: " + ", ".join(result.files)]
+    lines += [f"{name}: {sentence}" for name, sentence in result.parity.items()]
     opt.answer(result, as_json, "\n".join(lines))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
@@ -65,11 +66,15 @@ def print_and_exit(config: BaseModel, as_json: bool) -> NoReturn:
 
 
 def answer(result: object, as_json: bool, text: str, *tables: tuple[pd.DataFrame, str]) -> None:
-    """Print a result: as strict JSON for machines; for people its tables, each below its title, and then a text."""
+    """Print a result: as strict JSON for machines; for people its tables, each below its title, and then a text.
+
+    A result that is a dataclass is printed by the names of its fields.
+    """
     from core.files import strict_json
 
     if as_json:
-        echo(strict_json(result, indent=2))
+        named = asdict(result) if is_dataclass(result) and not isinstance(result, type) else result
+        echo(strict_json(named, indent=2))
         return
     for frame, title in tables:
         print_table(frame, title)

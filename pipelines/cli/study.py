@@ -163,13 +163,13 @@ def report(
     as_json: opt.AsJson = False,
 ) -> None:
     """Write the report of a study: figures, and the best trial's val score beside its sealed test score."""
-    from pipelines.reports.study_report import review_study, write_report
+    from pipelines.reports import review_study, write_study_report
     from tuning.storage import load
 
     study = load(mlruns.absolute(), name, storage)
     review = review_study(study, seeds=seeds, sealed=sealed)
     commands = _commands(review.study, mlruns, storage, "register")
-    path = write_report(study, review, out=out, commands=commands)
+    path = write_study_report(study, review, out=out, commands=commands)
     result = {"study": review.study, "best": review.best.model_dump(mode="json"), "best_value": review.best_value}
     result |= {"scores": review.optimism.to_dict("records"), "importance": review.importance}
     result |= {"report": path, "next": commands}
@@ -187,7 +187,7 @@ def register(
     as_json: opt.AsJson = False,
 ) -> None:
     """Train the winner of a study at full cost and register it as challenger. Repeating the command resumes."""
-    from pipelines.release.winner import register_winner
+    from pipelines.training import register_winner
     from tuning.storage import load
 
     winner = register_winner(load(mlruns.absolute(), name, storage), dry_run=dry_run)

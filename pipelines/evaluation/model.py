@@ -10,14 +10,14 @@ from typing import Any
 import pandas as pd
 
 from classifier.evaluation import remarks
-from classifier.figures import evaluation_figures
-from classifier.robustness import Ladder
+from classifier.figures import evaluation_figures, robustness_figure
+from classifier.models.ensemble import load_detector
+from classifier.robustness import CLEAN, LABELS, Ladder, Rung, robustness
 from core.manifest import Manifest
-from pipelines.evaluation.robustness import log_ladder, run_robustness
-from pipelines.evaluation.sealed import Scored, open_test_rows, score_rows
+from pipelines.evaluation.sealed import Scored, known, open_test_rows, score_rows
 from pipelines.release.lineage import Model
 from tracking.models import score_model
-from tracking.runs import run, test_openings
+from tracking.runs import ROBUST_WORST_AUC, Run, run, test_openings
 
 
 @dataclass(frozen=True)
@@ -51,12 +51,12 @@ class ModelEvaluation:
         return told
 
 
-def evaluate_model(model: Model, rows: Manifest, cache: Path, *, robustness: bool = False) -> ModelEvaluation:
+def evaluate_model(model: Model, rows: Manifest, cache: Path, *, robust: bool = False) -> ModelEvaluation:
     """Score a model on sealed rows and log it: the opening, figures, curves, and metrics on the LoggedModel.
 
     Args:
         rows: see `Model.sealed_rows`.
-        robustness: degrade the faces step by step too, which is 36 times the work and the same opening.
+        robust: degrade the faces step by step too, which is 36 times the work and the same opening.
     """
     with (
         model.files() as folder,
@@ -80,8 +80,57 @@ def evaluate_model(model: Model, rows: Manifest, cache: Path, *, robustness: boo
         withheld = scored.abstention()
         if withheld is not None:
             active.metrics({f"abstained/{row['dataset']}": row["abstained"] for row in withheld.to_dict("records")})
-        ladder = run_robustness(folder, rows, cache) if robustness else None
-        if ladder is not None:
-            log_ladder(active, ladder, rows, model.model_id)
+        ladder = None
+        if robust:
+            ladder = robustness(load_detector(folder, "auto"), rows, cache, store=cache / "robustness")
+            _log_ladder(active, ladder, rows, model.model_id)
         openings = test_openings(model.store, model.project)
     return ModelEvaluation(scored, withheld, ladder, remarks(scored.by_source), openings)
+
+
+def _log_ladder(run: Run, ladder: Ladder, rows: Manifest, model_id: str | None) -> None:
+    """Curves `robust_auc/<kind>/<dataset>` (fpr, recall) by step; `robust_worst_auc/<dataset>` on the model."""
+    for name in ladder.datasets:
+        for kind in _kinds(ladder):
+            for rung in ladder.along(name, kind):
+                figures = {"auc": rung.auc.value, "fpr": rung.fpr.value, "recall": rung.recall.value}
+                run.metrics(known({f"robust_{k}/{kind}/{name}": v for k, v in figures.items()}), rung.step)
+        worst, alarms = ladder.worst(name), ladder.most_false_alarms(name)
+        figures = known({ROBUST_WORST_AUC: worst.auc.value, "robust_highest_fpr": alarms.fpr.value})
+        if model_id is not None:
+            score_model(run.store, model_id, name, rows.select(dataset=name).digest, figures, run)
+        else:
+            run.metrics({f"{key}/{name}": value for key, value in figures.items()})
+    run.text("robustness.json", ladder.to_json())
+    run.figure(robustness_figure(ladder), "robustness")
+
+
+def ladder_table(ladder: Ladder, name: str) -> pd.DataFrame:
+    """AUC and FPR of one dataset: one row a degradation, one column a step."""
+    rows = []
+    for kind in _kinds(ladder):
+        clean, *steps = ladder.along(name, kind)
+        row = {"degradation": LABELS.get(kind, kind), "as is": _cell(clean)}
+        rows.append(row | {f"step {rung.step}": f"{_cell(rung)} @{rung.level:g}" for rung in steps})
+    return pd.DataFrame(rows)
+
+
+def worst_sentence(ladder: Ladder, name: str) -> str:
+    """The worst rung in words."""
+    clean, worst, alarms = ladder.clean(name), ladder.worst(name), ladder.most_false_alarms(name)
+    return (
+        f"{name}: AUC {clean.auc} as is, at worst {worst.auc} ({_where(worst)}); at the fixed threshold "
+        f"{clean.fpr.value:.0%} of the reals are called fake as is, at worst {alarms.fpr.value:.0%} ({_where(alarms)})"
+    )
+
+
+def _kinds(ladder: Ladder) -> list[str]:
+    return list(dict.fromkeys(rung.kind for rung in ladder.rungs if rung.kind != CLEAN))
+
+
+def _where(rung: Rung) -> str:
+    return "as is" if rung.kind == CLEAN else f"{LABELS.get(rung.kind, rung.kind)} {rung.level:g}"
+
+
+def _cell(rung: Rung) -> str:
+    return f"{rung.auc.value:.2f}/{rung.fpr.value:.0%}"

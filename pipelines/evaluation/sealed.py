@@ -6,8 +6,7 @@ and it alone counts.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +21,7 @@ from classifier.models.detector import read_description
 from classifier.models.ensemble import load_detector
 from classifier.scoring import score
 from core.errors import UserError
+from core.files import digest
 from core.manifest import Manifest
 from tracking.runs import Run
 
@@ -74,7 +74,12 @@ class Scored:
                 figures |= {prefix + name: value for name, value in of.metrics.items()}
                 for name, interval in of.intervals.items():
                     figures |= {f"{prefix}{name}_low": interval.low, f"{prefix}{name}_high": interval.high}
-        return {dataset: {k: v for k, v in values.items() if v == v} for dataset, values in result.items()}
+        return {dataset: known(values) for dataset, values in result.items()}
+
+
+def known(values: Mapping[str, float]) -> dict[str, float]:
+    """The values without those that are nan: what there was nothing to compute from is not logged."""
+    return {name: value for name, value in values.items() if value == value}
 
 
 def sealed_rows(manifest: Manifest, datasets: Sequence[str] = ()) -> Manifest:
@@ -102,12 +107,12 @@ def sealed_rows(manifest: Manifest, datasets: Sequence[str] = ()) -> Manifest:
 def open_test_rows(run: Run, rows: Manifest, models: Iterable[Path]) -> None:
     """Count that the models in these folders are about to see these sealed rows; call it before scoring them.
 
-    It counts once for each distinct set of models and rows within an MLflow experiment, however often the work is
-    resumed or repeated and by however many processes: what is counted is the number of distinct openings
-    (`tracking.runs.test_openings`). A model is told by its weights, whether it is a folder or a version.
+    Each distinct set of models and rows within an MLflow experiment counts once, however often the work is resumed or
+    repeated and by however many processes (`tracking.runs.test_openings`). A model is told by its weights, whether it
+    is a folder or a version.
     """
     digests = sorted({_weights_digest(folder) for folder in models})
-    opening = hashlib.sha256("\0".join([rows.digest, *digests]).encode()).hexdigest()[:16]
+    opening = digest(rows.digest, *digests)
     run.opened_test(opening, sorted(set(rows.rows["dataset"])), f"rows {rows.digest}, models {', '.join(digests)}")
 
 

@@ -22,7 +22,7 @@ from gan.checkpoint import read_card
 from gan.screening import SMALLEST_SCREENED
 from metrics.repeated import holm, mean_over_sets, two_sided
 from pipelines.configuration import RunConfig
-from pipelines.evaluation.sealed import sealed_rows
+from pipelines.evaluation.sealed import known, sealed_rows
 from pipelines.experiments.arms import Arm, Trials, forged, trials_to_compare
 from pipelines.experiments.conclusions import NO_DIFFERENCE, conclusions, notes, significant
 from pipelines.experiments.runner import Key, Measured, Result, TrainJob, by_dataset, cells, estimate, measured, wide
@@ -236,7 +236,7 @@ def _record(result: Comparison, done: Measured) -> None:
         theirs = result.differences[result.differences["arm"] == arm]
         metrics |= {f"{n}/{r['dataset']}": r[c] for r in theirs.to_dict("records") for n, c in _DIFFERENCE.items()}
         metrics["synthetic_faces"] = float(own["synthetic"].iloc[0])
-        run.metrics({name: value for name, value in metrics.items() if value == value})
+        run.metrics(known(metrics))
         run.tags({"arm": arm})
 
 

@@ -19,7 +19,7 @@ from classifier.figures import generalisation_matrix
 from core.errors import UserError
 from core.manifest import Manifest
 from pipelines.configuration import MatrixConfig, RunConfig
-from pipelines.evaluation.sealed import sealed_rows
+from pipelines.evaluation.sealed import known, sealed_rows
 from pipelines.experiments.runner import Measured, Result, TrainJob, cells, estimate, measured
 from pipelines.inputs import prepare_dataset
 from pipelines.steps import Steps
@@ -150,7 +150,7 @@ def _record(result: Matrix, done: Measured) -> None:
         own = result.cells[result.cells["trained_on"] == row["trained_on"]]
         metrics = {f"auc/{cell['tested_on']}": cell["auc"] for cell in own.to_dict("records")}
         metrics |= {f"auc_{name}": row[name] for name in ("in_dataset", "mean_unseen", "worst_unseen")}
-        done.runs[row["trained_on"]].metrics({name: value for name, value in metrics.items() if value == value})
+        done.runs[row["trained_on"]].metrics(known(metrics))
         unseen = own[~own["seen"]]
         for number, seed in enumerate(result.seeds):
             aucs = [values[number] for values in unseen["per_seed"] if values[number] == values[number]]

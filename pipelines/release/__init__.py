@@ -1,1 +1,1 @@
-"""Gate, promotion, lineage, comparison, model card and bundle."""
+"""Gate, promotion, comparison, lineage, model card and bundle."""

@@ -15,6 +15,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
@@ -77,6 +78,16 @@ class Lineage(BaseModel):
     untraced: list[_Text] = Field(max_length=100)
 
 
+@dataclass(frozen=True)
+class Exported:
+    """A version as a folder: the names of its files, and a sentence about each ONNX file beside PyTorch."""
+
+    version: int
+    folder: Path
+    files: list[str]
+    parity: dict[str, str]
+
+
 def export_version(
     store: Store,
     version: Version,
@@ -87,7 +98,7 @@ def export_version(
     manifest: Path | None = None,
     cache: Path = Path("cache"),
     sign: Path | None = None,
-) -> dict[str, Any]:
+) -> Exported:
     """Write a version into the new folder `out`, each ONNX file only after it was held against PyTorch.
 
     Val rows of the lineage's manifest are what it is held against (noise, where there is no manifest), train rows
@@ -133,7 +144,7 @@ def export_version(
         if out.exists():
             out.rmdir()
         folder.replace(out)
-    return {"version": version.number, "folder": str(out), "files": names, "parity": sentences}
+    return Exported(version.number, out, names, sentences)
 
 
 def import_version(store: Store, folder: Path, *, trust: Path | None = None) -> Version:

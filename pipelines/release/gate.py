@@ -6,8 +6,8 @@ A rule that is asked for and was not measured refuses: nothing is promoted on tr
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
 
@@ -17,6 +17,9 @@ from classifier.evaluation import MEAN, Evaluation
 from core.config import read_yaml, validate
 from metrics.intervals import Difference
 from tracking.runs import PROBE_AUC, ROBUST_WORST_AUC
+
+# What a non-inferior candidate can be better in: the field of `Costs`, and its unit.
+_GAINS = {"latency": ("ms_per_image", "ms an image"), "size": ("megabytes", "MB"), "calibration": ("ece", "ECE")}
 
 
 class AgainstChampion(BaseModel):
@@ -35,9 +38,7 @@ class AgainstChampion(BaseModel):
     @model_validator(mode="after")
     def _has_a_reason(self) -> Self:
         if self.rule == "non-inferior" and not (self.gain or self.because.strip()):
-            raise ValueError(
-                "a non-inferior candidate needs a reason: give gain (latency, size, calibration) or because"
-            )
+            raise ValueError(f"a non-inferior candidate needs a reason: give gain ({', '.join(_GAINS)}) or because")
         return self
 
 
@@ -86,7 +87,7 @@ class Evidence:
     costs: Costs = Costs()
     champion_costs: Costs = Costs()
     licence: str = ""
-    untraced: tuple[str, ...] = field(default=())  # what of the lineage is missing, in words
+    untraced: tuple[str, ...] = ()  # what of the lineage is missing, in words
 
 
 @dataclass(frozen=True)
@@ -107,46 +108,43 @@ def main_difference(paired: Mapping[str, Difference]) -> tuple[str, Difference]:
     return f"AUC on {datasets[0]}", paired[datasets[0]]
 
 
+def signed(difference: Difference) -> str:
+    """The difference and its interval in words."""
+    return f"{difference.value:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}]"
+
+
 def check(gate: Gate, evidence: Evidence) -> list[Check]:
     """The answer of every rule that the gate asks for, that against the champion first."""
     checks = [_against_champion(gate.champion, evidence)]
-    datasets = evidence.evaluation.results
-    names = evidence.evaluation.datasets
+    results, names = evidence.evaluation.results, evidence.evaluation.datasets
     if gate.min_worst_auc_low is not None:
-        lows = {name: datasets[name].intervals["auc"].low for name in names}
+        lows = {name: results[name].intervals["auc"].low for name in names}
         worst = min(names, key=lambda name: -math.inf if math.isnan(lows[name]) else lows[name])
-        text = f"{datasets[worst].intervals['auc']} on {worst}"
+        text = f"{results[worst].intervals['auc']} on {worst}"
         if math.isnan(lows[worst]):
             text = f"{worst} has too few identities or sources for an interval"
         wanted = f"lower bound of AUC on the worst dataset at least {gate.min_worst_auc_low:g}"
         checks.append(Check("worst dataset", lows[worst] >= gate.min_worst_auc_low, wanted, text))
     if gate.max_ece is not None:
-        worst = max(names, key=lambda name: datasets[name].metrics["ece"])
-        value = datasets[worst].metrics["ece"]
+        worst = max(names, key=lambda name: results[name].metrics["ece"])
+        value = results[worst].metrics["ece"]
         wanted = f"calibration error on the worst dataset at most {gate.max_ece:g}"
         checks.append(Check("calibration", value <= gate.max_ece, wanted, f"{value:.3f} on {worst}"))
     if gate.min_robust_auc is not None:
         wanted = f"AUC at the worst step of the robustness ladder at least {gate.min_robust_auc:g}"
-        checks.append(
-            _logged(
-                "robustness",
-                evidence.metrics,
-                ROBUST_WORST_AUC,
-                "evaluate --robustness",
-                wanted,
-                low=gate.min_robust_auc,
-            )
-        )
+        text, lowest = _logged(evidence.metrics, ROBUST_WORST_AUC, min, "evaluate --robustness")
+        checks.append(Check("robustness", lowest >= gate.min_robust_auc, wanted, text))
     if gate.max_ms_per_image is not None:
         value = evidence.costs.ms_per_image
         wanted = f"at most {gate.max_ms_per_image:g} ms an image"
         checks.append(Check("latency", value <= gate.max_ms_per_image, wanted, _figure(value, "ms an image")))
     if gate.max_probe_auc is not None:
         wanted = f"AUC of the shortcut audit's probe at most {gate.max_probe_auc:g}"
-        checks.append(_logged("audit", evidence.metrics, PROBE_AUC, "run", wanted, high=gate.max_probe_auc))
+        text, highest = _logged(evidence.metrics, PROBE_AUC, max, "run")
+        checks.append(Check("audit", highest <= gate.max_probe_auc, wanted, text))
     if gate.licence:
-        wanted = "a licence on the version"
-        checks.append(Check("licence", bool(evidence.licence), wanted, evidence.licence or "none"))
+        licence = evidence.licence
+        checks.append(Check("licence", bool(licence), "a licence on the version", licence or "none"))
     found = "; ".join(evidence.untraced) or "all of them"
     checks.append(Check("lineage", not evidence.untraced, "manifest, generator and code that can be traced", found))
     return checks
@@ -154,39 +152,33 @@ def check(gate: Gate, evidence: Evidence) -> list[Check]:
 
 def _against_champion(rule: AgainstChampion, evidence: Evidence) -> Check:
     over, difference = main_difference(evidence.paired)
-    figure = f"{difference.value:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}]"
+    figure = signed(difference)
     if evidence.champion is None:
-        wanted = f"{over} above 0.5 beyond doubt, there is no champion yet"
+        wanted = f"{over} above 0.5 (the 95 % interval excludes zero), there is no champion yet"
         return Check("champion", difference.low > 0, wanted, f"{figure} against 0.5")
     rival = f"version {evidence.champion}"
     if rule.rule == "better":
-        return Check("champion", difference.low > 0, f"{over} above that of {rival} beyond doubt", figure)
+        wanted = f"{over} above that of {rival} (the 95 % interval excludes zero)"
+        return Check("champion", difference.low > 0, wanted, figure)
     near = difference.low > -rule.margin
-    wanted = f"{over} at most {rule.margin:g} below that of {rival} beyond doubt"
+    wanted = f"{over} at most {rule.margin:g} below that of {rival} (the 95 % interval lies above -{rule.margin:g})"
     if rule.gain is None:
         return Check("champion", near, f"{wanted}, because {rule.because.strip()}", figure)
-    attribute, unit = {
-        "latency": ("ms_per_image", "ms an image"),
-        "size": ("megabytes", "MB"),
-        "calibration": ("ece", "ECE"),
-    }[rule.gain]
+    attribute, unit = _GAINS[rule.gain]
     ours, theirs = (getattr(costs, attribute) for costs in (evidence.costs, evidence.champion_costs))
     gained = ours <= (1 - rule.least_gain) * theirs
     wanted += f", and {rule.gain} at least {rule.least_gain:.0%} lower"
-    return Check(
-        "champion", near and gained, wanted, f"{figure}; {_figure(ours, unit)} against {_figure(theirs, unit)}"
-    )
+    measured = f"{figure}; {_figure(ours, unit)} against {_figure(theirs, unit)}"
+    return Check("champion", near and gained, wanted, measured)
 
 
-def _logged(
-    rule: str, metrics: Mapping[str, float], name: str, command: str, wanted: str, low: float = -1, high: float = 2
-) -> Check:
-    """The worst value over datasets of a figure that another command logged on the model."""
+def _logged(metrics: Mapping[str, float], name: str, worst: Callable[..., str], command: str) -> tuple[str, float]:
+    """The worst value over datasets of a figure that another command logged on the model, in words and as it is."""
     found = {key.removeprefix(f"{name}/"): value for key, value in metrics.items() if key.startswith(f"{name}/")}
     if not found:
-        return Check(rule, False, wanted, f"not measured: `counterforge {command}` does")
-    worst = max(found, key=found.__getitem__) if low < 0 else min(found, key=found.__getitem__)
-    return Check(rule, low <= found[worst] <= high, wanted, f"{found[worst]:.3f} on {worst}")
+        return f"not measured: `counterforge {command}` does", math.nan
+    dataset = worst(found, key=found.__getitem__)
+    return f"{found[dataset]:.3f} on {dataset}", found[dataset]
 
 
 def _figure(value: float, unit: str) -> str:

@@ -138,7 +138,9 @@ def _limits(metrics: Mapping[str, float], datasets: Sequence[str], missing: Sequ
     for dataset in datasets:
         low, high = (metrics.get(f"auc_{end}/{dataset}", math.nan) for end in ("low", "high"))
         if high < 0.5:
-            limits.append(f"On {dataset} its AUC lies below 0.5 beyond doubt: it ranks reals above fakes there.")
+            limits.append(
+                f"On {dataset} its AUC lies below 0.5 (the 95 % interval excludes it): reals rank above fakes."
+            )
         elif low <= 0.5:
             limits.append(f"On {dataset} it cannot be told from guessing: the interval of its AUC holds 0.5.")
         fpr, recall = (metrics.get(f"{name}/{dataset}", math.nan) for name in ("fpr", "recall"))

@@ -20,12 +20,12 @@ from classifier.scoring import score
 from core.errors import UserError
 from core.files import sha256
 from core.manifest import Manifest
-from pipelines.ensemble import ensemble
 from pipelines.release.bundle import export_version, import_version, verify
 from pipelines.release.gate import Gate
 from pipelines.release.lineage import untraced
 from pipelines.release.model_card import version_card
 from pipelines.release.promotion import evaluate_gate
+from pipelines.training import train_ensemble
 from tracking.models import fetch_model, score_model
 from tracking.registry import Registry
 from tracking.runs import run
@@ -52,8 +52,8 @@ def version(register: Callable[..., int], make_detector: Callable[..., Detector]
 def exported(version: int, store: Store, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("exported") / "model"
     result = export_version(store, Registry(store).resolve(version), out, int8=True, cache=cache)
-    assert "on 64 pictures" in result["parity"]["model.onnx"]
-    assert "AUC on val differs by" in result["parity"]["model.int8.onnx"]
+    assert "on 64 pictures" in result.parity["model.onnx"]
+    assert "AUC on val differs by" in result.parity["model.int8.onnx"]
     return out
 
 
@@ -61,7 +61,7 @@ def test_the_card_tells_data_figures_threshold_and_limits(version: int, store: S
     card = version_card(store, Registry(store).resolve(version))
     for text in (
         "| near | 0.910 [0.840, 0.960] | 0.900 |",
-        "On far its AUC lies below 0.5 beyond doubt",
+        "On far its AUC lies below 0.5 (the 95 % interval excludes it)",
         "On near it calls 30% of the real faces fake",
         "fake where P(fake) >= ",
         "**Abstain** where 0.2000 <= P(fake) < 0.8000: ",
@@ -273,7 +273,7 @@ def test_a_trusted_signature_brings_licence_and_generators_but_no_figures(
     here = Registry(store).resolve(number)
     out = tmp_path / "out"
     made = export_version(store, here, out, onnx=False, sign=private)
-    assert "SHA256SUMS.sig" in made["files"]
+    assert "SHA256SUMS.sig" in made.files
     there = open_store(tmp_path / "mlruns")
     with pytest.raises(UserError, match="signed by another key"):
         import_version(there, out, trust=theirs)
@@ -335,7 +335,7 @@ def test_an_ensemble_is_registered_and_judged_like_one_model(
     tmp_path: Path,
 ) -> None:
     numbers = [str(register(make_detector(seed=seed), f"member{seed}")) for seed in (3, 4)]
-    made = ensemble(
+    made = train_ensemble(
         store, numbers, faces, tmp_path / "e", combination="stacking", datasets=["near"], project="gates", cache=cache
     )
     assert [row["model"] for row in made["members"]] == numbers
@@ -348,5 +348,5 @@ def test_an_ensemble_is_registered_and_judged_like_one_model(
     assert next(each for each in verdict.checks if each["rule"] == "lineage")["passed"]
     assert "**Members** resnet18 (seed 3" in version_card(store, version)
     with pytest.raises(UserError, match="is an ensemble itself"):
-        ensemble(store, [numbers[0], str(made["version"])], faces, tmp_path / "f", cache=cache)
+        train_ensemble(store, [numbers[0], str(made["version"])], faces, tmp_path / "f", cache=cache)
     assert json.loads((tmp_path / "e" / "config.json").read_text())["combination"] == "stacking"

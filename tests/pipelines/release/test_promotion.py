@@ -11,9 +11,8 @@ import pytest
 from classifier.models.detector import Detector
 from core.errors import UserError
 from pipelines.release import promotion
-from pipelines.release.compare import compare_versions
 from pipelines.release.gate import Gate
-from pipelines.release.promotion import Verdict, evaluate_gate
+from pipelines.release.promotion import Verdict, compare_versions, evaluate_gate
 from tracking.registry import Registry
 from tracking.runs import run
 from tracking.store import Store
@@ -64,7 +63,7 @@ def test_the_first_good_one_is_promoted_with_every_rule_measured(
     assert would.promoted
     assert "champion" not in aliases(store)
     verdict = judge(versions["good0"], gate=gate)
-    assert [each["rule"] for each in verdict.checks] == [
+    assert [each.rule for each in verdict.checks] == [
         "champion",
         "worst dataset",
         "calibration",
@@ -123,11 +122,11 @@ def test_untraced_models_are_refused(
 def test_compare_says_which_is_higher(versions: dict[str, int], store: Store, cache: Path) -> None:
     good, guess = versions["good0"], versions["guess"]
     result = compare_versions(store, good, guess, cache=cache)
-    assert f"version {good}'s is higher beyond doubt" in result["sentence"]
-    (row,) = result["datasets"]
+    assert f"version {good}'s is higher (the 95 % interval excludes zero)" in result.sentence
+    (row,) = result.datasets
     assert row["low"] <= row["difference"] <= row["high"]
     assert row["difference"] == pytest.approx(row[f"version {good}"] - row[f"version {guess}"])
-    assert "no difference can be told" in compare_versions(store, good, versions["good2"], cache=cache)["sentence"]
+    assert "no difference can be told" in compare_versions(store, good, versions["good2"], cache=cache).sentence
     with pytest.raises(UserError, match="no metric 'auk'"):
         compare_versions(store, good, guess, metric="auk", cache=cache)
 

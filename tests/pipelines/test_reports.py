@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from core.errors import UserError
-from pipelines.reports.study_report import review_study, write_report
+from pipelines.reports import review_study, write_study_report
 from tests.tuning.conftest import base, context, manifest, runs, store
 from tuning.config import StudyConfig
 from tuning.space import Choice, Range
@@ -45,7 +45,7 @@ def test_a_report_shows_how_optimistic_the_choice_was(
     assert found.best_value == result.best_value
     assert found.openings == {"a": 1, "b": 1}
     commands = ["counterforge study register <winner>"]
-    page = write_report(study, found, commands=commands).read_text()
+    page = write_study_report(study, found, commands=commands).read_text()
     assert page.count("data:image/png;base64,") >= 5
     assert "http" not in page
     assert "counterforge study register &lt;winner&gt;" in page

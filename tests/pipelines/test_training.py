@@ -12,7 +12,7 @@ import pytest
 from core.errors import UserError
 from core.manifest import Manifest
 from pipelines.release.promotion import evaluate_gate
-from pipelines.release.winner import register_winner
+from pipelines.training import register_winner
 from tests.tuning.conftest import base, context, manifest, runs, store
 from tracking.registry import Registry
 from tuning.config import StudyConfig

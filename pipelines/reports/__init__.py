@@ -1,1 +1,0 @@
-"""What a run and a study found, as one HTML page each."""
