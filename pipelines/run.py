@@ -154,7 +154,7 @@ class _Loop:
 
         def work() -> dict[str, Any]:
             done = compare_arms(self.config, trials, context, full, self.steps, reference=reference, parent=self.run.id)
-            file = str(done.file(done.folder))
+            file = str(done.file)
             return {"file": file, "outputs": [file, *done.detectors["folder"], *done.detectors["scores"]]}
 
         inputs = [context.digest, tracking_identity(context), full.digest, *self.config.datasets.test]

@@ -140,10 +140,10 @@ def audit(
 
 
 def _show_audit(found: Audit, text: str) -> None:
-    from pipelines.evaluation.audit import summary_table
+    from pipelines.evaluation.audit import faultless_note, summary_table
 
     parts = found.datasets.values()
-    lines = [one.verdict for one in parts]
+    lines = [*filter(None, map(faultless_note, parts)), *(one.verdict for one in parts)]
     if found.near_duplicates is not None:
         lines.append(found.near_duplicates.verdict)
         lines += [f"  {what}: {one} and {other}" for what, one, other in found.near_duplicates.examples[:5]]

@@ -20,6 +20,7 @@ from tracking.runs import PROBE_AUC, Run
 
 # Share of a detector's lift over chance that a shortcut probe may reach before a user is told.
 _NEAR = 0.75
+_WIDE = 0.9  # a faultless probe whose low bound is below this is explained
 _GREY = "#666666"
 
 
@@ -35,14 +36,22 @@ def write_audit(found: Audit, folder: Path) -> list[Path]:
 def summary_table(of: DatasetAudit) -> pd.DataFrame:
     """One row a family: what a probe reaches, p, whether it is flagged, and the cue that differs most."""
     rows = []
-    for family_audit in of.families:
-        own = [cue for cue in of.cues if cue.family == family_audit.family]
-        found = (
-            f"{own[0].name}: {_figure(own[0].real)} real, {_figure(own[0].fake)} fake" if own else "the same everywhere"
-        )
-        row = {"family": family_audit.family, "probe AUC": str(family_audit.probe), "p": _p(family_audit.p)}
-        rows.append(row | {"": "FLAG" if family_audit.flagged else "", "differs most": found})
+    for one in of.families:
+        cue = next((cue for cue in of.cues if cue.family == one.family), None)
+        most = f"{cue.name}: {_figure(cue.real)} real, {_figure(cue.fake)} fake" if cue else "the same everywhere"
+        row = {"family": one.family, "probe AUC": str(one.probe), "p": "<0.001" if one.p < 0.001 else f"{one.p:.3f}"}
+        rows.append(row | {"": "FLAG" if one.flagged else "", "differs most": most})
     return pd.DataFrame(rows)
+
+
+def faultless_note(of: DatasetAudit) -> str:
+    """Why the interval of a probe without a fault is wide where its p is small; empty where there is no such probe."""
+    if not any(one.probe.auc == 1 and one.probe.low < _WIDE for one in of.families):
+        return ""
+    return (
+        f"{of.dataset}: the low bound of a faultless AUC (1.00) is exact and wide for so few groups; p, of a "
+        "permutation test, asks only whether the classes differ at all"
+    )
 
 
 def audit_figure(found: Audit) -> Figure:
@@ -57,10 +66,10 @@ def audit_figure(found: Audit) -> Figure:
     panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
     for axes, one in zip(panels, shown, strict=True):
         assert one.whole is not None
-        lines = [(family_audit.family, family_audit.probe, family_audit.flagged) for family_audit in one.families]
+        lines = [(family.family, family.probe, family.flagged) for family in one.families]
         lines.append(("all together", one.whole, bool(one.flagged)))
         for row, (_, probe, flagged) in enumerate(lines):
-            colour = COLOURS[1] if flagged else COLOURS[0]
+            colour = COLOURS[flagged]
             if not math.isnan(probe.low):
                 axes.plot([probe.low, probe.high], [row, row], color=colour, linewidth=2.5, alpha=0.5)
             axes.plot(probe.auc, row, marker="D" if flagged else "o", color=colour, markersize=6)
@@ -74,24 +83,16 @@ def audit_figure(found: Audit) -> Figure:
     return figure
 
 
-def quick_audit(manifest: Manifest, store: Path | None = None) -> Audit:
-    """The audit of a manifest's real-world rows without the search for near-duplicates: what `train` and `run` need.
-
-    Synthetic rows are left out: they are in train only, and the detector is judged on real-world rows.
-    """
-    return audit(manifest.where(~manifest.synthetic), AuditConfig(near_duplicates=False), store)
-
-
 def audit_step(manifest: Manifest, folder: Path) -> dict[str, Any]:
-    """The audit of `quick_audit` in JSON's types, with `audit.json` and `audit.png` in `folder`."""
-    found = quick_audit(manifest, folder / "cues")
-    files = write_audit(found, folder)
-    digests = {name: manifest.select(dataset=name).digest for name in found.datasets}
-    return {
-        "verdicts": [one.verdict for one in found.datasets.values()],
-        "probes": {name: {**_best(one), "digest": digests[name]} for name, one in found.datasets.items()},
-        "files": [str(path) for path in files],
-    }
+    """What `train` and `run` need of an audit, in JSON's types, with `audit.json` and `audit.png` in `folder`.
+
+    Near-duplicates are not looked for. Synthetic rows are left out: they are in train only, and the detector is judged
+    on real-world rows.
+    """
+    found = audit(manifest.where(~manifest.synthetic), AuditConfig(near_duplicates=False), folder / "cues")
+    probes = {n: best_probe(one) | {"digest": manifest.select(dataset=n).digest} for n, one in found.datasets.items()}
+    files = [str(path) for path in write_audit(found, folder)]
+    return {"verdicts": [one.verdict for one in found.datasets.values()], "probes": probes, "files": files}
 
 
 def warnings_of(audited: Mapping[str, Any], detector: Mapping[str, Mapping[str, float]]) -> list[str]:
@@ -102,8 +103,8 @@ def warnings_of(audited: Mapping[str, Any], detector: Mapping[str, Mapping[str, 
         detector: its metrics by dataset.
     """
     probes = audited["probes"]
-    found = [warn_if_near(probes[name], metrics) for name, metrics in detector.items() if name in probes]
-    sentences = [sentence for sentence in found if sentence is not None]
+    found = (warn_if_near(probes[name], metrics) for name, metrics in detector.items() if name in probes)
+    sentences = list(filter(None, found))
     for sentence in sentences:
         print(f"warning: {sentence}", file=sys.stderr)
     return sentences
@@ -120,43 +121,37 @@ def log_audit(run: Run, audited: Mapping[str, Any], warnings: Sequence[str], mod
         run.artifact(path, "audit")
 
 
-def warn_if_near(probe: DatasetAudit | Mapping[str, Any], detector: Mapping[str, float]) -> str | None:
+def warn_if_near(probe: Mapping[str, Any], detector: Mapping[str, float]) -> str | None:
     """One sentence if a probe that looks at no face comes near the detector on this dataset, or else None.
 
     Near is three quarters of the detector's lift over 0.5, or an interval that reaches the detector's. A probe that
     found no shortcut is never near, and a detector that is not above 0.5 has learned none.
 
     Args:
-        probe: the audit of the dataset, or its entry in the `probes` of `audit_step`.
+        probe: see `best_probe`.
         detector: metrics of the detector on this dataset: `auc`, and `auc_low` where it is known.
     """
-    best = _best(probe) if isinstance(probe, DatasetAudit) else probe
-    if not best["families"] or not detector.get("auc_low", detector["auc"]) > 0.5:
+    if not probe["families"] or not detector.get("auc_low", detector["auc"]) > 0.5:
         return None
-    near = best["auc"] - 0.5 >= _NEAR * (detector["auc"] - 0.5) or best["high"] >= detector.get("auc_low", math.nan)
+    near = probe["auc"] - 0.5 >= _NEAR * (detector["auc"] - 0.5) or probe["high"] >= detector.get("auc_low", math.nan)
     if not near:
         return None
     return (
-        f"on {best['dataset']} a probe that looks at no face reaches AUC {best['auc']:.2f} "
-        f"({', '.join(best['families'])}) and the detector {detector['auc']:.2f}: "
+        f"on {probe['dataset']} a probe that looks at no face reaches AUC {probe['auc']:.2f} "
+        f"({', '.join(probe['families'])}) and the detector {detector['auc']:.2f}: "
         "it may owe that to the files and not to the fakes; see `counterforge faces audit`"
     )
 
 
-def _best(of: DatasetAudit) -> dict[str, Any]:
-    """The probe that comes furthest, and the families that are flagged."""
-    probes = [] if of.whole is None else [of.whole, *(family_audit.probe for family_audit in of.flagged)]
+def best_probe(of: DatasetAudit) -> dict[str, Any]:
+    """The probe that comes furthest (auc, low, high; None where there is no interval), and the flagged families."""
+    probes = [] if of.whole is None else [of.whole, *(one.probe for one in of.flagged)]
     best = max(probes, key=lambda one: one.auc, default=None)
-    figures: dict[str, float | None] = {"auc": None, "low": None, "high": None}
-    if best is not None and not math.isnan(best.low):
-        figures = {"auc": best.auc, "low": best.low, "high": best.high}
-    families = [family_audit.family for family_audit in of.flagged]
+    known = best is not None and not math.isnan(best.low)
+    figures = {name: getattr(best, name) if known else None for name in ("auc", "low", "high")}
+    families = [one.family for one in of.flagged]
     return {"dataset": of.dataset, **figures, "families": families, "verdict": of.verdict}
 
 
 def _figure(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
-
-
-def _p(value: float) -> str:
-    return "<0.001" if value < 0.001 else f"{value:.3f}"

@@ -62,26 +62,24 @@ def explain_faces(
     """
     chosen = _chosen(model, manifest, cache, count, rows, split)
     known = _with_masks(manifest, max_masked)
-    maps = _maps(model, chosen, methods, cache)
-    masks = [_mask(chosen, row, model.config.image_size) for row in range(len(chosen))]
+    images = load_crops(chosen, model.config.image_size, cache).batch(np.arange(len(chosen)))
+    maps = {method: explain(model, images, method) for method in methods}
+    masks = _masks(chosen, model.config.image_size)
     scores = score(model, chosen, cache)
     table = chosen.rows[["path", "dataset", "method", "label", "source"]].assign(
         score=scores, correct=(scores >= model.threshold) == (chosen.targets == 1)
     )
     out.mkdir(parents=True, exist_ok=True)
     picture = out / PICTURE
-    images = load_crops(chosen, model.config.image_size, cache).batch(np.arange(len(chosen)))
     _draw(images.permute(0, 2, 3, 1).numpy(), maps, masks, table).savefig(picture, dpi=110)
     table.to_csv(out / TABLE, index=False)
-    figures, used = pd.DataFrame(), 0
-    note = "no row names the mask of a forgery: nothing to score the maps against"
-    if len(known):
-        figures = _localisation(model, known, methods, cache)
-        figures.to_csv(out / LOCALISATION, index=False)
-        splits = ", ".join(sorted(set(known.rows["split"])))
-        used = int(figures["faces"].iloc[0])
-        note = f"scored against the masks of {used} forged faces ({splits} rows)"
-    return Explained(picture, table, figures, used, note)
+    if not len(known):
+        note = "no row names the mask of a forgery: nothing to score the maps against"
+        return Explained(picture, table, pd.DataFrame(), 0, note)
+    figures = _localisation(model, known, methods, cache)
+    figures.to_csv(out / LOCALISATION, index=False)
+    splits, used = ", ".join(sorted(set(known.rows["split"]))), int(figures["faces"].iloc[0])
+    return Explained(picture, table, figures, used, f"scored against the masks of {used} forged faces ({splits} rows)")
 
 
 def explain_model(store: Store, model: str, manifest: Manifest, out: Path, cache: Path, **options: Any) -> Explained:
@@ -152,55 +150,38 @@ def _with_masks(manifest: Manifest, most: int) -> Manifest:
     return part.where(first.to_numpy(dtype=bool))
 
 
-def _maps(model: FaceModel, rows: Manifest, methods: Sequence[Method], cache: Path) -> dict[Method, Map]:
-    images = load_crops(rows, model.config.image_size, cache).batch(np.arange(len(rows)))
-    return {method: explain(model, images, method) for method in methods}
-
-
 def _localisation(model: FaceModel, known: Manifest, methods: Sequence[Method], cache: Path) -> pd.DataFrame:
-    masks = [_mask(known, row, model.config.image_size) for row in range(len(known))]
-    useful = [row for row, mask in enumerate(masks) if mask is not None and 0 < mask.sum() < mask.size]
+    masks = _masks(known, model.config.image_size)
+    useful = {row: mask for row, mask in enumerate(masks) if mask is not None and 0 < mask.sum() < mask.size}
     if not useful:
         raise UserError(f"the masks in {known.root} are all empty or full: compose the faces anew")
-    kept = Manifest(known.rows.iloc[useful].reset_index(drop=True), known.root)
-    found = _maps(model, kept, methods, cache)
-    whole = [mask for row, mask in enumerate(masks) if row in set(useful) and mask is not None]
-    rows: list[dict[str, Any]] = []
-    for each in localisation({name: list(maps) for name, maps in found.items()}, whole, kept.groups):
-        value, box, gap = (each[name] for name in ("value", "box", "difference"))
-        rows.append(
-            {
-                "method": each["method"],
-                "figure": each["figure"],
-                "value": value.value,  # type: ignore[attr-defined]
-                "low": value.low,  # type: ignore[attr-defined]
-                "high": value.high,  # type: ignore[attr-defined]
-                "centred box": box.value,  # type: ignore[attr-defined]
-                "difference": gap.value,  # type: ignore[attr-defined]
-                "difference low": gap.low,  # type: ignore[attr-defined]
-                "difference high": gap.high,  # type: ignore[attr-defined]
-                "faces": each["n"],
-                "groups": each["groups"],
-            }
-        )
+    images = load_crops(known, model.config.image_size, cache).batch(np.array(list(useful)))
+    maps: dict[str, list[Map]] = {name: list(explain(model, images, name)) for name in methods}
+    rows: list[dict[str, Any]] = localisation(maps, list(useful.values()), known.groups[list(useful)])
+    for row in rows:
+        value, box, gap = row.pop("value"), row.pop("box"), row.pop("difference")
+        row |= {"value": value.value, "low": value.low, "high": value.high, "centred box": box.value}
+        row |= {"difference": gap.value, "difference low": gap.low, "difference high": gap.high}
+        row |= {"faces": row.pop("n"), "groups": row.pop("groups")}
     return pd.DataFrame(rows)
 
 
-def _mask(manifest: Manifest, row: int, size: int) -> NDArray[np.bool_] | None:
-    """[S, S] where the face was forged: where the mask is at least half of its highest; None where that is not known.
+def _masks(manifest: Manifest, size: int) -> list[NDArray[np.bool_] | None]:
+    """[S, S] where each face was forged: where its mask is at least half of its highest; None where it is not known.
 
     Self-blends are laid on at a quarter of their strength and more, and their masks say so.
     """
-    name = manifest.rows["mask"].iloc[row] if "mask" in manifest.rows.columns else None
-    if name is None or pd.isna(name) or not name:
-        return None
-    file = manifest.root / str(name)
+    if "mask" not in manifest.rows.columns:
+        return [None] * len(manifest)
+    return [_mask(manifest.root / name, size) if name else None for name in manifest.rows["mask"].fillna("")]
+
+
+def _mask(file: Path, size: int) -> NDArray[np.bool_]:
     try:
         with Image.open(file) as image:
-            grey = image.convert("L").resize((size, size), Image.Resampling.BILINEAR)
+            strength = np.asarray(image.convert("L").resize((size, size), Image.Resampling.BILINEAR))
     except OSError as error:
         raise UserError(f"the mask {file} cannot be read ({error}): compose the faces anew") from error
-    strength = np.asarray(grey)
     return strength >= max(1.0, strength.max() / 2)
 
 
@@ -214,30 +195,20 @@ def _draw(
     columns = 1 + len(maps)
     figure = Figure(figsize=(columns * _TILE_INCHES + 1.4, len(images) * _TILE_INCHES + 0.4), layout="constrained")
     panels = figure.subplots(len(images), columns, squeeze=False)
+    for panel, name in zip(panels[0], ("face", *maps), strict=True):
+        panel.set_title(name, fontsize=9)
     for number, row in enumerate(table.itertuples(index=False)):
-        for column, panel in enumerate(panels[number]):
-            panel.set_xticks([])
-            panel.set_yticks([])
-            name = "face" if column == 0 else list(maps)[column - 1]
-            grey = images[number].mean(axis=2) if column else None
-            if grey is None:
-                panel.imshow(images[number])
-            else:
-                heat = maps[list(maps)[column - 1]][number]
-                panel.imshow(grey, cmap="gray", vmin=0, vmax=255)
-                panel.imshow(heat, cmap="inferno", alpha=0.25 + 0.5 * heat, vmin=0, vmax=1)
+        first, *others = panels[number]
+        first.imshow(images[number])
+        for panel, heat in zip(others, (of[number] for of in maps.values()), strict=True):
+            panel.imshow(images[number].mean(axis=2), cmap="gray", vmin=0, vmax=255)
+            panel.imshow(heat, cmap="inferno", alpha=0.25 + 0.5 * heat, vmin=0, vmax=1)
+        for panel in panels[number]:
+            panel.set(xticks=[], yticks=[])
             if masks[number] is not None:
                 panel.contour(masks[number], levels=[0.5], colors=["#00d0ff"], linewidths=1.2)
-            if number == 0:
-                panel.set_title(name, fontsize=9)
-        verdict = "right" if row.correct else "WRONG"
         kind = "" if row.method in (row.label, "pristine") else f"\n{row.method}"
-        panels[number][0].set_ylabel(
-            f"{row.label}{kind}\nP(fake) {row.score:.2f}\n{verdict}",
-            fontsize=8,
-            rotation=0,
-            ha="right",
-            va="center",
-            color="#1a1a1a" if row.correct else "#b01030",
-        )
+        said, colour = ("right", "#1a1a1a") if row.correct else ("WRONG", "#b01030")
+        text = f"{row.label}{kind}\nP(fake) {row.score:.2f}\n{said}"
+        first.set_ylabel(text, fontsize=8, rotation=0, ha="right", va="center", color=colour)
     return figure

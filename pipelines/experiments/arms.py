@@ -19,8 +19,8 @@ from pydantic import ValidationError
 
 from classifier.config import DetectorConfig
 from core.errors import UserError
-from gan.balancing import mixture
-from gan.forging.forge import METHODS, WITHOUT_GENERATOR
+from gan.balancing import BalanceConfig, mixture
+from gan.forging.forge import METHODS
 from tuning.trial import TrialSpec
 
 if TYPE_CHECKING:
@@ -68,11 +68,6 @@ class Arm:
         """Whether it learns from the fakes that `keep_train_fakes` took away."""
         return self.name.startswith(ALL_FAKES)
 
-    @property
-    def needs_generator(self) -> bool:
-        """Whether its faces come from a generator, wholly or in part."""
-        return bool(self.method) and any(method not in WITHOUT_GENERATOR for method in mixture(self.method))
-
     def trial(self, base: TrialSpec, seed: int, draw: int) -> TrialSpec:
         """The detector of this arm and a seed, which draws its own head, order and augmentation.
 
@@ -101,6 +96,12 @@ class Arm:
 def forged(arms: Iterable[str]) -> tuple[str, ...]:
     """Those of the arms that have synthetic faces."""
     return tuple(arm for arm in arms if Arm.parse(arm).method)
+
+
+def needing_generator(arms: Iterable[str]) -> list[str]:
+    """Those of the arms whose faces come from a generator, wholly or in part."""
+    methods = {arm: Arm.parse(arm).method for arm in arms}
+    return [arm for arm, method in methods.items() if method and BalanceConfig(method=method).needs_generator]
 
 
 def base_trial(config: RunConfig) -> TrialSpec:

@@ -23,7 +23,7 @@ from gan.screening import SMALLEST_SCREENED
 from metrics.repeated import holm, mean_over_sets, two_sided
 from pipelines.configuration import RunConfig
 from pipelines.evaluation.sealed import known, sealed_rows
-from pipelines.experiments.arms import Arm, Trials, forged, trials_to_compare
+from pipelines.experiments.arms import Arm, Trials, forged, needing_generator, trials_to_compare
 from pipelines.experiments.conclusions import NO_DIFFERENCE, conclusions, notes, significant
 from pipelines.experiments.runner import Key, Measured, Result, TrainJob, by_dataset, cells, estimate, measured, wide
 from pipelines.inputs import prepare_dataset, train_or_load_generator
@@ -61,7 +61,7 @@ def execute(config: RunConfig, workers: int = 1) -> Comparison:
         UserError: an arm cannot be made, a test dataset has one class, or a detector cannot be trained.
     """
     plan = config.comparison
-    needing = [arm for arm in plan.arms if Arm.parse(arm).needs_generator]
+    needing = needing_generator(plan.arms)
     _check_generator(config, needing)
     trials = trials_to_compare(config)
     store = open_store(config.mlruns)
@@ -97,12 +97,11 @@ def compare_arms(
     Raises:
         UserError: a test dataset has one class, or a detector cannot be trained.
     """
-    arms, seeds = tuple(dict.fromkeys(arm for arm, _ in trials)), tuple(dict.fromkeys(seed for _, seed in trials))
+    arms, seeds = (tuple(dict.fromkeys(names)) for names in zip(*trials, strict=True))
     test = sealed_rows(full, config.datasets.test)
+    with_all = replace(context, manifest=full)
     jobs = {
-        (arm, seed): TrainJob(
-            spec, replace(context, manifest=full) if Arm.parse(arm).all_fakes else context, {"arm": arm}
-        )
+        (arm, seed): TrainJob(spec, with_all if Arm.parse(arm).all_fakes else context, {"arm": arm})
         for (arm, seed), spec in trials.items()
     }
     with measured(
@@ -120,10 +119,12 @@ def compare_arms(
         workers=workers,
     ) as done:
         table, differences = tabulate(done.tables, reference)
-        detectors = _detectors(done)
-        of_arms = detectors.groupby("arm")[["synthetic", "objective"]].agg({"synthetic": "last", "objective": "mean"})
-        table = table.join(of_arms, on="arm")
-        needing = [arm for arm in arms if Arm.parse(arm).needs_generator]
+        detectors = pd.DataFrame(
+            {"arm": arm, "seed": seed, "objective": one.objective, "synthetic": one.synthetic}
+            | {"model_id": one.model_id, "folder": one.folder, "scores": str(done.files[arm, seed])}
+            for (arm, seed), one in done.trained.items()
+        )
+        table = table.join(detectors.groupby("arm").agg({"synthetic": "last", "objective": "mean"}), on="arm")
         spent = {name: seconds for name, seconds in steps.seconds.items() if name in ("faces", "generator")}
         spent["detectors"] = sum(trained.seconds for trained in done.trained.values())
         result = Comparison(
@@ -133,7 +134,7 @@ def compare_arms(
             differences=differences,
             detectors=detectors,
             conclusions=conclusions(differences, reference, forged(arms), len(seeds)),
-            notes=notes(table, differences, reference, needing, len(seeds)),
+            notes=notes(table, differences, reference, needing_generator(arms), len(seeds)),
             openings=test_openings(context.store, context.experiment),
             hours={name: seconds / 3600 for name, seconds in spent.items()},
             folder=done.folder,
@@ -159,20 +160,16 @@ def tabulate(tables: Mapping[Key, pd.DataFrame], reference: str) -> tuple[pd.Dat
         found[MEAN] = {arm: mean_over_sets([of[arm] for of in found.values()]) for arm, _ in tables}
         masks[MEAN] = np.ones(len(first), dtype=np.bool_)
     table = pd.DataFrame(
-        [
-            {"arm": one.pop("arm"), "dataset": dataset} | one
-            for dataset, figures in found.items()
-            for one in cells(figures, first[masks[dataset]])
-        ]
+        {"arm": one.pop("arm"), "dataset": dataset} | one
+        for dataset, figures in found.items()
+        for one in cells(figures, first[masks[dataset]])
     )
     changes = pd.DataFrame(
-        [
-            {"arm": arm, "dataset": dataset, "value": of.difference.value, "low": of.difference.low}
-            | {"high": of.difference.high, "per_seed": list(of.differences), "p": two_sided(of.difference)}
-            for dataset, figures in found.items()
-            for arm, of in figures.items()
-            if arm != reference and of.difference is not None
-        ]
+        {"arm": arm, "dataset": dataset, "value": change.value, "low": change.low, "high": change.high}
+        | {"per_seed": list(of.differences), "p": two_sided(change)}
+        for dataset, figures in found.items()
+        for arm, of in figures.items()
+        if arm != reference and (change := of.difference) is not None
     )
     return table, changes.assign(p_holm=holm(changes["p"].tolist()))
 
@@ -182,7 +179,7 @@ def _check_generator(config: RunConfig, needing: list[str]) -> None:
     if not needing:
         return
     plan = config.comparison
-    who = f"the arm{'s' if len(needing) > 1 else ''} {', '.join(needing)} need{'' if len(needing) > 1 else 's'}"
+    who = f"the arm {needing[0]} needs" if len(needing) == 1 else f"the arms {', '.join(needing)} need"
     if plan.generator == "none":
         raise UserError(
             f"{who} a generator, and comparison.generator is none: set it to train, or to a checkpoint's "
@@ -214,16 +211,6 @@ def _check_rows(config: RunConfig, reduced: Manifest) -> None:
         )
 
 
-def _detectors(done: Measured) -> pd.DataFrame:
-    return pd.DataFrame(
-        [
-            {"arm": arm, "seed": seed, "objective": one.objective, "synthetic": one.synthetic}
-            | {"model_id": one.model_id, "folder": one.folder, "scores": str(done.scores((arm, seed)))}
-            for (arm, seed), one in done.trained.items()
-        ]
-    )
-
-
 def _record(result: Comparison, done: Measured) -> None:
     """Files in the comparison's folder and in MLflow, and the figures on the runs of the arms."""
     figure = forest_plot(result.differences, result.reference, len(result.seeds))
@@ -231,11 +218,10 @@ def _record(result: Comparison, done: Measured) -> None:
     result.keep(done.run, {"forest": figure}, text)
     done.run.tags({"conclusions": " ".join(result.conclusions), "mlflow.note.content": described(result)})
     for arm, run in done.runs.items():
-        own = result.table[result.table["arm"] == arm]
-        metrics = {f"{n}/{r['dataset']}": r[c] for r in own.to_dict("records") for n, c in _AUC.items()}
-        theirs = result.differences[result.differences["arm"] == arm]
-        metrics |= {f"{n}/{r['dataset']}": r[c] for r in theirs.to_dict("records") for n, c in _DIFFERENCE.items()}
-        metrics["synthetic_faces"] = float(own["synthetic"].iloc[0])
+        own, change = (table[table["arm"] == arm] for table in (result.table, result.differences))
+        metrics = {"synthetic_faces": float(own["synthetic"].iloc[0])}
+        for rows, names in ((own, _AUC), (change, _DIFFERENCE)):
+            metrics |= {f"{n}/{row['dataset']}": row[c] for row in rows.to_dict("records") for n, c in names.items()}
         run.metrics(known(metrics))
         run.tags({"arm": arm})
 
@@ -244,16 +230,14 @@ def described(result: Comparison) -> str:
     """What the experiment's run says of itself in the MLflow UI, markdown: what can be told, and every AUC."""
     aucs = wide(result.table)
     told = significant(result.conclusions) or [f"{NO_DIFFERENCE} between any arm and '{result.reference}'"]
-    lines = [f"- {sentence}" for sentence in told]
-    lines += ["", "AUC by source, 95 % interval over groups and seeds:", ""]
+    lines = [*(f"- {sentence}" for sentence in told), "", "AUC by source, 95 % interval over groups and seeds:", ""]
     lines += [f"| arm | {' | '.join(aucs.columns)} |", "|---" * (len(aucs.columns) + 1) + "|"]
     lines += [f"| {arm} | {' | '.join(row)} |" for arm, row in zip(aucs.index, aucs.to_numpy(), strict=True)]
-    lines += [
-        "",
+    where = (
         f"{len(result.seeds)} seeds each, held against '{result.reference}'. The differences are drawn in `forest.png` "
-        "(Artifacts); below this run stands one for each arm, and below that one for each detector.",
-    ]
-    return "\n".join(lines)
+        "(Artifacts); below this run stands one for each arm, and below that one for each detector."
+    )
+    return "\n".join([*lines, "", where])
 
 
 _AUC = {"auc": "auc", "auc_low": "low", "auc_high": "high"}

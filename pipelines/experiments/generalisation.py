@@ -7,6 +7,7 @@ row has never seen. Every detector carries its figures as `auc/<dataset>` (or `a
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -80,8 +81,14 @@ def execute(config: RunConfig, workers: int = 1) -> Matrix:
         description=f"Trained on {len(rows)} rows, tested on {len(columns)} columns, {len(plan.seeds)} seeds.",
         workers=workers,
     ) as done:
-        seen = {(row.name, column.name): row.has_seen(column, full) for row in rows for column in columns}
-        table = _cells(columns, seen, done)
+        first = next(iter(done.tables.values()))
+        by_name = {row.name: row for row in rows}
+        table = pd.DataFrame(
+            {"trained_on": (name := one.pop("arm")), "tested_on": column.name, **one}
+            | {"seen": by_name[name].has_seen(column, full)}
+            for column in columns
+            for one in cells(estimate(done.tables, column.keep), first[column.keep])
+        )
         result = Matrix(
             mode=plan.mode,
             seeds=plan.seeds,
@@ -98,46 +105,33 @@ def execute(config: RunConfig, workers: int = 1) -> Matrix:
 
 def heat_map(matrix: Matrix) -> Figure:
     """The cells as a heat map with two columns more: mean and worst of what a row has not seen; framed: seen."""
-    wide = {
-        name: matrix.cells.pivot_table(index="trained_on", columns="tested_on", values=name, sort=False, dropna=False)
+    auc, low, high, seen = (
+        matrix.cells.pivot_table(index="trained_on", columns="tested_on", values=name, sort=False, dropna=False)
         for name in ("auc", "low", "high", "seen")
-    }
-    more = matrix.summary.set_index("trained_on")[["mean_unseen", "worst_unseen"]]
-    more.columns = pd.Index([MEAN_UNSEEN, WORST_UNSEEN])
-    values = wide["auc"].join(more)
+    )
+    more = {"mean_unseen": MEAN_UNSEEN, "worst_unseen": WORST_UNSEEN}
+    values = auc.join(matrix.summary.set_index("trained_on")[[*more]].rename(columns=more))
     values.columns.name, values.index.name = "tested on   (framed: seen in training)", "trained on"
-    low, high = (wide[name].reindex(columns=values.columns) for name in ("low", "high"))
+    low, high = (table.reindex(columns=values.columns) for table in (low, high))
     figure = generalisation_matrix(values, low=low, high=high, worst=min(0.5, float(np.nanmin(values.to_numpy()))))
     axes = figure.axes[0]
-    for i, j in np.argwhere(wide["seen"].to_numpy(dtype=bool)):
+    for i, j in np.argwhere(seen.to_numpy(dtype=bool)):
         axes.add_patch(Rectangle((j - 0.46, i - 0.46), 0.92, 0.92, fill=False, edgecolor="black", linewidth=1.2))
-    axes.axvline(wide["auc"].shape[1] - 0.5, color="black", linewidth=1)
+    axes.axvline(auc.shape[1] - 0.5, color="black", linewidth=1)
     return figure
-
-
-def _cells(columns: list[Column], seen: dict[tuple[str, str], bool], done: Measured) -> pd.DataFrame:
-    first = next(iter(done.tables.values()))
-    return pd.DataFrame(
-        [
-            {"trained_on": (row := one.pop("arm")), "tested_on": column.name, **one, "seen": seen[row, column.name]}
-            for column in columns
-            for one in cells(estimate(done.tables, column.keep), first[column.keep])
-        ]
-    )
 
 
 def _summary(table: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for name, of in table.groupby("trained_on", sort=False):
-        unseen = of[~of["seen"]]
-        worst = unseen.loc[unseen["auc"].idxmin()] if unseen["auc"].notna().any() else None
+        unseen = of[~of["seen"]].set_index("tested_on")["auc"]
         rows.append(
             {
                 "trained_on": name,
                 "in_dataset": of.loc[of["seen"], "auc"].mean(),
-                "mean_unseen": unseen["auc"].mean(),
-                "worst_unseen": float(worst["auc"]) if worst is not None else float("nan"),
-                "worst_on": str(worst["tested_on"]) if worst is not None else "",
+                "mean_unseen": unseen.mean(),
+                "worst_unseen": unseen.min(),
+                "worst_on": str(unseen.idxmin()) if unseen.notna().any() else "",
             }
         )
     return pd.DataFrame(rows)
@@ -151,10 +145,9 @@ def _record(result: Matrix, done: Measured) -> None:
         metrics = {f"auc/{cell['tested_on']}": cell["auc"] for cell in own.to_dict("records")}
         metrics |= {f"auc_{name}": row[name] for name in ("in_dataset", "mean_unseen", "worst_unseen")}
         done.runs[row["trained_on"]].metrics(known(metrics))
-        unseen = own[~own["seen"]]
-        for number, seed in enumerate(result.seeds):
-            aucs = [values[number] for values in unseen["per_seed"] if values[number] == values[number]]
-            if aucs:
+        unseen = own.loc[~own["seen"], "per_seed"].tolist()
+        for seed, values in zip(result.seeds, zip(*unseen, strict=True), strict=False):
+            if aucs := [value for value in values if value == value]:
                 detector = done.trained[row["trained_on"], seed]
                 figures = {"auc_mean_unseen": float(np.mean(aucs)), "auc_worst_unseen": min(aucs)}
                 attach(done.run.store, detector.run_id).metrics(figures, model_id=detector.model_id)
@@ -223,7 +216,7 @@ def rows_of(config: MatrixConfig, full: Manifest) -> tuple[list[Row], list[str]]
                 f"to leave one dataset out takes two or more that can be trained on, and there is {trained[0]} alone: "
                 "add another, or take --mode one-by-one"
             )
-        return [Row(f"all but {name}", tuple(n for n in trained if n != name)) for name in trained], left_out
+        return [Row(f"all but {out}", tuple(name for name in trained if name != out)) for out in trained], left_out
     fakes = full.select(dataset=trained, label="fake", split="train")
     methods = sorted(set(fakes.rows["method"]))
     if len(methods) < 2:
@@ -247,20 +240,19 @@ def columns_of(config: MatrixConfig, rows: list[Row], test: Manifest) -> list[Co
         own = [row.name for row in rows] if config.mode == "one-by-one" else sorted(first)
         names = [*(name for name in own if name in datasets), *sorted(set(datasets) - set(own))]
         return [Column(str(name), None, datasets == name) for name in names]
-    own = [str(row.without) for row in rows]
-    tested = sorted(set(methods[fake]))
+    left_out = [str(row.without) for row in rows]
     columns = []
-    for method in [*(name for name in own if name in tested), *(name for name in tested if name not in own)]:
+    for method in sorted(map(str, set(methods[fake])), key=lambda name: (name not in left_out, name)):
         here = fake & (methods == method)
-        columns.append(Column(str(method), str(method), here | (~fake & np.isin(datasets, datasets[here]))))
+        columns.append(Column(method, method, here | (~fake & np.isin(datasets, datasets[here]))))
     return columns
 
 
 def _lacks(rows: Manifest) -> str:
     """Why data cannot be trained on; empty where they can."""
-    for split in ("train", "val"):
-        here = rows.select(split=split)
-        for label in ("real", "fake"):
-            if not len(here.select(label=label)):
-                return f"it has no {label} face in {split}"
-    return ""
+    lacking = (
+        f"it has no {label} face in {split}"
+        for split, label in itertools.product(("train", "val"), ("real", "fake"))
+        if not len(rows.select(split=split, label=label))
+    )
+    return next(lacking, "")

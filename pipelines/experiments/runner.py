@@ -16,6 +16,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -88,19 +89,19 @@ class ScoreJob:
         scored = score_rows(self.trained.path, self.rows, self.context.cache, self.device)
         with atomic(self.file) as path:
             scored.table.to_parquet(path, index=False)
-        run = attach(self.context.store, self.trained.run_id)
+        store = self.context.store
+        run = attach(store, self.trained.run_id)
         evaluations = {"by_source": scored.by_source.to_json(), "by_frame": scored.by_frame.to_json()}
         for by, text in evaluations.items():
             run.text(f"evaluation_{by}.json", text)
         of_datasets = scored.metrics()
         for name, keep in self.columns.items():
             here = scored.where(keep)
-            if name not in of_datasets:  # not one dataset: of several, what counts is the AUC of all of them
-                own = here.metrics()
-                of_datasets[name] = (
-                    {"auc": here.by_source.results[ALL].metrics["auc"]} if len(own) > 1 else next(iter(own.values()))
-                )
-            score_model(self.context.store, self.trained.model_id, name, here.rows.digest, of_datasets[name], run)
+            own = {name: of_datasets[name]} if name in of_datasets else here.metrics()
+            figures = next(iter(own.values()))
+            if len(own) > 1:  # of several datasets, what counts is the AUC of all of them
+                figures = {"auc": here.by_source.results[ALL].metrics["auc"]}
+            score_model(store, self.trained.model_id, name, here.rows.digest, figures, run)
         write_json(done, sealed({"key": key, "table": sha256(self.file), **evaluations}))
         return scored.table
 
@@ -111,7 +112,7 @@ class Measured:
 
     Attributes:
         run: the experiment's; `runs` are those below it, one for each arm.
-        tables: score tables of the same sealed rows.
+        tables: score tables of the same sealed rows; `files` are where they lie.
         folder: for the experiment's files.
     """
 
@@ -119,11 +120,8 @@ class Measured:
     runs: Mapping[str, Run]
     trained: Mapping[Key, Trained]
     tables: Mapping[Key, pd.DataFrame]
+    files: Mapping[Key, Path]
     folder: Path
-
-    def scores(self, key: Key) -> Path:
-        """The file of a detector's scores."""
-        return _scores(self.folder, self.trained[key])
 
 
 @contextmanager
@@ -156,38 +154,27 @@ def measured(
     texts = [json.dumps(params), test.digest, *columns]
     texts += [f"{name} {job.context.digest} {job.spec.model_dump_json()}" for (name, _), job in jobs.items()]
     key = f"{kind}/{digest(*texts)}"
+    tracked, tags = partial(tracked_run, context.store, context.experiment), {**tags, "test_rows": test.digest}
     with (
-        tracked_run(
-            context.store,
-            context.experiment,
-            title,
-            key=key,
-            parent=parent,
-            params=params,
-            tags={**tags, "test_rows": test.digest},
-            description=description,
-        ) as run,
+        tracked(title, key=key, parent=parent, params=params, tags=tags, description=description) as run,
         ExitStack() as stack,
     ):
-        runs = {
-            name: stack.enter_context(
-                tracked_run(context.store, context.experiment, name, key=f"{key}/{name}", parent=run.id)
-            )
-            for name in dict.fromkeys(name for name, _ in jobs)
-        }
+        arms = dict.fromkeys(name for name, _ in jobs)
+        runs = {arm: stack.enter_context(tracked(arm, key=f"{key}/{arm}", parent=run.id)) for arm in arms}
         named = [
             replace(job, name=f"{name}, seed {seed}", parent=runs[name].id, tags={**job.tags, kind: key})
             for (name, seed), job in jobs.items()
         ]
         trained = dict(zip(jobs, do_all(named, workers, "train"), strict=True))
         folder = context.work / key
+        files = {key: folder / "scores" / f"{one.model_id}.parquet" for key, one in trained.items()}
         open_test_rows(run, test, [one.path for one in trained.values()])
         to_score = [
-            ScoreJob(job.name, one, test, columns, _scores(folder, one), job.spec.detector.device, job.context)
-            for job, one in zip(named, trained.values(), strict=True)
+            ScoreJob(job.name, one, test, columns, file, job.spec.detector.device, job.context)
+            for job, one, file in zip(named, trained.values(), files.values(), strict=True)
         ]
         tables = dict(zip(jobs, do_all(to_score, workers, "score"), strict=True))
-        yield Measured(run, runs, trained, tables, folder)
+        yield Measured(run, runs, trained, tables, files, folder)
 
 
 def by_dataset(rows: pd.DataFrame) -> dict[str, Mask]:
@@ -240,9 +227,8 @@ def wide(
         f"{figure:{form}}" + (f" [{low:{form}}, {high:{form}}]" if low == low else "")
         for figure, low, high in zip(table[value], table["low"], table["high"], strict=True)
     ]
-    return table.assign(text=texts).pivot_table(
-        index=index, columns=columns, values="text", aggfunc="first", sort=False
-    )
+    shown = table.assign(text=texts)
+    return shown.pivot_table(index=index, columns=columns, values="text", aggfunc="first", sort=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -288,19 +274,15 @@ class Result:
         if text:
             files.append(self.folder / "conclusions.txt")
             write_text(files[-1], text)
-        files.append(self.file(self.folder))
-        write_text(files[-1], strict_json(self.to_json(), indent=1))
+        write_text(self.file, strict_json(self.to_json(), indent=1))
+        files.append(self.file)
         for path in files:
             run.artifact(path)
 
-    @staticmethod
-    def file(folder: Path) -> Path:
+    @property
+    def file(self) -> Path:
         """Where `keep` writes the JSON."""
-        return folder / f"{folder.parent.name}.json"
-
-
-def _scores(folder: Path, trained: Trained) -> Path:
-    return folder / "scores" / f"{trained.model_id}.parquet"
+        return self.folder / f"{self.folder.parent.name}.json"
 
 
 # --- one after another, or several at a time
@@ -331,9 +313,8 @@ def _done(jobs: Sequence[TrainJob | ScoreJob], workers: int, bar: tqdm) -> Itera
         return
     context = multiprocessing.get_context("spawn")
     settings, root = environments(workers), jobs[0].context.store.root
-    pool = ProcessPoolExecutor(
-        workers, context, initializer=_settle, initargs=(context.Value("i", 0), settings, os.getpid(), root)
-    )
+    shared = (context.Value("i", 0), settings, os.getpid(), root)
+    pool = ProcessPoolExecutor(workers, context, initializer=_settle, initargs=shared)
     try:
         futures = {pool.submit(_do, job): index for index, job in enumerate(jobs)}
         for future in as_completed(futures):

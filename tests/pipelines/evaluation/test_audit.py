@@ -9,7 +9,14 @@ import pytest
 
 from faces.audit.audit import Audit, DatasetAudit, FamilyAudit
 from faces.audit.probe import Probe
-from pipelines.evaluation.audit import audit_figure, summary_table, warn_if_near, write_audit
+from pipelines.evaluation.audit import (
+    audit_figure,
+    best_probe,
+    faultless_note,
+    summary_table,
+    warn_if_near,
+    write_audit,
+)
 
 
 def found(auc: float, *, flagged: bool = True, dataset: str = "d") -> DatasetAudit:
@@ -33,11 +40,20 @@ def found(auc: float, *, flagged: bool = True, dataset: str = "d") -> DatasetAud
     ],
 )
 def test_a_warning_where_the_probe_comes_near(probe: DatasetAudit, detector: dict[str, float], warned: bool) -> None:
-    sentence = warn_if_near(probe, detector)
+    sentence = warn_if_near(best_probe(probe), detector)
     assert (sentence is not None) == warned
     if sentence is not None:
         assert "format" in sentence
         assert "\n" not in sentence
+
+
+def test_a_faultless_probe_of_few_groups_is_explained() -> None:
+    def probed(auc: float, low: float) -> DatasetAudit:
+        probe = Probe(auc, low, 1.0, "logistic")
+        return DatasetAudit("d", 4, 4, 8, probe, (FamilyAudit("format", probe, 0.0005, True),), (), {}, "")
+
+    assert "exact and wide for so few groups" in faultless_note(probed(1.0, 0.54))
+    assert faultless_note(probed(1.0, 0.97)) == faultless_note(probed(0.99, 0.54)) == ""
 
 
 def test_files_of_an_audit(tmp_path: Path) -> None:

@@ -162,7 +162,7 @@ def test_nothing_that_a_bundle_says_of_itself_is_believed(
         evaluate_gate(store, 1, cache=cache)
     rules = Gate(max_probe_auc=0.9, min_robust_auc=0.1, licence=True)
     verdict = evaluate_gate(store, 1, gate=rules, manifest=faces, cache=cache)
-    refused = {each["rule"]: each["measured"] for each in verdict.checks if not each["passed"]}
+    refused = {each.rule: each.measured for each in verdict.checks if not each.passed}
     assert not verdict.promoted
     assert refused.keys() >= {"robustness", "audit", "licence", "lineage"}
     assert "no run here trained the generator" in refused["lineage"]
