@@ -345,7 +345,7 @@ def test_an_ensemble_is_registered_and_judged_like_one_model(
     assert version.tags["test_datasets"] == "near"
     assert isinstance(load_detector(fetch_model(store, version.uri, tmp_path / "fetched"), "cpu"), Ensemble)
     verdict = evaluate_gate(store, made["version"], cache=cache, dry_run=True)
-    assert next(each for each in verdict.checks if each["rule"] == "lineage")["passed"]
+    assert next(each for each in verdict.checks if each.rule == "lineage").passed
     assert "**Members** resnet18 (seed 3" in version_card(store, version)
     with pytest.raises(UserError, match="is an ensemble itself"):
         train_ensemble(store, [numbers[0], str(made["version"])], faces, tmp_path / "f", cache=cache)
