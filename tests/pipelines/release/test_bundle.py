@@ -249,7 +249,7 @@ def test_weights_of_another_model_are_refused(
         import_version(store, sealed(folder))
     described = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({key: described[key] for key in described if key != "digest"}))
-    with pytest.raises(UserError, match="are not of one detector"):
+    with pytest.raises(UserError, match="digest: Field required"):
         import_version(store, sealed(folder))
 
 
