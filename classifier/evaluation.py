@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+from pydantic import TypeAdapter
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from core.errors import UserError
@@ -93,12 +94,11 @@ class Evaluation:
             UserError: the text is something else.
         """
         try:
-            raw = with_nan(json.loads(text))
-            results = {name: _result(values) for name, values in raw.pop("results").items()}
-            return cls(**raw, results=results)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            return TypeAdapter(cls).validate_python(with_nan(json.loads(text)))
+        except (ValueError, RecursionError) as error:
+            reason = " ".join(str(error).split())[:200]
             raise UserError(
-                f"this is not an evaluation ({error}): write it anew with `counterforge evaluate`"
+                f"this is not an evaluation ({reason}): write it anew with `counterforge evaluate`"
             ) from error
 
 
@@ -172,6 +172,15 @@ def per_source(table: pd.DataFrame) -> pd.DataFrame:
     return means[list(TABLE_COLUMNS)].assign(score=means["score"].clip(0.0, 1.0))
 
 
+def columns(table: pd.DataFrame) -> tuple[Ints, Floats, NDArray[np.str_]]:
+    """The targets (fake = 1), scores and groups of a score table, [N] each."""
+    return (
+        (table["label"] == "fake").to_numpy(dtype=np.int64),
+        table["score"].to_numpy(dtype=np.float64),
+        table["group"].to_numpy(dtype=np.str_),
+    )
+
+
 def compare(
     table_a: pd.DataFrame,
     table_b: pd.DataFrame,
@@ -196,25 +205,23 @@ def compare(
         a, b = per_source(a), per_source(b)
     names = _datasets(a)
     options: dict[str, Any] = {"metric": metric, "thresholds": thresholds, "level": level, "replicates": replicates}
-    targets, groups = _targets(a), a["group"].to_numpy(dtype=np.str_)
-    scores_a, scores_b = a["score"].to_numpy(dtype=np.float64), b["score"].to_numpy(dtype=np.float64)
 
-    def pair(keep: NDArray[np.bool_]) -> Paired:
-        return Paired(targets[keep], scores_a[keep], scores_b[keep], groups[keep])
+    def pair(keep: pd.Series | slice) -> Paired:
+        (targets, scores_a, groups), (_, scores_b, _) = columns(a[keep]), columns(b[keep])
+        return Paired(targets, scores_a, scores_b, groups)
 
-    datasets = {name: pair((a["dataset"] == name).to_numpy(dtype=bool)) for name in names}
+    datasets = {name: pair(a["dataset"] == name) for name in names}
     found = {name: paired_difference_of_means([dataset], seed=seed, **options) for name, dataset in datasets.items()}
     if len(names) > 1:
         defined = [dataset for name, dataset in datasets.items() if not math.isnan(found[name].value)]
         if defined:
             found[MEAN] = paired_difference_of_means(defined, seed=seed, **options)
-        found[ALL] = paired_difference_of_means([pair(np.ones(len(a), dtype=bool))], seed=seed, **options)
+        found[ALL] = paired_difference_of_means([pair(slice(None))], seed=seed, **options)
     return found
 
 
 def _evaluate_one(table: pd.DataFrame, threshold: float, *, level: float, replicates: int, seed: int) -> Result:
-    targets, scores = _targets(table), table["score"].to_numpy(dtype=np.float64)
-    groups = table["group"].to_numpy(dtype=np.str_)
+    targets, scores, groups = columns(table)
     intervals = bootstrap_all(
         targets, scores, groups, WITH_INTERVALS, level=level, replicates=replicates, seed=seed, threshold=threshold
     )
@@ -254,10 +261,6 @@ def _roc(targets: Ints, scores: Floats, groups: NDArray[np.str_], *, level: floa
     return Roc(*(tuple(map(float, values)) for values in (fpr, tpr, threshold, low, high)))
 
 
-def _targets(table: pd.DataFrame) -> Ints:
-    return np.asarray(table["label"] == "fake", dtype=np.int64)
-
-
 def _datasets(table: pd.DataFrame) -> list[str]:
     names = sorted(map(str, table["dataset"].unique()))
     for reserved in (ALL, MEAN):
@@ -270,13 +273,12 @@ def _aligned(table: pd.DataFrame) -> pd.DataFrame:
     missing = [name for name in TABLE_COLUMNS if name not in table.columns]
     if missing:
         raise UserError(f"a score table has no column {', '.join(missing)}: write it anew with `counterforge evaluate`")
-    text = [name for name in TABLE_COLUMNS if name != "score"]
-    plain = table[list(TABLE_COLUMNS)].astype(dict.fromkeys(text, str))
-    return plain.sort_values([*text, "score"], ignore_index=True)
+    plain = table[list(TABLE_COLUMNS)].astype(dict.fromkeys(TABLE_COLUMNS[:-1], str))
+    return plain.sort_values(list(TABLE_COLUMNS), ignore_index=True)
 
 
 def _refuse_unlike(a: pd.DataFrame, b: pd.DataFrame) -> None:
-    keys = ["sha256", "dataset", "label", "method", "source", "group"]
+    keys = list(TABLE_COLUMNS[:-1])
     if a.empty and b.empty:
         raise UserError("both score tables are empty: evaluate both detectors on a manifest that has rows")
     if a[keys].equals(b[keys]):
@@ -286,16 +288,6 @@ def _refuse_unlike(a: pd.DataFrame, b: pd.DataFrame) -> None:
         f"the two score tables are not of the same rows ({len(first - second)} only in a, "
         f"{len(second - first)} only in b, of {len(a)} and {len(b)}): evaluate both detectors on the same manifest"
     )
-
-
-def _result(values: dict[str, Any]) -> Result:
-    intervals = {name: Interval(**fields) for name, fields in values.pop("intervals").items()}
-    roc = Roc(**{name: tuple(points) for name, points in values.pop("roc").items()})
-    (tn, fp), (fn, tp) = values.pop("confusion")
-    return Result(**values, intervals=intervals, roc=roc, confusion=((tn, fp), (fn, tp)))
-
-
-_SOON = 3  # epochs after the first: fewer say nothing
 
 
 def remarks(evaluation: Evaluation) -> list[str]:
@@ -315,8 +307,8 @@ def remarks(evaluation: Evaluation) -> list[str]:
             told.append(f"on {name} all scores are equal: the model tells nothing apart there (AUC 0.5)")
         elif auc.high < 0.5:
             told.append(
-                f"on {name} AUC {auc} lies below 0.5 beyond doubt: real and fake may be swapped in its labels or in "
-                "the training data, or its fakes look more real to the model than its reals"
+                f"on {name} the whole {auc.level:.0%} interval of AUC {auc} lies below 0.5: real and fake may be "
+                "swapped in its labels or in the training data, or its fakes look more real to the model than its reals"
             )
         elif math.isnan(auc.low):
             told.append(
@@ -327,9 +319,9 @@ def remarks(evaluation: Evaluation) -> list[str]:
 
 
 def remark_on_training(history: Mapping[str, Any]) -> str | None:
-    """A sentence where all but the first of several epochs were thrown away, of a detector's `history.json`."""
+    """A sentence where all but the first of four epochs or more were thrown away, of a detector's `history.json`."""
     aucs = [epoch.get("val_auc") for epoch in history["epochs"]]
-    if history.get("best_epoch") != 1 or len(aucs) <= _SOON or None in aucs:
+    if history.get("best_epoch") != 1 or len(aucs) < 4 or None in aucs:
         return None
     return (
         f"the first of {len(aucs)} epochs was the best on val (AUC {aucs[0]:.3f}, the last {aucs[-1]:.3f}) and is what "

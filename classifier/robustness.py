@@ -7,13 +7,12 @@ face fake. Figures are by source, with intervals over identities or sources.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
 import av
 import numpy as np
@@ -24,10 +23,12 @@ from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as tv
 from tqdm import tqdm
 
-from classifier.evaluation import per_source, score_table
+from classifier.evaluation import columns, per_source, score_table
+from classifier.models.ensemble import FaceModel
+from classifier.scoring import BATCH_SIZE
 from core.cache import ContentCache
 from core.errors import UserError
-from core.files import digest, strict_json
+from core.files import digest, sha256, strict_json
 from core.manifest import Manifest
 from core.progress import progress_bar
 from faces.augmentation import jpeg
@@ -35,10 +36,6 @@ from faces.loading import Crops, load_crops
 from metrics.intervals import Interval, bootstrap_all
 
 CLEAN = "clean"
-METRICS = ("auc", "fpr", "recall")
-BATCH_SIZE = 64
-
-
 LADDERS: dict[str, tuple[float, ...]] = {
     "jpeg": (90, 70, 50, 30, 15),  # quality of libjpeg
     "h264": (22, 27, 32, 37, 42),  # quantiser of x264's intra frames; c23 and c40 of FaceForensics++ lie in between
@@ -61,29 +58,6 @@ LABELS = {
 }
 
 
-class Sized(Protocol):
-    """A configuration that says how large the pictures are."""
-
-    @property
-    def image_size(self) -> int: ...
-
-
-class Scores(Protocol):
-    """What can be put on the ladder: a detector, an ensemble, or anything that scores faces as they do."""
-
-    @property
-    def config(self) -> Sized: ...
-    @property
-    def mean(self) -> Tensor: ...  # on the device that scores
-    @property
-    def threshold(self) -> float: ...
-    @property
-    def digest(self) -> str: ...
-
-    def probability(self, images: Tensor) -> Tensor: ...
-    def eval(self) -> object: ...
-
-
 @dataclass(frozen=True)
 class Rung:
     """One dataset at one level of one degradation; `clean` has level 0 and step 0."""
@@ -95,6 +69,11 @@ class Rung:
     auc: Interval
     fpr: Interval  # at the fixed threshold
     recall: Interval
+
+    @property
+    def place(self) -> str:
+        """The degradation and its level in words."""
+        return "as is" if self.kind == CLEAN else f"{LABELS[self.kind]} {self.level:g}"
 
 
 @dataclass(frozen=True)
@@ -109,23 +88,28 @@ class Ladder:
         """Their names, in order."""
         return list(dict.fromkeys(rung.dataset for rung in self.rungs))
 
+    @property
+    def kinds(self) -> list[str]:
+        """The degradations, in order."""
+        return list(dict.fromkeys(rung.kind for rung in self.rungs if rung.kind != CLEAN))
+
     def along(self, dataset: str, kind: str) -> list[Rung]:
         """The rungs of one ladder on one dataset, from clean to worst."""
         return [rung for rung in self.rungs if rung.dataset == dataset and rung.kind in (CLEAN, kind)]
 
     def clean(self, dataset: str) -> Rung:
         """The crops as they are."""
-        return next(rung for rung in self.rungs if rung.dataset == dataset and rung.kind == CLEAN)
+        return self.along(dataset, CLEAN)[0]
 
     def worst(self, dataset: str) -> Rung:
         """The rung with the lowest AUC: the figure that a claim of robustness rests on."""
         own = [rung for rung in self.rungs if rung.dataset == dataset and not math.isnan(rung.auc.value)]
-        return min(own, key=lambda rung: rung.auc.value) if own else self.clean(dataset)
+        return min(own, key=lambda rung: rung.auc.value, default=self.clean(dataset))
 
     def most_false_alarms(self, dataset: str) -> Rung:
         """The rung with the highest share of reals called fake at the fixed threshold."""
         own = [rung for rung in self.rungs if rung.dataset == dataset and not math.isnan(rung.fpr.value)]
-        return max(own, key=lambda rung: rung.fpr.value) if own else self.clean(dataset)
+        return max(own, key=lambda rung: rung.fpr.value, default=self.clean(dataset))
 
     def to_json(self) -> str:
         """Strict JSON; what is not a number becomes null."""
@@ -133,7 +117,7 @@ class Ladder:
 
 
 def robustness(
-    detector: Scores,
+    detector: FaceModel,
     manifest: Manifest,
     cache: Path,
     *,
@@ -164,6 +148,7 @@ def robustness(
     detector.eval()
     found: list[Rung] = []
     hashes: list[str] = manifest.rows["sha256"].tolist()
+    options: dict[str, Any] = {"replicates": replicates, "seed": seed, "threshold": detector.threshold}
     with progress_bar(len(rungs) * len(manifest), "robustness", "crop") as bar:
         for kind, step, level in rungs:
             key = f"{detector.digest}/{manifest.digest}/{kind}/{level}/{seed}"
@@ -173,65 +158,38 @@ def robustness(
                 bar.update(len(manifest))
             else:
                 bar.set_postfix_str(f"{kind} {level:g}" if step else CLEAN)
-                scores = _score(detector, manifest, crops, kind, level, batch_size, seed, bar)
+                scores = _score(detector, crops, np.array(hashes), kind, level, batch_size, seed, bar)
                 if known is not None:
                     known.add(hashes, scores)
-            found += _figures(manifest, scores, detector.threshold, kind, step, level, replicates, seed)
+            for name, table in per_source(score_table(manifest.rows, scores)).groupby("dataset"):
+                intervals = bootstrap_all(*columns(table), ("auc", "fpr", "recall"), **options)
+                found.append(Rung(str(name), kind, step, level, **intervals))
     return Ladder(detector.threshold, tuple(found))
 
 
 @torch.inference_mode()
 def _score(
-    detector: Scores,
-    manifest: Manifest,
+    detector: FaceModel,
     crops: Crops,
+    hashes: NDArray[np.str_],
     kind: str,
     level: float,
     batch_size: int,
     seed: int,
     bar: tqdm,
 ) -> NDArray[np.float64]:
-    hashes = manifest.rows["sha256"].to_numpy(dtype=np.str_)
-    # In the order of hashes, so that a shuffled manifest makes the same batches.
+    """[N] P(fake) of the degraded crops, in batches by hash, so that a shuffled manifest makes the same ones."""
     order = np.argsort(hashes, kind="stable")
-    scores = np.empty(len(manifest), dtype=np.float64)
-    device = detector.mean.device
+    scores = np.empty(len(order), dtype=np.float64)
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
         images = crops.batch(rows)
         if kind != CLEAN:
             images = degrade(images, kind, level, hashes[rows], seed)
-        images = images.contiguous(memory_format=torch.channels_last).to(device)
+        images = images.contiguous(memory_format=torch.channels_last).to(detector.mean.device)
         scores[rows] = detector.probability(images).float().cpu().numpy()
         bar.update(len(rows))
     return scores
-
-
-def _figures(
-    manifest: Manifest,
-    scores: NDArray[np.float64],
-    threshold: float,
-    kind: str,
-    step: int,
-    level: float,
-    replicates: int,
-    seed: int,
-) -> list[Rung]:
-    table = per_source(score_table(manifest.rows, scores))
-    result = []
-    for name in sorted(set(table["dataset"])):
-        here = table[table["dataset"] == name]
-        intervals = bootstrap_all(
-            (here["label"] == "fake").to_numpy(dtype=np.int64),
-            here["score"].to_numpy(dtype=np.float64),
-            here["group"].to_numpy(dtype=np.str_),
-            METRICS,
-            replicates=replicates,
-            seed=seed,
-            threshold=threshold,
-        )
-        result.append(Rung(str(name), kind, step, level, intervals["auc"], intervals["fpr"], intervals["recall"]))
-    return result
 
 
 def degrade(images: Tensor, kind: str, level: float, keys: Iterable[str] | None = None, seed: int = 0) -> Tensor:
@@ -247,7 +205,7 @@ def degrade(images: Tensor, kind: str, level: float, keys: Iterable[str] | None 
         ValueError: the kind is unknown, or the pictures are not uint8 [B, 3, S, S].
         UserError: kind is h264 and this build of PyAV has no libx264.
     """
-    if kind not in _FUNCTIONS:
+    if kind not in LADDERS:
         raise ValueError(f"there is no degradation {kind!r}: choose one of {', '.join(LADDERS)}")
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
         raise ValueError(f"pictures must be uint8 [B, 3, H, W], not {images.dtype} {list(images.shape)}")
@@ -256,10 +214,6 @@ def degrade(images: Tensor, kind: str, level: float, keys: Iterable[str] | None 
     if kind == "noise":
         return _noise(images, level, keys, seed)
     return _FUNCTIONS[kind](images, level)
-
-
-def _jpeg(images: Tensor, quality: float) -> Tensor:
-    return jpeg(images, [int(quality)] * len(images))
 
 
 def _h264(images: Tensor, quantiser: float) -> Tensor:
@@ -275,33 +229,30 @@ def _h264(images: Tensor, quantiser: float) -> Tensor:
     encoder.options = {"qp": str(int(quantiser)), "preset": "veryfast", "g": "1", "bf": "0", "tune": "zerolatency"}
     decoder = av.CodecContext.create("h264", "r")
     decoder.thread_count = 1
-    frames = [
-        av.VideoFrame.from_ndarray(one, format="rgb24") for one in padded.permute(0, 2, 3, 1).contiguous().numpy()
-    ]
     packets = []
-    for number, frame in enumerate(frames):
+    for number, picture in enumerate(padded.permute(0, 2, 3, 1).contiguous().numpy()):
+        frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
         frame.pts = number
         packets += encoder.encode(frame)
     packets += encoder.encode(None)
-    decoded = [frame for packet in packets for frame in decoder.decode(packet)]
-    decoded += decoder.decode(None)
+    decoded = [frame for packet in (*packets, None) for frame in decoder.decode(packet)]
     pictures = np.stack([frame.to_ndarray(format="rgb24") for frame in decoded])
     return torch.from_numpy(pictures[:, :height, :width]).permute(0, 3, 1, 2)
 
 
 def _blur(images: Tensor, share: float) -> Tensor:
     sigma = share / 100 * images.shape[-1]
-    radius = max(1, round(3 * sigma))
-    radius = min(radius, min(images.shape[2:]) - 1)  # the mirrored border cannot be wider than the picture
+    radius = min(
+        max(1, round(3 * sigma)), min(images.shape[2:]) - 1
+    )  # the mirrored border cannot be wider than the picture
     return tv.gaussian_blur(images, [2 * radius + 1] * 2, [sigma, sigma])
 
 
 def _noise(images: Tensor, deviation: float, keys: Iterable[str] | None, seed: int) -> Tensor:
-    names = list(keys) if keys is not None else [hashlib.sha256(one.numpy().tobytes()).hexdigest() for one in images]
+    names = [sha256(one.numpy().tobytes()) for one in images] if keys is None else keys
     result = np.empty(tuple(images.shape), dtype=np.uint8)
     for place, (name, picture) in enumerate(zip(names, images.numpy(), strict=True)):
-        key = hashlib.sha256(f"{seed}/{deviation}/{name}".encode()).digest()
-        random = np.random.default_rng(int.from_bytes(key[:8], "big"))
+        random = np.random.default_rng(int(digest(f"{seed}/{deviation}/{name}"), 16))
         drawn = random.standard_normal(picture.shape, dtype=np.float32) * np.float32(deviation)
         result[place] = np.rint(picture + drawn).clip(0, 255)
     return torch.from_numpy(result)
@@ -324,11 +275,10 @@ def _crop(images: Tensor, share: float) -> Tensor:
     return tv.resize(inner, [height, width], interpolation=tv.InterpolationMode.BICUBIC, antialias=True)
 
 
-_FUNCTIONS: dict[str, Callable[[Tensor, float], Tensor]] = {
-    "jpeg": _jpeg,
+_FUNCTIONS: dict[str, Callable[[Tensor, float], Tensor]] = {  # noise stands apart: it wants to know the pictures
+    "jpeg": lambda images, quality: jpeg(images, [int(quality)] * len(images)),
     "h264": _h264,
     "blur": _blur,
-    "noise": lambda images, level: _noise(images, level, None, 0),
     "scaling": _scaling,
     "gamma": _gamma,
     "crop": _crop,

@@ -12,7 +12,7 @@ import pandas as pd
 from classifier.evaluation import remarks
 from classifier.figures import evaluation_figures, robustness_figure
 from classifier.models.ensemble import load_detector
-from classifier.robustness import CLEAN, LABELS, Ladder, Rung, robustness
+from classifier.robustness import LABELS, Ladder, Rung, robustness
 from core.manifest import Manifest
 from pipelines.evaluation.sealed import Scored, known, open_test_rows, score_rows
 from pipelines.release.lineage import Model
@@ -91,7 +91,7 @@ def evaluate_model(model: Model, rows: Manifest, cache: Path, *, robust: bool = 
 def _log_ladder(run: Run, ladder: Ladder, rows: Manifest, model_id: str | None) -> None:
     """Curves `robust_auc/<kind>/<dataset>` (fpr, recall) by step; `robust_worst_auc/<dataset>` on the model."""
     for name in ladder.datasets:
-        for kind in _kinds(ladder):
+        for kind in ladder.kinds:
             for rung in ladder.along(name, kind):
                 figures = {"auc": rung.auc.value, "fpr": rung.fpr.value, "recall": rung.recall.value}
                 run.metrics(known({f"robust_{k}/{kind}/{name}": v for k, v in figures.items()}), rung.step)
@@ -108,9 +108,9 @@ def _log_ladder(run: Run, ladder: Ladder, rows: Manifest, model_id: str | None) 
 def ladder_table(ladder: Ladder, name: str) -> pd.DataFrame:
     """AUC and FPR of one dataset: one row a degradation, one column a step."""
     rows = []
-    for kind in _kinds(ladder):
+    for kind in ladder.kinds:
         clean, *steps = ladder.along(name, kind)
-        row = {"degradation": LABELS.get(kind, kind), "as is": _cell(clean)}
+        row = {"degradation": LABELS[kind], "as is": _cell(clean)}
         rows.append(row | {f"step {rung.step}": f"{_cell(rung)} @{rung.level:g}" for rung in steps})
     return pd.DataFrame(rows)
 
@@ -119,17 +119,9 @@ def worst_sentence(ladder: Ladder, name: str) -> str:
     """The worst rung in words."""
     clean, worst, alarms = ladder.clean(name), ladder.worst(name), ladder.most_false_alarms(name)
     return (
-        f"{name}: AUC {clean.auc} as is, at worst {worst.auc} ({_where(worst)}); at the fixed threshold "
-        f"{clean.fpr.value:.0%} of the reals are called fake as is, at worst {alarms.fpr.value:.0%} ({_where(alarms)})"
+        f"{name}: AUC {clean.auc} as is, at worst {worst.auc} ({worst.place}); at the fixed threshold "
+        f"{clean.fpr.value:.0%} of the reals are called fake as is, at worst {alarms.fpr.value:.0%} ({alarms.place})"
     )
-
-
-def _kinds(ladder: Ladder) -> list[str]:
-    return list(dict.fromkeys(rung.kind for rung in ladder.rungs if rung.kind != CLEAN))
-
-
-def _where(rung: Rung) -> str:
-    return "as is" if rung.kind == CLEAN else f"{LABELS.get(rung.kind, rung.kind)} {rung.level:g}"
 
 
 def _cell(rung: Rung) -> str:

@@ -47,7 +47,7 @@ def test_swapped_labels_are_said_with_the_interval() -> None:
     good = np.clip((table["label"] == "fake") * 0.4 + 0.3 + random.normal(0, 0.1, 40), 0, 1).to_numpy()
     assert remarks(judged(table, good)) == []
     (told,) = remarks(judged(table, 1 - good))
-    assert "below 0.5 beyond doubt" in told
+    assert "the whole 95% interval of AUC" in told
     assert "swapped" in told
     interval = judged(table, 1 - good).results["set"].intervals["auc"]
     assert str(interval) in told
