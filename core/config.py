@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import re
 import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -24,9 +25,7 @@ class _Loader(yaml.SafeLoader):
 
 
 _Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"),
-    list("-+0123456789."),
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
 )
 
 
@@ -60,33 +59,29 @@ def _parsed(text: str, where: str) -> Any:
     """
     try:
         node = yaml.compose(text, _Loader)
-        if node is not None and _expanded(node, {}) > _MOST_NODES:
-            raise UserError(f"{where}: its aliases stand for more than {_MOST_NODES} values: write them out")
-        return yaml.load(text, Loader=_Loader)
+        expanded = _expanded(node, {}) if node is not None else 0
+        if expanded <= _MOST_NODES:
+            return yaml.load(text, Loader=_Loader)
     except RecursionError as error:
         raise UserError(f"{where} is not YAML that can be read: it is nested too deeply, or in itself") from error
     except yaml.YAMLError as error:
         raise UserError(f"{where} is not YAML: {' '.join(str(error).split())}") from error
-    except UserError:
-        raise
     except ValueError as error:  # dates and numbers that Python does not have
         raise UserError(f"{where}: {' '.join(str(error).split())}: put the value in quotes, or correct it") from error
+    raise UserError(f"{where}: its aliases stand for more than {_MOST_NODES} values: write them out")
 
 
 def _expanded(node: yaml.Node, known: dict[int, int]) -> int:
     """How many values a node stands for once its aliases are written out; RecursionError where it holds itself."""
-    if id(node) in known:
-        if known[id(node)] < 0:
-            raise RecursionError
-        return known[id(node)]
-    known[id(node)] = -1
-    total = 1
-    if isinstance(node, yaml.SequenceNode):
-        total += sum(_expanded(item, known) for item in node.value)
-    elif isinstance(node, yaml.MappingNode):
-        total += sum(_expanded(part, known) for pair in node.value for part in pair)
-    known[id(node)] = total
-    return total
+    if id(node) not in known:
+        known[id(node)] = -1
+        parts: Iterable[yaml.Node] = ()
+        if isinstance(node, yaml.CollectionNode):
+            parts = chain.from_iterable(node.value) if isinstance(node, yaml.MappingNode) else node.value
+        known[id(node)] = 1 + sum(_expanded(part, known) for part in parts)
+    if known[id(node)] < 0:
+        raise RecursionError
+    return known[id(node)]
 
 
 def validate(model: type[Model], content: Mapping[str, Any], where: str) -> Model:
@@ -107,7 +102,7 @@ def override(content: Mapping[str, Any], settings: Sequence[str]) -> dict[str, A
     Raises:
         UserError: a setting has no `=` or no key, or its value is not YAML.
     """
-    result = _deep_copy(content)
+    result = _own_sections(content)
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals:
@@ -125,8 +120,9 @@ def override(content: Mapping[str, Any], settings: Sequence[str]) -> dict[str, A
     return result
 
 
-def _deep_copy(content: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: _deep_copy(value) if isinstance(value, Mapping) else value for key, value in content.items()}
+def _own_sections(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy in which sections that YAML aliases share are each for themselves."""
+    return {key: _own_sections(value) if isinstance(value, Mapping) else value for key, value in content.items()}
 
 
 def _shown(value: object) -> str:
@@ -156,17 +152,11 @@ def _sentence(error: ErrorDetails, model: type[BaseModel], where: str) -> str:
 
 
 def _keys_at(model: type[BaseModel], location: Sequence[str | int]) -> list[str]:
-    """Field names of the model that stands at `location` below `model`."""
-    current: Any = model
+    """Field names of the model that stands at `location` below `model`; numbers and keys of mappings lead nowhere."""
     for part in location:
-        field = (
-            current.model_fields.get(str(part))
-            if isinstance(current, type) and issubclass(current, BaseModel)
-            else None
-        )
-        annotation = field.annotation if field is not None else current
-        current = _model_in(annotation) or current
-    return list(current.model_fields) if isinstance(current, type) and issubclass(current, BaseModel) else []
+        if (field := model.model_fields.get(str(part))) is not None:
+            model = _model_in(field.annotation) or model
+    return list(model.model_fields)
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:

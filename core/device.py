@@ -33,9 +33,8 @@ def pick_device(name: str = "auto") -> torch.device:
     if device.type not in ("cpu", "cuda"):
         raise UserError(f"device {name!r} is not supported: use auto, cpu, cuda or cuda:N")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(
-            f"device {name!r} is not available (this machine has {torch.cuda.device_count()} CUDA devices): use auto"
-        )
+        count = torch.cuda.device_count()
+        raise UserError(f"device {name!r} is not available (this machine has {count} CUDA devices): use auto")
     return device
 
 

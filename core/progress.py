@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 # Where a training job sends its metrics: called with name -> value, and the step that they belong to.
 Report = Callable[[Mapping[str, float], int], None]
 
@@ -29,6 +33,19 @@ def progress_bar(total: int | None, what: str, unit: str, *, delay: float = 2, *
     """
     interval = 0.5 if sys.stderr.isatty() else 15
     return tqdm(total=total, desc=what, unit=unit, delay=delay, mininterval=interval, file=sys.stderr, **options)
+
+
+def in_threads(
+    function: Callable[[Item], Result], items: Sequence[Item], what: str, unit: str, chunk: int
+) -> Iterator[list[Result]]:
+    """What a thread a core makes of the items, in their order, `chunk` at a time; a bar counts them."""
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool, progress_bar(len(items), what, unit) as bar:
+        for start in range(0, len(items), chunk):
+            results = []
+            for result in pool.map(function, items[start : start + chunk]):
+                results.append(result)
+                bar.update()
+            yield results
 
 
 @contextmanager

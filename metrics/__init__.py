@@ -12,11 +12,6 @@ if TYPE_CHECKING:
     from metrics.intervals import paired_difference as paired_difference
     from metrics.repeated import over_seeds as over_seeds
 
-_HOMES = {
-    "bootstrap_all": "intervals",
-    "compute": "binary",
-    "over_seeds": "repeated",
-    "paired_difference": "intervals",
-}
+_HOMES = {"bootstrap_all": "intervals", "compute": "binary", "over_seeds": "repeated", "paired_difference": "intervals"}
 __all__ = [*_HOMES]
 __getattr__ = lazy_exports(__name__, _HOMES)

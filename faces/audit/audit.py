@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -74,11 +74,11 @@ class DatasetAudit:
     real: int
     fake: int
     groups: int
-    whole: Probe | None  # all cues together; None where a class is missing
-    families: tuple[FamilyAudit, ...]
-    cues: tuple[Cue, ...]  # the most different first
-    by_method: dict[str, float]  # AUC of the whole probe: each fake method against all reals
-    verdict: str
+    whole: Probe | None = None  # all cues together; None where a class is missing
+    families: tuple[FamilyAudit, ...] = ()
+    cues: tuple[Cue, ...] = ()  # the most different first
+    by_method: dict[str, float] = field(default_factory=dict)  # AUC of the whole probe: each fake method against reals
+    verdict: str = ""
 
     @property
     def flagged(self) -> tuple[FamilyAudit, ...]:
@@ -168,32 +168,28 @@ def _audit_one(name: str, rows: Manifest, table: pd.DataFrame, config: AuditConf
     counts: dict[str, Any] = {"dataset": name, "real": len(rows) - fake, "fake": fake, "groups": len(np.unique(groups))}
     if fake in (0, len(rows)):
         verdict = f"{name}: all {'fake' if fake else 'real'}, so there are no classes to be told apart"
-        return DatasetAudit(**counts, whole=None, families=(), cues=(), by_method={}, verdict=verdict)
+        return DatasetAudit(**counts, verdict=verdict)
     values = {family: numeric(table, family) for family in FAMILIES}
     sources = rows.rows["source"].to_numpy(dtype=np.str_)
     units = (rows.rows["source"] + "/" + rows.rows["method"]).to_numpy(dtype=np.str_)  # what a detector's score is of
     # Enough that a family can fall below alpha after the correction for the number of datasets.
     permutations = max(config.permutations, math.ceil(4 * datasets / config.alpha))
     p = differences(values, targets, groups, sources, permutations=permutations, seed=config.seed)
-    options: dict[str, Any] = {"folds": config.folds, "seed": config.seed}
+
+    def probed(frame: pd.DataFrame) -> tuple[Probe, NDArray[np.float64]]:
+        columns = frame.to_numpy(dtype=np.float64)
+        return probe(columns, targets, groups, units, folds=config.folds, seed=config.seed)
+
     families = []
     for family, frame in values.items():
-        reached, _ = probe(frame.to_numpy(dtype=np.float64), targets, groups, units, **options)
-        corrected = min(1.0, p[family] * datasets)
+        reached, corrected = probed(frame)[0], min(1.0, p[family] * datasets)
         flagged = corrected <= config.alpha and reached.auc >= config.least_auc
         families.append(FamilyAudit(family, reached, corrected, flagged))
-    everything = pd.concat(list(values.values()), axis=1)
-    whole, scores = probe(everything.to_numpy(dtype=np.float64), targets, groups, units, **options)
+    whole, scores = probed(pd.concat(list(values.values()), axis=1))
     possible = fewest(targets, groups, sources) * datasets <= config.alpha
-    found = DatasetAudit(
-        **counts,
-        whole=whole,
-        families=tuple(families),
-        cues=_cues(values, targets),
-        by_method=_by_method(rows.rows["method"].to_numpy(dtype=np.str_), targets, scores),
-        verdict="",
-    )
-    return DatasetAudit(**{**vars(found), "verdict": _verdict(found, possible)})
+    cues, methods = _cues(values, targets), _by_method(rows.rows["method"].to_numpy(dtype=np.str_), targets, scores)
+    found = DatasetAudit(**counts, whole=whole, families=tuple(families), cues=cues, by_method=methods)
+    return replace(found, verdict=_verdict(found, possible))
 
 
 def _sample(groups: NDArray[np.str_], most: int, seed: int) -> NDArray[np.int64]:
@@ -223,11 +219,8 @@ def _cues(values: dict[str, pd.DataFrame], targets: NDArray[np.int64]) -> tuple[
 
 
 def _by_method(methods: NDArray[np.str_], targets: NDArray[np.int64], scores: NDArray[np.float64]) -> dict[str, float]:
-    found = {}
-    for method in np.unique(methods[targets == 1]):
-        keep = (targets == 0) | (methods == method)
-        found[str(method)] = float(roc_auc_score(targets[keep], scores[keep]))
-    return found
+    kept = {str(method): (targets == 0) | (methods == method) for method in np.unique(methods[targets == 1])}
+    return {method: float(roc_auc_score(targets[keep], scores[keep])) for method, keep in kept.items()}
 
 
 def _verdict(found: DatasetAudit, possible: bool) -> str:
@@ -238,25 +231,22 @@ def _verdict(found: DatasetAudit, possible: bool) -> str:
         return f"{found.dataset}: {of} are too few to tell a shortcut from chance; {together}"
     if not found.flagged:
         return f"{found.dataset}: no shortcut found in {of}; {together}"
-    parts = [
-        f"{family_audit.family} (AUC {family_audit.probe}{_which(found, family_audit)})"
-        for family_audit in found.flagged
-    ]
-    worst = max(found.whole.auc, *(family_audit.probe.auc for family_audit in found.flagged))
+    parts = [f"{each.family} (AUC {each.probe}{_which(found, each.family)})" for each in found.flagged]
+    worst = max(found.whole.auc, *(each.probe.auc for each in found.flagged))
     size = "a weak shortcut" if worst < 0.7 else "a shortcut" if worst < 0.9 else "a strong shortcut"
     # How the pixels are made up may also tell how a fake was made, which a detector ought to see; the file never does.
-    both = [family_audit.family for family_audit in found.flagged if family_audit.family in ("noise", "sharpness")]
+    both = [each.family for each in found.flagged if each.family in ("noise", "sharpness")]
     caution = f" ({' and '.join(both)} may be the forgery's own cue)" if both else ""
     return f"{found.dataset}: {size} in {of}: {', '.join(parts)}; {together} without looking at a face{caution}"
 
 
-def _which(found: DatasetAudit, family_audit: FamilyAudit) -> str:
+def _which(found: DatasetAudit, family: str) -> str:
     """The cue of the family that differs most, and in which direction."""
-    own = [cue for cue in found.cues if cue.family == family_audit.family]
-    if not own or abs(own[0].auc - 0.5) < 0.02:
+    cue = next((cue for cue in found.cues if cue.family == family), None)
+    if cue is None or abs(cue.auc - 0.5) < 0.02:
         return ""
-    more, less = ("more often", "less often") if "=" in own[0].name else ("higher", "lower")
-    return f": {own[0].name} is {more if own[0].auc > 0.5 else less} in fakes"
+    more, less = ("more often", "less often") if "=" in cue.name else ("higher", "lower")
+    return f": {cue.name} is {more if cue.auc > 0.5 else less} in fakes"
 
 
 def find_near_duplicates(manifest: Manifest, hashes: Sequence[str]) -> NearDuplicates:
@@ -275,24 +265,23 @@ def find_near_duplicates(manifest: Manifest, hashes: Sequence[str]) -> NearDupli
     members = pd.Series(np.arange(len(rows))).groupby(code).indices
     counts = dict.fromkeys(("split", "dataset", "label"), 0)
     examples: list[tuple[str, str, str]] = []
-    crowded = [number for number in range(len(unique)) if len(near[number]) > 1 or len(members[number]) > 1]
     columns = {name: rows[name].to_numpy(dtype=np.str_) for name in counts}
-    for number in crowded:
-        around = np.concatenate([members[other] for other in near[number]])
+    for number, numbers in enumerate(near):
+        around = np.concatenate([members[other] for other in numbers])
+        own_groups = groups[around]
         for name, column in columns.items():
             own = column[around]
-            if len(np.unique(own)) < 2:
+            if len(around) < 2 or (own == own[0]).all():
                 continue
-            kinds = Counter(own.tolist())
-            within = Counter(zip(groups[around].tolist(), own.tolist(), strict=True))
-            of_group = Counter(groups[around].tolist())
+            kinds, of_group = Counter(own.tolist()), Counter(own_groups.tolist())
+            within = Counter(zip(own_groups.tolist(), own.tolist(), strict=True))
             for row in members[number]:
                 group, value = str(groups[row]), str(column[row])
                 # All rows around of another kind, less those of this row's own group.
                 if len(around) - kinds[value] - (of_group[group] - within[group, value]) > 0:
                     counts[name] += 1
-                    if sum(what == f"two {name}s" for what, _, _ in examples) < _EXAMPLES:
-                        other = around[(own != value) & (groups[around] != group)][0]
+                    if counts[name] <= _EXAMPLES:
+                        other = around[(own != value) & (own_groups != group)][0]
                         examples.append((f"two {name}s", str(rows["path"][row]), str(rows["path"][other])))
     removed = len(leaking(rows["split"], values)) if counts["split"] else 0
     return NearDuplicates(counts["split"], counts["dataset"], counts["label"], removed, tuple(examples))

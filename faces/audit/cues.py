@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import io
 import math
-import os
 import tempfile
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import lru_cache
 from itertools import pairwise
@@ -27,10 +25,9 @@ from PIL import Image, ImageOps, JpegImagePlugin
 from core.cache import ContentCache
 from core.errors import UserError
 from core.manifest import Manifest
-from core.progress import progress_bar
+from core.progress import in_threads
+from metrics.binary import Floats
 from metrics.distributions import radial_frequencies
-
-Floats = NDArray[np.float64]
 
 FAMILIES: dict[str, tuple[str, ...]] = {
     "format": ("file_format", "codec", "mode", "progressive", "exif_bytes", "icc_profile", "density"),
@@ -72,19 +69,13 @@ def measure_cues(manifest: Manifest, cache: Path | None = None) -> pd.DataFrame:
             try:
                 measured = measure(files[row].read_bytes())
             except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-                raise UserError(
-                    f"row {row} of the manifest: {files[row]} cannot be read ({error}): ingest the faces again"
-                ) from error
+                sentence = f"row {row} of the manifest: {files[row]} cannot be read ({error}): ingest the faces again"
+                raise UserError(sentence) from error
             return tuple(measured[name] or "" if name in _TEXT else measured[name] for name in _STORED)
 
-        pool = stack.enter_context(ThreadPoolExecutor(len(os.sched_getaffinity(0))))
-        bar = stack.enter_context(progress_bar(len(todo), "cues", "crop"))
-        for start in range(0, len(todo), _CHUNK):
-            fresh = []
-            for measured in pool.map(one, todo[start : start + _CHUNK]):
-                fresh.append(measured)
-                bar.update()
-            known.add([hashes[row] for row in todo[start : start + _CHUNK]], fresh)
+        for fresh in in_threads(lambda row: (hashes[row], one(row)), todo, "cues", "crop", _CHUNK):
+            keys, values = zip(*fresh, strict=True)
+            known.add(keys, list(values))
         table = pd.DataFrame(known.rows(hashes))
     for name in _TEXT:
         table[name] = table[name].astype(object).where(table[name] != "", None)
@@ -132,8 +123,7 @@ def numeric(table: pd.DataFrame, family: str | None = None) -> pd.DataFrame:
 def _of_the_file(image: Image.Image, size: int) -> dict[str, object]:
     info, (width, height) = image.info, image.size
     tables: dict[int, Sequence[int]] = getattr(image, "quantization", None) or {}
-    luma = np.array(tables.get(0, ()), dtype=np.float64)
-    chroma = np.array(tables.get(1, ()), dtype=np.float64)
+    luma, chroma = (np.array(tables.get(number, ()), dtype=np.float64) for number in (0, 1))
     density = info.get("jfif_density") or info.get("dpi") or (0, 0)
     return {
         "file_format": str(image.format).lower(),
@@ -193,24 +183,22 @@ def _of_the_pixels(pixels: NDArray[np.uint8]) -> dict[str, object]:
     """Global statistics of RGB uint8 [H, W, 3]; at least 8 x 8 pixels, or what needs more is nan."""
     ycc = cv2.cvtColor(pixels, cv2.COLOR_RGB2YCrCb)
     luma = ycc[..., 0].astype(np.float32)
-    means, deviations = cv2.meanStdDev(ycc)
-    y_mean, cr_mean, cb_mean = means[:, 0]
-    y_std, cr_std, cb_std = deviations[:, 0]
+    (y_mean, cr_mean, cb_mean), (y_std, cr_std, cb_std) = (each[:, 0].tolist() for each in cv2.meanStdDev(ycc))
     histogram = np.bincount(ycc[..., 0].ravel(), minlength=256)
     cumulated = np.cumsum(histogram) / histogram.sum()
-    low, middle, high = (int(np.searchsorted(cumulated, share)) for share in (0.01, 0.5, 0.99))
-    red, green, blue = (float(value) for value in cv2.mean(pixels)[:3])
+    low, middle, high = np.searchsorted(cumulated, (0.01, 0.5, 0.99)).tolist()
+    red, green, blue, _ = cv2.mean(pixels)
     saturation = cv2.cvtColor(pixels, cv2.COLOR_RGB2HSV)[..., 1]
     found: dict[str, object] = {
-        "cb_mean": float(cb_mean),
-        "cr_mean": float(cr_mean),
-        "cb_std": float(cb_std),
-        "cr_std": float(cr_std),
-        "saturation": float(cv2.mean(saturation)[0]),
+        "cb_mean": cb_mean,
+        "cr_mean": cr_mean,
+        "cb_std": cb_std,
+        "cr_std": cr_std,
+        "saturation": cv2.mean(saturation)[0],
         "red_green": red - green,
         "blue_green": blue - green,
-        "luma_mean": float(y_mean),
-        "luma_std": float(y_std),
+        "luma_mean": y_mean,
+        "luma_std": y_std,
         "luma_1": float(low),
         "luma_50": float(middle),
         "luma_99": float(high),

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from core.errors import UserError
 from core.files import sha256, write_bytes, write_json
 from core.manifest import Manifest
-from core.progress import progress_bar
+from core.progress import in_threads
 
 SETTINGS = "normalise.json"
 _CHUNK = 256
@@ -33,9 +31,7 @@ class NormaliseConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     size: int | None = Field(None, ge=16, le=4096, description="side in pixels; by default that of the smaller crops")
-    quality: int | None = Field(
-        None, ge=1, le=95, description="of the JPEG; by default that of the worse crops, 50 to 90"
-    )
+    quality: int | None = Field(None, ge=1, le=95, description="of the JPEG; by default the worse crops', 50 to 90")
 
 
 def resolved(config: NormaliseConfig, table: pd.DataFrame, targets: np.ndarray) -> NormaliseConfig:
@@ -74,27 +70,18 @@ def normalise(manifest: Manifest, out: Path, config: NormaliseConfig) -> Manifes
     def one(row: int) -> str:
         target = out / names[row]
         try:
-            data = target.read_bytes() if target.is_file() else None
-            if data is None:
-                data = encoded(files[row].read_bytes(), config.size or 0, config.quality or 0)
-                write_bytes(target, data)
+            if target.is_file():
+                return sha256(target)
+            data = encoded(files[row].read_bytes(), config.size or 0, config.quality or 0)
+            write_bytes(target, data)
         except UserError:
             raise
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise UserError(
-                f"row {row} of the manifest: {files[row]} cannot be normalised ({error}): ingest the faces again"
-            ) from error
+            sentence = f"row {row} of the manifest: {files[row]} cannot be normalised ({error}): ingest the faces again"
+            raise UserError(sentence) from error
         return sha256(data)
 
-    hashes: list[str] = []
-    with (
-        ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
-        progress_bar(len(rows), "normalise", "crop") as bar,
-    ):
-        for start in range(0, len(rows), _CHUNK):
-            for digest in pool.map(one, range(start, min(start + _CHUNK, len(rows)))):
-                hashes.append(digest)
-                bar.update()
+    hashes = [digest for chunk in in_threads(one, range(len(rows)), "normalise", "crop", _CHUNK) for digest in chunk]
     renamed = dict(zip(rows["sha256"], hashes, strict=True))
     parents = [";".join(renamed.get(each, each) for each in text.split(";")) if text else "" for text in rows["parent"]]
     result = rows.assign(path=names, sha256=hashes, parent=parents, width=config.size, height=config.size, codec="jpeg")
@@ -136,9 +123,8 @@ def _begin(out: Path, settings: Mapping[str, object]) -> None:
         old = json.loads(file.read_text())
         for name, value in settings.items():
             if old.get(name) != value:
-                raise UserError(
-                    f"{out} was begun with {name} {old.get(name)!r} and not {value!r}: choose another folder"
-                )
+                was = f"{name} {old.get(name)!r} and not {value!r}"
+                raise UserError(f"{out} was begun with {was}: choose another folder")
         return
     if (out / "manifest.parquet").exists():
         raise UserError(f"{out} holds another manifest: choose another folder for the normalised copy")

@@ -21,14 +21,12 @@ from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold
-from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
+from metrics.binary import Floats, Ints
 from metrics.intervals import bootstrap
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 LOGISTIC, BOOSTING, NOTHING = "logistic", "boosting", "nothing"
 _ENOUGH = 50  # rows of one inner fold from which it decides alone
@@ -77,28 +75,23 @@ def probe(
                 continue  # all groups of a class are in one fold: those rows keep a score that says nothing
             name = _better(values[train], targets[train], groups[train], seed)
             taken.append(name)
-            scores[rest] = _fitted(name, values[train], targets[train], seed).predict_proba(values[rest])[:, 1]
+            scores[rest] = _scored(name, values, targets, train, rest, seed)
     most = BOOSTING if taken.count(BOOSTING) * 2 > len(taken) else LOGISTIC
     return Probe(*auc_by_source(targets, scores, groups, sources, level), most), scores
 
 
-def _model(name: str, seed: int) -> Pipeline:
+def _scored(name: str, values: Floats, targets: Ints, train: Ints, rest: Ints, seed: int) -> Floats:
+    """Scores of the rest by a model of the train rows, with the same weight for both classes."""
     filled = SimpleImputer(add_indicator=True, keep_empty_features=True)
     if name == LOGISTIC:
-        return make_pipeline(filled, StandardScaler(), LogisticRegression(max_iter=1000))
-    # Stochastic and of few columns a split: better here than the histogram kind, and ten times as fast on few rows.
-    boosted = GradientBoostingClassifier(
-        n_estimators=40, max_depth=3, subsample=0.5, max_features="sqrt", random_state=seed
-    )
-    return make_pipeline(filled, boosted)
-
-
-def _fitted(name: str, values: Floats, targets: Ints, seed: int) -> Pipeline:
-    """The model, with the same weight for both classes."""
-    weight = len(targets) / (2 * np.bincount(targets, minlength=2))[targets]
-    model = _model(name, seed)
-    model.fit(values, targets, **{f"{model.steps[-1][0]}__sample_weight": weight})
-    return model
+        model = make_pipeline(filled, StandardScaler(), LogisticRegression(max_iter=1000))
+    else:
+        # Stochastic and of few columns a split: better here than the histogram kind, and ten times as fast on few rows.
+        options = {"n_estimators": 40, "max_depth": 3, "subsample": 0.5, "max_features": "sqrt"}
+        model = make_pipeline(filled, GradientBoostingClassifier(**options, random_state=seed))
+    weight = len(train) / (2 * np.bincount(targets[train], minlength=2))[targets[train]]
+    model.fit(values[train], targets[train], **{f"{model.steps[-1][0]}__sample_weight": weight})
+    return model.predict_proba(values[rest])[:, 1]
 
 
 def auc_by_source(
@@ -127,9 +120,7 @@ def _better(values: Floats, targets: Ints, groups: NDArray[np.generic], seed: in
         if min(len(np.unique(targets[train])), len(np.unique(targets[rest]))) < 2:
             continue
         logistic, boosting = (
-            roc_auc_score(
-                targets[rest], _fitted(name, values[train], targets[train], seed).predict_proba(values[rest])[:, 1]
-            )
+            roc_auc_score(targets[rest], _scored(name, values, targets, train, rest, seed))
             for name in (LOGISTIC, BOOSTING)
         )
         gains.append(float(boosting - logistic))

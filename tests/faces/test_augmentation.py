@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from functools import partial
 
 import cv2
 import numpy as np
@@ -113,7 +114,7 @@ def test_warp_rotates_zooms_and_shifts_as_opencv_does(pictures: Tensor, flip: bo
     x = pictures.float().contiguous()
     signed = torch.tensor([[0.8, -0.5, 0.6, -0.9]]).expand(len(x), -1)
     yes = torch.ones(len(x), dtype=torch.bool)
-    augmentation._warp(x, yes if flip else ~yes, yes, signed)
+    x = augmentation._warped(x, yes if flip else ~yes, signed)
 
     zoom, angle = np.exp(-0.5 * augmentation.ZOOM), np.deg2rad(0.8 * augmentation.ROTATION_DEGREES)
     turn = zoom * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
@@ -166,7 +167,7 @@ def test_hue_and_saturation_keep_grey(monkeypatch: pytest.MonkeyPatch, pictures:
 def test_blur_is_a_gaussian(pictures: Tensor) -> None:
     x = pictures.float().contiguous()
     sigma = torch.linspace(0.3, 1.6, len(x))
-    augmentation._blur(x, torch.ones(len(x), dtype=torch.bool), sigma)
+    x = augmentation._blurred(x, sigma)
     for got, picture, s in zip(x, pictures, sigma, strict=True):
         hwc = picture.permute(1, 2, 0).numpy().astype(np.float32)
         expected = cv2.GaussianBlur(hwc, (9, 9), float(s), borderType=cv2.BORDER_REPLICATE)
@@ -176,15 +177,14 @@ def test_blur_is_a_gaussian(pictures: Tensor) -> None:
 def test_noise_has_the_level_asked_for() -> None:
     x = torch.full((4, 3, 64, 64), 100.0)
     level = torch.tensor([0.0, 3.0, 6.0, 12.0])
-    augmentation._noise(x, torch.tensor([True, True, False, True]), level, 7)
+    augmentation._change(x, torch.tensor([True, True, False, True]), partial(augmentation._noisy, seed=7), level)
     assert torch.equal(x[2], torch.full_like(x[2], 100))
     assert x[[0, 1, 3]].flatten(1).std(1).numpy() == pytest.approx([0, 3, 12], rel=0.03)
 
 
 def test_scaling_takes_fine_detail_away_and_keeps_the_mean() -> None:
-    stripes = (torch.arange(SIZE) % 2 * 100.0 + 50).expand(3, 3, SIZE, SIZE).contiguous()
-    scale = torch.tensor([1.0, 0.5, 0.36])
-    augmentation._rescale(stripes, torch.ones(3, dtype=torch.bool), scale)
+    stripes = (torch.arange(SIZE) % 2 * 100.0 + 50).expand(1, 3, SIZE, SIZE).contiguous()
+    stripes = torch.cat([augmentation._rescaled(stripes, scale) for scale in (1.0, 0.5, 0.375)])
     spread = stripes[..., 4:-4].flatten(1).std(1)
     assert spread[0] > 49
     assert (spread[1:] < 8).all()
@@ -195,7 +195,7 @@ def test_jpeg_equals_pillow(pictures: Tensor) -> None:
     x = pictures.clone(memory_format=torch.channels_last)
     quality = torch.linspace(30, 95, len(x)).int()
     hit = torch.arange(len(x)) % 2 == 0
-    augmentation._jpeg(x, hit, quality)
+    augmentation._change(x, hit, augmentation.jpeg, quality)
     assert torch.equal(x[~hit], pictures[~hit])
     for row in hit.nonzero().flatten().tolist():
         buffer = io.BytesIO()
