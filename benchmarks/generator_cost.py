@@ -18,7 +18,7 @@ import torch
 from record import hand_over, hardware, peak_memory_mib, refuse, say, versions
 from sides import Side, batches_of, count, our_trainer, pictures_of, seconds_of
 
-from gan.networks.generator import Generator
+from gan.networks import Generator
 from gan.sampling import render
 
 SIZES, BATCHES = (16, 32, 64, 128), (4, 16, 64)

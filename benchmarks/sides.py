@@ -18,8 +18,7 @@ from torch import Tensor
 from core.device import has_fast_bfloat16
 from gan import trainer as gan_trainer
 from gan.config import PRESETS, GanConfig
-from gan.networks.discriminator import Discriminator
-from gan.networks.generator import Generator
+from gan.networks import Discriminator, Generator
 from gan.trainer import Trainer
 
 PICTURES = 256

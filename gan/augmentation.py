@@ -31,13 +31,10 @@ def adaptive(pictures: Tensor, probability: float, generator: torch.Generator, r
     Left out: quarter turns (a face is never seen on its side) and the 6-tap wavelet resampling (bilinear here).
 
     Args:
-        pictures: [B, 3, S, S] in [-1, 1].
+        pictures: [B, 3, S, S] in [-1, 1]; the result is differentiable in them.
         probability: p in [0, 1] of each operation on each picture; 0 returns the pictures as they are.
         generator: random numbers, on the pictures' device.
         rows: of which larger batch these pictures are a part; none by default.
-
-    Returns:
-        [B, 3, S, S], differentiable in `pictures`.
     """
     if probability <= 0.0:
         return pictures
@@ -50,17 +47,16 @@ def adaptive(pictures: Tensor, probability: float, generator: torch.Generator, r
     # In units of half a picture. Whole-pixel and fractional translations of the paper in one.
     shift_x = draw.where(0.25 * draw.normal(), 0.0)
     shift_y = draw.where(0.25 * draw.normal(), 0.0)
-    turn_after = _rotation(angle_after)
-    matrix = _rotation(angle) @ _diagonal(flip * scale * stretch, scale / stretch) @ turn_after
-    pictures = _warp(pictures, torch.cat([matrix, torch.stack([shift_x, shift_y], 1)[:, :, None]], dim=2))
+    stretched = torch.diag_embed(torch.stack([flip * scale * stretch, scale / stretch], 1))
+    matrix = _rotation(angle) @ stretched @ _rotation(angle_after)
+    pictures = _warp(pictures, matrix, torch.stack([shift_x, shift_y], 1))
 
     brightness = draw.where(0.2 * draw.normal(), 0.0)
     contrast = draw.where(torch.exp2(0.5 * draw.normal()), 1.0)
     luma_flip = draw.where(torch.sign(draw.uniform() - 0.5), 1.0)
     hue = draw.where((draw.uniform() * 2 - 1) * math.pi, 0.0)
     saturation = draw.where(torch.exp2(draw.normal()), 1.0)
-    colour = _colour(contrast, luma_flip, hue, saturation)
-    pictures = _recolour(pictures, colour, (brightness * 2)[:, None].expand(-1, 3))
+    pictures = _recolour(pictures, _colour(contrast, luma_flip, hue, saturation), brightness * 2)
 
     return _cut(pictures, draw.where(torch.full_like(brightness, 0.5), 0.0), draw.uniform(), draw.uniform())
 
@@ -68,13 +64,7 @@ def adaptive(pictures: Tensor, probability: float, generator: torch.Generator, r
 def diffaugment(pictures: Tensor, generator: torch.Generator, rows: Rows | None = None) -> Tensor:
     """DiffAugment's colour, translation and cutout, on every picture (Zhao et al. 2020, arXiv:2006.10738, section 4).
 
-    Args:
-        pictures: [B, 3, S, S] in [-1, 1].
-        generator: random numbers, on the pictures' device.
-        rows: of which larger batch these pictures are a part; none by default.
-
-    Returns:
-        [B, 3, S, S], differentiable in `pictures`.
+    The arguments are those of `adaptive`.
     """
     draw = _Draw(pictures, 1.0, generator, rows)
     brightness = draw.uniform() - 0.5
@@ -83,16 +73,12 @@ def diffaugment(pictures: Tensor, generator: torch.Generator, rows: Rows | None 
     ones = torch.ones_like(brightness)
     # Contrast goes about the picture's own mean here, about grey in ADA.
     mean = pictures.mean(dim=(1, 2, 3))
-    pictures = _recolour(
-        pictures,
-        _colour(contrast, ones, 0 * ones, saturation),
-        (brightness + mean * (1 - contrast))[:, None].expand(-1, 3),
-    )
+    colour = _colour(contrast, ones, 0 * ones, saturation)
+    pictures = _recolour(pictures, colour, brightness + mean * (1 - contrast))
     side = pictures.shape[-1]
     reach = side // 8
     shift = torch.stack([torch.floor(draw.uniform() * (2 * reach + 1)) - reach for _ in range(2)], dim=1) * 2 / side
-    identity = _diagonal(ones, ones)
-    pictures = _warp(pictures, torch.cat([identity, shift[:, :, None]], dim=2), padding="zeros")
+    pictures = _warp(pictures, torch.eye(2, device=shift.device).expand(len(shift), 2, 2), shift, padding="zeros")
     return _cut(pictures, ones * 0.5, draw.uniform(), draw.uniform())
 
 
@@ -107,9 +93,6 @@ def next_probability(
         target: r_t to steer for.
         pictures: real pictures shown since the last adjustment.
         kimg_from_0_to_1: how long a climb from 0 to 1 takes, in thousands of pictures.
-
-    Returns:
-        The new p in [0, 1].
     """
     step = pictures / (kimg_from_0_to_1 * 1000)
     return min(1.0, max(0.0, probability + math.copysign(step, overfitting - target)))
@@ -142,12 +125,9 @@ def _rotation(angle: Tensor) -> Tensor:
     return torch.stack([torch.stack([cos, -sin], 1), torch.stack([sin, cos], 1)], 1)
 
 
-def _diagonal(x: Tensor, y: Tensor) -> Tensor:
-    return torch.diag_embed(torch.stack([x, y], 1))
-
-
-def _warp(pictures: Tensor, matrix: Tensor, padding: str = "reflection") -> Tensor:
-    grid = F.affine_grid(matrix, list(pictures.shape), align_corners=False)
+def _warp(pictures: Tensor, matrix: Tensor, shift: Tensor, padding: str = "reflection") -> Tensor:
+    """Under the affine maps [B, 2, 2] and shifts [B, 2], in units of half a picture."""
+    grid = F.affine_grid(torch.cat([matrix, shift[:, :, None]], dim=2), list(pictures.shape), align_corners=False)
     return F.grid_sample(pictures, grid, mode="bilinear", padding_mode=padding, align_corners=False)
 
 
@@ -166,9 +146,9 @@ def _colour(contrast: Tensor, luma_flip: Tensor, hue: Tensor, saturation: Tensor
 
 
 def _recolour(pictures: Tensor, matrix: Tensor, offset: Tensor) -> Tensor:
-    batch, _, height, width = pictures.shape
-    flat = torch.baddbmm(offset[:, :, None], matrix, pictures.reshape(batch, 3, -1))
-    return flat.view(batch, 3, height, width)
+    """Each picture's colours times a matrix [B, 3, 3], plus an offset [B] of all three channels."""
+    flat = torch.baddbmm(offset[:, None, None].expand(-1, 3, 1), matrix, pictures.flatten(2))
+    return flat.view_as(pictures)
 
 
 def _cut(pictures: Tensor, size: Tensor, centre_x: Tensor, centre_y: Tensor) -> Tensor:

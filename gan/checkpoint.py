@@ -23,7 +23,7 @@ from core.errors import UserError
 from core.files import refusing_if_unwritable, sha256
 from core.state import read_state
 from gan.config import ARCHITECTURE
-from gan.networks.generator import Generator
+from gan.networks import Generator
 
 WEIGHTS, CONFIG = "weights.safetensors", "config.json"
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from core.device import Precision
 from core.errors import UserError
+from gan.networks import resolutions
 
 
 class Preset(NamedTuple):
@@ -27,8 +28,8 @@ class Preset(NamedTuple):
 
     def channels(self, image_size: int) -> dict[int, int]:
         """Resolution -> channels for 4, 8, ..., `image_size`."""
-        sizes = [2**power for power in range(2, image_size.bit_length())]
-        return {size: max(self.channel_min, min(self.channel_max, self.channel_base // size)) for size in sizes}
+        bounds = self.channel_min, self.channel_max
+        return {size: min(max(self.channel_base // size, bounds[0]), bounds[1]) for size in resolutions(image_size)}
 
 
 PRESETS: dict[str, Preset] = {
@@ -66,9 +67,7 @@ class GanConfig(BaseModel):
     learning_rate: float | None = Field(None, gt=0, lt=1, description="of both Adams, before the lazy rescaling")
 
     learn_from: Literal["real", "fake"] = Field("real", description="label of the train rows to learn (none synthetic)")
-    start_from: str | None = Field(
-        None, description="folder of a generator for a warm start, of this or of half this size"
-    )
+    start_from: str | None = Field(None, description="folder of a generator of this or of half this size to start from")
     condition: Literal["none", "method", "dataset"] = Field("none", description="column that gives pictures a label")
     condition_start_kimg: float = Field(10.0, ge=0, description="labels have no effect until here ...")
     condition_end_kimg: float = Field(30.0, gt=0, description="... and full effect from here on")
@@ -100,9 +99,7 @@ class GanConfig(BaseModel):
     checkpoint_every_seconds: float = Field(60.0, gt=0)
     samples_every_kimg: float = Field(5.0, gt=0, description="between two grids of samples in out/samples")
     validate_every_kimg: float | None = Field(10.0, gt=0, description="between two validations")
-    patience_kimg: float | None = Field(
-        None, gt=0, description="stop early when the kernel distance has not improved for so long"
-    )
+    patience_kimg: float | None = Field(None, gt=0, description="stop early after so long without a smaller distance")
 
     @field_validator("image_size")
     @classmethod
@@ -113,13 +110,9 @@ class GanConfig(BaseModel):
         return value
 
     @model_validator(mode="after")
-    def _one_budget(self) -> GanConfig:
+    def _fits_together(self) -> GanConfig:
         if self.minutes is not None and self.kimg is not None:
             raise ValueError(f"minutes {self.minutes:g} and kimg {self.kimg:g} are two budgets: give one of them")
-        return self
-
-    @model_validator(mode="after")
-    def _labels_in_time(self) -> GanConfig:
         if self.condition_end_kimg <= self.condition_start_kimg:
             raise ValueError(
                 f"condition_end_kimg {self.condition_end_kimg:g} is not after condition_start_kimg"
@@ -130,32 +123,20 @@ class GanConfig(BaseModel):
                 f"kimg {self.kimg:g} ends before the labels count in full: lower condition_end_kimg"
                 f" {self.condition_end_kimg:g} or raise kimg"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _shared_batch(self) -> GanConfig:
         batch = self.batch_size or PRESETS[self.preset].batch_size
         if batch % (4 * self.accumulate):
             raise ValueError(
                 f"batch_size {batch} in {self.accumulate} micro-batches does not leave multiples of 4 pictures to each:"
                 f" take a batch_size that {4 * self.accumulate} divides, or another accumulate"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _patience_needs_validation(self) -> GanConfig:
         if self.patience_kimg is not None and self.validate_every_kimg is None:
             raise ValueError("patience_kimg needs the validation that validate_every_kimg null turns off: give both")
         return self
 
     def resolved(self) -> GanConfig:
         """The same configuration with every unset field filled from the preset."""
-        preset = PRESETS[self.preset]
-        filled: dict[str, Any] = {
-            name: getattr(preset, name)
-            for name in ("batch_size", "learning_rate", "gamma", "z_width", "w_width", "noise_inputs")
-            if getattr(self, name) is None
-        }
+        unset = (name for name in Preset._fields if getattr(self, name, "") is None)
+        filled: dict[str, Any] = {name: getattr(PRESETS[self.preset], name) for name in unset}
         if self.minutes is None and self.kimg is None:
             filled["minutes"] = DEFAULT_MINUTES
         return self.model_copy(update=filled)
@@ -172,11 +153,7 @@ class GanConfig(BaseModel):
 
 
 def refuse_changes(before: Mapping[str, Any], config: GanConfig, out: Path) -> None:
-    """Compare with the configuration that a job in `out` was begun with, as a state holds it.
-
-    Raises:
-        UserError: a field differs that may not.
-    """
+    """Refuse, by a UserError, what differs from the configuration that a job in `out` was begun with, but may not."""
     now = config.model_dump(mode="json")
     for name, field in GanConfig.model_fields.items():
         then = before.get(name, field.default)  # an older version knew fewer settings

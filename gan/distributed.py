@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
@@ -19,17 +20,13 @@ from core.device import pick_device
 from core.errors import UserError
 
 
+@dataclass(frozen=True)
 class ProcessGroup:
-    """The processes that train together, seen from one; alone by default, when every method returns what it is given.
+    """The processes that train together, seen from one; alone by default: every method returns what it is given."""
 
-    Args:
-        device: where this process computes.
-        rank: its number, 0 for the main process, which writes files and reports.
-        size: how many there are.
-    """
-
-    def __init__(self, device: torch.device, rank: int = 0, size: int = 1) -> None:
-        self.device, self.rank, self.size = device, rank, size
+    device: torch.device  # where this process computes
+    rank: int = 0  # its number, 0 for the main process, which writes files and reports
+    size: int = 1  # how many there are
 
     @property
     def is_main(self) -> bool:

@@ -12,40 +12,25 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def relativistic_discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """E[softplus(-(D(x) - D(G(z))))]: a real should beat the fake it is paired with.
+def relativistic_loss(winner: Tensor, loser: Tensor) -> Tensor:
+    """E[softplus(-(D(winner) - D(loser)))]: a picture should beat the one that it is paired with.
 
-    Jolicoeur-Martineau 2019 (arXiv:1807.00734); R3GAN, Huang et al. 2024 (arXiv:2501.05441), equation 2.
+    The discriminator wants the real to win, the generator the fake (Jolicoeur-Martineau 2019, arXiv:1807.00734;
+    R3GAN, Huang et al. 2024, arXiv:2501.05441, equation 2).
     """
-    return F.softplus(fake - real).mean()
+    return F.softplus(loser - winner).mean()
 
 
-def relativistic_generator_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """E[softplus(-(D(G(z)) - D(x)))]: the same game with the sides exchanged."""
-    return F.softplus(real - fake).mean()
-
-
-def non_saturating_discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
+def non_saturating_loss(real: Tensor, fake: Tensor) -> Tensor:
     """E[softplus(-D(x))] + E[softplus(D(G(z)))] (Goodfellow et al. 2014)."""
     return F.softplus(-real).mean() + F.softplus(fake).mean()
-
-
-def non_saturating_generator_loss(real: Tensor, fake: Tensor) -> Tensor:  # noqa: ARG001, both losses of the table take both
-    """E[softplus(-D(G(z)))] (Goodfellow et al. 2014, section 3); the reals do not enter."""
-    return F.softplus(-fake).mean()
 
 
 def gradient_penalty(discriminator: Callable[[Tensor], Tensor], pictures: Tensor) -> Tensor:
     """Squared gradient norm of the logits at each picture, ||grad_x D(x)||^2 (Mescheder et al. 2018, equation 9).
 
-    At reals this is R1, at fakes R2. The published penalty is gamma / 2 times its mean.
-
-    Args:
-        discriminator: [B, 3, S, S] -> [B].
-        pictures: [B, 3, S, S]; taken as constants.
-
-    Returns:
-        [B], with a graph to the discriminator's weights.
+    At reals this is R1, at fakes R2. The published penalty is gamma / 2 times its mean. From pictures [B, 3, S, S],
+    taken as constants, to [B] with a graph to the discriminator's weights.
     """
     pictures = pictures.detach().requires_grad_(True)
     (gradient,) = torch.autograd.grad(discriminator(pictures).sum(), pictures, create_graph=True)
@@ -63,8 +48,9 @@ def share_on_real_side(real: Tensor, fake: Tensor, *, relativistic: bool) -> Ten
 
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-# name -> (discriminator's loss, generator's loss, whether fakes are penalised too)
+# name -> (discriminator's and generator's loss of reals and fakes, whether it is relativistic: fakes are penalised too)
 LOSSES: dict[str, tuple[Loss, Loss, bool]] = {
-    "relativistic": (relativistic_discriminator_loss, relativistic_generator_loss, True),
-    "ns-r1": (non_saturating_discriminator_loss, non_saturating_generator_loss, False),
+    "relativistic": (relativistic_loss, lambda real, fake: relativistic_loss(fake, real), True),
+    # E[softplus(-D(G(z)))] (Goodfellow et al. 2014, section 3), where the reals do not enter.
+    "ns-r1": (non_saturating_loss, lambda _, fake: F.softplus(-fake).mean(), False),
 }

@@ -29,7 +29,7 @@ from faces.detection import MIN_CONFIDENCE, crop_detector, share_with_face
 from faces.features import Features, features
 from faces.loading import Crops, load_crops
 from gan.checkpoint import generator_digest, load_generator
-from gan.networks.generator import Generator
+from gan.networks import Generator
 from gan.sampling import Pixels, render, tiled
 from metrics.distributions import Estimate, frechet_distance, kernel_distance, nearest, precision_recall
 
@@ -202,13 +202,7 @@ def _findable(pictures: Pixels, photographs: Tensor, notes: list[str]) -> dict[s
 
 
 def _memorisation(
-    reals: Manifest,
-    crops: Crops,
-    pictures: Pixels,
-    fake: Features,
-    device: torch.device,
-    path: Path,
-    notes: list[str],
+    reals: Manifest, crops: Crops, pictures: Pixels, fake: Features, device: torch.device, path: Path, notes: list[str]
 ) -> tuple[bool, dict[str, float]]:
     """Whether samples repeat train photographs, by two binomial tests that must agree.
 

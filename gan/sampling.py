@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from core.errors import UserError
-from gan.networks.generator import Generator
+from gan.networks import Generator
 
 Pixels = NDArray[np.uint8]
 

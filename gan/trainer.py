@@ -22,8 +22,7 @@ from gan.augmentation import Rows
 from gan.config import GanConfig
 from gan.distributed import ProcessGroup
 from gan.losses import LOSSES, gradient_penalty, share_on_real_side
-from gan.networks.discriminator import GROUP_SIZE, Discriminator
-from gan.networks.generator import Generator, mix_styles
+from gan.networks import GROUP_SIZE, Discriminator, Generator, mix_styles
 
 # Steps between two adjustments of ADA's probability (Karras et al. 2020, section 3).
 ADA_EVERY = 4

@@ -10,6 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +28,7 @@ from faces.loading import Crops, load_crops
 from gan.checkpoint import GeneratorCard, load_state, read_card, save_generator
 from gan.config import GanConfig, refuse_changes
 from gan.distributed import ProcessGroup
-from gan.networks.generator import Generator
+from gan.networks import Generator
 from gan.quality import Validation
 from gan.sampling import sample_grid
 from gan.trainer import Trainer
@@ -43,6 +44,9 @@ GRID_FACES = 48
 # Share of a GPU's free memory that the faces may take; the networks need the rest.
 RESIDENT_SHARE = 0.25
 _CHUNK = 1024
+
+_CARRIED_ON = ("seconds", "validation_seconds", "started_from")  # of a job's state
+_OF_VALIDATION = ("best", "validated_at")  # likewise, as long as the validation faces are the same
 
 _log = logging.getLogger(__name__)
 
@@ -88,16 +92,13 @@ def train(
         )
     validation = None
     if config.validate_every_kimg:
-        held_out = faces_to_learn(manifest, config, "val")
-        held_out = held_out.select(dataset=list(faces.rows["dataset"].unique()))
+        held_out = faces_to_learn(manifest, config, "val").select(dataset=list(faces.rows["dataset"].unique()))
         if len(held_out) >= FEWEST_VALIDATION_FACES:
             validation = Validation(held_out, config.image_size, cache, group.device)
         else:
             _log.warning(
-                "%d faces in the val split are too few to validate on (%d are needed):"
-                " the last generator is kept, and training does not stop early",
-                len(held_out),
-                FEWEST_VALIDATION_FACES,
+                f"{len(held_out)} faces in the val split are too few to validate on ({FEWEST_VALIDATION_FACES} are"
+                " needed): the last generator is kept, and training does not stop early"
             )
     job = TrainingJob(faces, config, Path(out), report if group.is_main else ignore, group, validation)
     job.begin()
@@ -114,28 +115,27 @@ def faces_to_learn(manifest: Manifest, config: GanConfig, split: str = "train") 
     return rows.where(~rows.synthetic)
 
 
+@dataclass
 class TrainingJob:
-    """A trainer with a budget, a folder, and a report to write to."""
+    """A trainer with a budget, a folder, and a report to write to; what has a default here is saved with its state."""
 
-    def __init__(
-        self,
-        faces: Manifest,
-        config: GanConfig,
-        out: Path,
-        report: Report,
-        group: ProcessGroup,
-        validation: Validation | None,
-    ) -> None:
-        self.faces, self.config, self.out, self.report = faces, config, out, report
-        self.group, self.device, self.validation = group, group.device, validation
-        self.labels: Labels | None = label_faces(faces, config.condition)
-        self.trainer = Trainer(config, group, self.labels.shares if self.labels else None)
-        self.seconds = 0.0
+    faces: Manifest
+    config: GanConfig
+    out: Path
+    report: Report
+    group: ProcessGroup
+    validation: Validation | None
+    seconds: float = 0.0  # of training, all calls together
+    validation_seconds: float = 0.0
+    best: dict[str, Any] | None = None  # kd, kd_sd, images and weights of the best validation
+    validated_at: int = 0  # images
+    started_from: str | None = None
+
+    def __post_init__(self) -> None:
+        self.labels: Labels | None = label_faces(self.faces, self.config.condition)
+        self.trainer = Trainer(self.config, self.group, self.labels.shares if self.labels else None)
         self.means = MeanMetrics()
-        self.best: dict[str, Any] | None = None  # kd, kd_sd, images and weights of the best validation
-        self.validated_at, self.validation_seconds = 0, 0.0
-        self.started_from: str | None = None
-        self.folder, self.state_file = out / "generator", out / "training.pt"
+        self.folder, self.state_file = self.out / "generator", self.out / "training.pt"
 
     @property
     def finished(self) -> bool:
@@ -145,9 +145,7 @@ class TrainingJob:
     @property
     def _stalled(self) -> bool:
         patience = self.config.patience_kimg
-        if patience is None or self.best is None:
-            return False
-        return bool(self.validated_at - self.best["images"] >= patience * 1000)
+        return bool(patience and self.best and self.validated_at - self.best["images"] >= patience * 1000)
 
     @property
     def budget(self) -> float:
@@ -164,24 +162,17 @@ class TrainingJob:
         """Whether to validate before the next step, or at the end."""
         if self.validation is None or self.config.validate_every_kimg is None:
             return False
-        every, images = self.config.validate_every_kimg * 1000, self.trainer.images
-        return images // every > self.validated_at // every or (self.finished and images > self.validated_at)
+        images, last = self.trainer.images, self.validated_at
+        return _passed(last, images, self.config.validate_every_kimg * 1000) or (self.finished and images > last)
 
     def run(self, feed: Feeder) -> None:
         """Train until the budget is spent; save now and then, at the end, and when interrupted."""
         trainer, config = self.trainer, self.config
         saved_at, elapsed = time.monotonic(), self.seconds
-        with (
-            deferred_interrupt() as interrupted,
-            progress_bar(
-                round(self.budget),
-                f"gan {config.image_size} px",
-                "s" if config.minutes else "img",
-                delay=0,
-                initial=min(round(self.spent), round(self.budget)),
-                disable=not self.group.is_main,
-            ) as progress,
-        ):
+        total, unit = round(self.budget), "s" if config.minutes else "img"
+        options = {"initial": min(round(self.spent), total), "disable": not self.group.is_main}
+        bar = progress_bar(total, f"gan {config.image_size} px", unit, delay=0, **options)
+        with deferred_interrupt() as interrupted, bar as progress:
             try:
                 while True:
                     if self.validation_due:
@@ -195,13 +186,12 @@ class TrainingJob:
                     elapsed += time.perf_counter() - began
                     late = time.monotonic() - saved_at >= config.checkpoint_every_seconds
                     stop, save = self._agree(elapsed, stop=interrupted(), save=late)
-                    progress.update(min(round(self.spent), round(self.budget)) - progress.n)
-                    if images // REPORT_EVERY_IMAGES != trainer.images // REPORT_EVERY_IMAGES or self.finished:
+                    progress.update(min(round(self.spent), total) - progress.n)
+                    if _passed(images, trainer.images, REPORT_EVERY_IMAGES) or self.finished:
                         progress.set_postfix(self._report(), refresh=False)
                     if stop:
                         raise KeyboardInterrupt
-                    every = config.samples_every_kimg * 1000
-                    if images // every != trainer.images // every or self.finished:
+                    if _passed(images, trainer.images, config.samples_every_kimg * 1000) or self.finished:
                         self._write_samples()
                     if save:
                         self.save()
@@ -219,7 +209,7 @@ class TrainingJob:
         labels = self.labels.numbers[torch.from_numpy(indices)] if self.labels else None
         metrics = trainer.step(feed(indices), labels)
         self.means.add(metrics)
-        if self.device.type == "cpu" or trainer.steps % SYNC_EVERY_STEPS_ON_GPU == 0:
+        if self.group.device.type == "cpu" or trainer.steps % SYNC_EVERY_STEPS_ON_GPU == 0:
             for name in ("loss_discriminator", "loss_generator"):
                 value = metrics[name].item()
                 if not math.isfinite(value):
@@ -227,7 +217,7 @@ class TrainingJob:
 
     def _agree(self, elapsed: float, *, stop: bool, save: bool) -> tuple[bool, bool]:
         """Whether to stop and whether to save, for all processes alike; brings the budget's clock up to date."""
-        if self.group.size > 1 and self.device.type != "cpu" and self.trainer.steps % SYNC_EVERY_STEPS_ON_GPU:
+        if self.group.size > 1 and self.group.device.type != "cpu" and self.trainer.steps % SYNC_EVERY_STEPS_ON_GPU:
             return False, False
         self.seconds, stops, saves = self.group.highest([elapsed, stop, save])
         return bool(stops), bool(saves)
@@ -271,9 +261,8 @@ class TrainingJob:
 
     def _diverged(self, what: str) -> None:
         kept = "last good checkpoint kept in" if self.state_file.exists() else "nothing was saved in"
-        raise UserError(
-            f"{what} at step {self.trainer.steps} of {self.out}; {kept} {self.out}; lower the learning rate"
-        )
+        where = f"at step {self.trainer.steps} of {self.out}"
+        raise UserError(f"{what} {where}; {kept} {self.out}; lower the learning rate")
 
     def save(self) -> None:
         """Write the state and publish the generator, unless a weight is not finite."""
@@ -286,14 +275,10 @@ class TrainingJob:
         state = {
             "config": self.config.model_dump(mode="json"),
             "faces": self.faces.digest,
-            "seconds": self.seconds,
-            **self.means.state(),
-            "best": self.best,
-            "validated_at": self.validated_at,
-            "validation_seconds": self.validation_seconds,
             "validation_faces": self.validation.faces.digest if self.validation else None,
-            "started_from": self.started_from,
             "trainer": trainer.state(),
+            **self.means.state(),
+            **{name: getattr(self, name) for name in (*_CARRIED_ON, *_OF_VALIDATION)},
         }
         write_state(self.state_file, state)
         if not self.is_published:
@@ -341,12 +326,10 @@ class TrainingJob:
                 f"{self.out} was begun with other {self.config.learn_from} train faces:"
                 " give that manifest, or another folder to start anew"
             )
-        self.seconds = state["seconds"]
-        self.means.restore(state, self.device)
-        if self.validation and state.get("validation_faces") == self.validation.faces.digest:
-            self.best, self.validated_at = state["best"], state["validated_at"]
-        self.validation_seconds = state.get("validation_seconds", 0.0)
-        self.started_from = state.get("started_from")
+        self.means.restore(state, self.group.device)
+        validates_alike = self.validation and state.get("validation_faces") == self.validation.faces.digest
+        for name in (*_CARRIED_ON, *(_OF_VALIDATION if validates_alike else ())):
+            setattr(self, name, state.get(name, getattr(self, name)))  # an older version kept fewer
         try:
             self.trainer.restore(state["trainer"])
         except (RuntimeError, ValueError, KeyError) as error:  # what torch raises where shapes or names do not fit
@@ -354,6 +337,11 @@ class TrainingJob:
                 f"{self.state_file} holds networks of another architecture than this version of preset"
                 f" {self.config.preset} builds: give another folder to start anew"
             ) from error
+
+
+def _passed(before: int, images: int, every: float) -> bool:
+    """Whether a multiple of `every` lies between two numbers of images."""
+    return images // every != before // every
 
 
 class MeanMetrics:
@@ -379,15 +367,14 @@ class MeanMetrics:
 
     def state(self) -> dict[str, Any]:
         """What `restore` needs, in plain containers."""
-        sums = {name: (total.item(), count) for name, (total, count) in self.sums.items()}
-        return {"window": sums, "reported_at": self.began}
+        window = {name: (total.item(), count) for name, (total, count) in self.sums.items()}
+        return {"window": window, "reported_at": self.began}
 
     def restore(self, state: Mapping[str, Any], device: torch.device) -> None:
         """Go on from a `state()`."""
         self.began = (state["reported_at"][0], state["reported_at"][1])
-        self.sums = {
-            name: (torch.tensor(total, device=device), count) for name, (total, count) in state["window"].items()
-        }
+        window = state["window"].items()
+        self.sums = {name: (torch.tensor(total, device=device), count) for name, (total, count) in window}
 
 
 Feeder = Callable[[NDArray[np.int64]], Tensor]
@@ -405,12 +392,9 @@ def picture_indices(seed: int, start: int, count: int, faces: int) -> NDArray[np
 
 
 def feeder(crops: Crops, device: torch.device, *, resident: bool | None = None) -> Feeder:
-    """A function from indices [B] to those faces, uint8 [B, 3, S, S].
+    """A function from indices [B] to those faces, uint8 [B, 3, S, S], for networks on `device`.
 
-    Args:
-        crops: decoded faces.
-        device: where they are needed.
-        resident: whether to keep all of them on the device; by default on a GPU whose memory has room for it.
+    `resident` keeps all of them there; by default on a GPU whose memory has room for it.
     """
     size = crops.pixels.shape[1]
     if resident is None:
@@ -420,8 +404,8 @@ def feeder(crops: Crops, device: torch.device, *, resident: bool | None = None) 
         return crops.batch
     held = torch.empty((len(crops), 3, size, size), dtype=torch.uint8, device=device)
     for start in range(0, len(crops), _CHUNK):
-        stop = min(start + _CHUNK, len(crops))
-        held[start:stop] = crops.batch(np.arange(start, stop)).to(device)
+        rows = np.arange(start, min(start + _CHUNK, len(crops)))
+        held[start : start + len(rows)] = crops.batch(rows).to(device)
     return lambda indices: held[torch.from_numpy(indices).to(device, non_blocking=True)]
 
 

@@ -22,7 +22,7 @@ from core.files import atomic
 from core.manifest import Manifest
 from faces.loading import load_crops
 from gan.checkpoint import load_generator
-from gan.networks.generator import Generator
+from gan.networks import Generator
 from gan.sampling import Pixels, check_psi, latents, render, sample_grid, tiled, to_pixels
 from gan.screening import check_first_seed
 from metrics.distributions import radial_frequencies, ring_means

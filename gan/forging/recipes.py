@@ -128,11 +128,7 @@ class SelfBlend:
         """See `Recipe.plan`: the photographs in turn, each time transformed differently."""
         seed = self.first_seed + index
         row = self.photographs.row(seed)
-        fields = self.photographs.inherited(row) | {
-            "method": "self-blend",
-            "generator": SELF_BLEND,
-            "seed": seed,
-        }
+        fields = self.photographs.inherited(row) | {"method": "self-blend", "generator": SELF_BLEND, "seed": seed}
         suffix = _suffix(self.photographs.manifest, row)
         return Plan(f"{fields['parent'][:16]}-{seed}", suffix, fields, parent=row, blended=True)
 

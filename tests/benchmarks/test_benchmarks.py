@@ -16,8 +16,7 @@ import pytest
 import torch
 
 from gan.config import GanConfig
-from gan.networks.discriminator import Discriminator
-from gan.networks.generator import Generator
+from gan.networks import Discriminator, Generator
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 

@@ -19,7 +19,7 @@ from core.errors import UserError
 from faces.orl import _read
 from gan import screening
 from gan.checkpoint import GeneratorCard, generator_digest, load_generator, save_generator
-from gan.networks.generator import Generator
+from gan.networks import Generator
 from gan.sampling import psi_of, render
 from gan.screening import DUPLICATE, NO_FACE, sample_screened, write_crop
 

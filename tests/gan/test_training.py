@@ -19,7 +19,7 @@ from core.errors import UserError
 from core.manifest import Manifest
 from gan.checkpoint import load_generator, load_state, read_card
 from gan.config import GanConfig
-from gan.networks.generator import Generator
+from gan.networks import Generator
 from gan.sampling import render
 from gan.trainer import Trainer
 from gan.training import picture_indices, train

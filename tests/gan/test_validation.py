@@ -15,7 +15,7 @@ import gan.quality
 from core.manifest import Manifest
 from gan.checkpoint import load_generator, load_state, read_card
 from gan.config import GanConfig
-from gan.networks.generator import Generator
+from gan.networks import Generator
 from gan.quality import Validation
 from gan.training import train
 from metrics.distributions import Estimate
@@ -66,11 +66,7 @@ def test_distance_is_measured_reported_and_written_on_the_card(
 
 
 def test_killed_between_validations_equals_uninterrupted(
-    with_val: Manifest,
-    cache: Path,
-    config: GanConfig,
-    differences: Callable[[Any, Any], list[str]],
-    tmp_path: Path,
+    with_val: Manifest, cache: Path, config: GanConfig, differences: Callable[[Any, Any], list[str]], tmp_path: Path
 ) -> None:
     class Press:
         """Ctrl-C at the report of 80 pictures, where a validation is due right afterwards."""

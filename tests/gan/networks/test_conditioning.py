@@ -13,8 +13,7 @@ from core.errors import UserError
 from core.manifest import Manifest
 from gan.checkpoint import export_label, load_generator, load_state, read_card
 from gan.config import GanConfig
-from gan.networks.discriminator import Discriminator
-from gan.networks.generator import Generator
+from gan.networks import Discriminator, Generator
 from gan.sampling import render
 from gan.trainer import Trainer
 from gan.training import label_faces, train

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gan.networks.layers import (
+from gan.networks import (
     Conv,
     Linear,
     ModulatedConv,

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from gan.config import PRESETS
-from gan.networks.discriminator import Discriminator
-from gan.networks.generator import Generator, mix_styles
+from gan.networks import Discriminator, Generator, mix_styles
 
 
 def build(image_size: int = 16, **options: bool) -> Generator:

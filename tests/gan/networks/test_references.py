@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gan.losses import gradient_penalty
-from gan.networks.discriminator import Discriminator
-from gan.networks.generator import Generator
+from gan.networks import Discriminator, Generator
 
 State = dict[str, Tensor]
 SIZE = 16

@@ -11,7 +11,7 @@ from PIL import Image
 
 from core.errors import UserError
 from gan.checkpoint import load_generator
-from gan.networks.generator import Generator
+from gan.networks import Generator
 from gan.sampling import render
 from gan.visualise import interpolation, tile_films, write_gif, write_mp4
 

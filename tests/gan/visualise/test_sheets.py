@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from gan.checkpoint import load_generator
-from gan.networks.generator import Generator
+from gan.networks import Generator
 from gan.sampling import latents, render
 from gan.visualise import STYLES, mix, mixing_table, style_layers, truncated_w, truncation_sweep
 

@@ -1,1 +1,0 @@
-"""The networks of the generator: layers, generator, discriminator."""
