@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.stats import binomtest
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 
 from core.device import pick_device
 from core.errors import UserError
@@ -31,11 +31,7 @@ from faces.loading import Crops, load_crops
 from gan.checkpoint import generator_digest, load_generator
 from gan.networks import Generator
 from gan.sampling import Pixels, render, tiled
-from metrics.distributions import Estimate, frechet_distance, kernel_distance, nearest, precision_recall
-
-if TYPE_CHECKING:
-    from torch import nn
-
+from metrics.distributions import Array, Estimate, frechet_distance, kernel_distance, nearest, precision_recall
 
 # A generator that copied nothing has a hundredth of its samples nearer to a photograph than this share of photographs.
 NEAR_SHARE = 0.01
@@ -46,26 +42,16 @@ MOST_VALIDATION_FACES = 500  # a second or three of a CPU core for every hundred
 
 @dataclass(frozen=True)
 class Quality:
-    """What was measured of a generator.
+    """What was measured of a generator."""
 
-    Attributes:
-        generator: digest of its weights.
-        manifest: digest of the reals.
-        psi, seed: truncation and first seed of the samples.
-        count: pictures on each side of every distance.
-        metrics: name -> figure. Beside `kd_lite0` stands `kd_lite0_floor`, the same between two halves of the reals.
-        memorises: whether samples are nearer to train photographs than chance explains.
-        notes: how faces were looked for; what was not measured, and why.
-    """
-
-    generator: str
-    manifest: str
-    psi: float
-    seed: int
-    count: int
-    metrics: dict[str, float]
-    memorises: bool
-    notes: list[str] = field(default_factory=list)
+    generator: str  # digest of its weights
+    manifest: str  # digest of the reals
+    psi: float  # truncation of the samples
+    seed: int  # of the first sample
+    count: int  # pictures on each side of every distance
+    metrics: dict[str, float]  # beside `kd_lite0` stands `kd_lite0_floor`, the same between two halves of the reals
+    memorises: bool  # whether samples are nearer to train photographs than chance explains
+    notes: list[str] = field(default_factory=list)  # how faces were looked for; what was not measured, and why
 
     def table(self) -> pd.DataFrame:
         """A row a measure: its figure, and its floor between two halves of the reals where it has one."""
@@ -121,10 +107,8 @@ def score_generator(
     fake = of_pictures(pictures, target)
     notes: list[str] = []
     metrics = _distances(one, fake, "", notes) | _distances(one, other, "_floor", notes)
-    metrics["precision"], metrics["recall"] = precision_recall(one.deep, fake.deep)
-    metrics["precision_floor"], metrics["recall_floor"] = precision_recall(one.deep, other.deep)
     out.mkdir(parents=True, exist_ok=True)
-    memorises, nearby = _memorisation(reals, crops, pictures, fake, target, out / "neighbours.png", notes)
+    memorises, nearby = _memorisation(reals, crops, pictures, fake.deep, target, out / "neighbours.png", notes)
     metrics |= nearby
     photographs = crops.batch(order[:count])
     metrics |= _findable(pictures, photographs, notes)
@@ -133,8 +117,8 @@ def score_generator(
     else:
         notes.append("FID and KID are not measured: give a file of Inception weights (--inception)")
     if alexnet:
-        metrics["lpips_diversity"] = lpips_diversity(_tensor(pictures), alexnet, target)
-        metrics["lpips_diversity_floor"] = lpips_diversity(photographs, alexnet, target)
+        for suffix, side in (("", _tensor(pictures)), ("_floor", photographs)):
+            metrics[f"lpips_diversity{suffix}"] = lpips_diversity(side, alexnet, target)
     else:
         notes.append("the LPIPS diversity is not measured: give a file of AlexNet weights (--alexnet)")
     quality = Quality(generator_digest(folder), reals.digest, psi, seed, count, metrics, memorises, notes)
@@ -150,11 +134,7 @@ def of_pictures(pictures: Pixels, device: torch.device | None = None) -> Feature
 class Validation:
     """The faces of the val split, and the kernel distance of a generator's samples to them (KD-lite0).
 
-    Args:
-        faces: any number; of more than 500, a fixed choice.
-        image_size: side of the pictures.
-        cache: folder of decoded crops.
-        device: where features are computed.
+    Of more than 500 faces, a fixed choice. Features are computed on `device`; `cache` keeps decoded crops.
     """
 
     def __init__(self, faces: Manifest, image_size: int, cache: Path, device: torch.device) -> None:
@@ -183,7 +163,8 @@ def _distances(real: Features, fake: Features, suffix: str, notes: list[str]) ->
     except UserError as error:
         if not suffix:
             notes.append(str(error))
-    return distances
+    precision, recall = precision_recall(real.deep, fake.deep)
+    return distances | {f"precision{suffix}": precision, f"recall{suffix}": recall}
 
 
 def _findable(pictures: Pixels, photographs: Tensor, notes: list[str]) -> dict[str, float]:
@@ -195,66 +176,54 @@ def _findable(pictures: Pixels, photographs: Tensor, notes: list[str]) -> dict[s
         return {}
     size = pictures.shape[1]
     notes.append(f"faces_found: by MTCNN with a confidence of at least {MIN_CONFIDENCE:g}, at {size} px on both sides")
-    return {
-        "faces_found": share_with_face(list(pictures), finder),
-        "faces_found_floor": share_with_face(list(photographs.permute(0, 2, 3, 1).numpy()), finder),
-    }
+    sides = {"faces_found": pictures, "faces_found_floor": photographs.permute(0, 2, 3, 1).numpy()}
+    return {name: share_with_face(list(side), finder) for name, side in sides.items()}
 
 
 def _memorisation(
-    reals: Manifest, crops: Crops, pictures: Pixels, fake: Features, device: torch.device, path: Path, notes: list[str]
+    reals: Manifest, crops: Crops, pictures: Pixels, fake: Array, device: torch.device, path: Path, notes: list[str]
 ) -> tuple[bool, dict[str, float]]:
     """Whether samples repeat train photographs, by two binomial tests that must agree.
 
     A near copy is nearer to a train photograph than a hundredth of the train photographs are to each other (mirrored
     ones included, since training mirrors). The first test asks whether they are more than that hundredth; the second,
     after Meehan et al. 2020, whether they are more than the samples as near to as many photographs of val, which a
-    generator that is merely good comes as near to.
+    generator that is merely good comes as near to. `fake`: [N, d] features of the pictures. Writes a sheet to `path`.
     """
-    train = np.flatnonzero((reals.rows["split"] == "train").to_numpy(dtype=bool))
-    held_out = np.flatnonzero((reals.rows["split"] == "val").to_numpy(dtype=bool))
+    splits = reals.rows["split"].to_numpy(dtype=np.str_)
+    train, held_out = np.flatnonzero(splits == "train"), np.flatnonzero(splits == "val")
     if len(train) < 16:
         notes.append("memorisation is not measured: the train split has fewer than 16 real faces")
         return False, {}
     own = _of_crops(crops, train, device).deep
     mirrored = features(len(train), lambda start, stop: crops.batch(train[start:stop]).flip(3), device).deep
-    index, distance = nearest(fake.deep, np.concatenate([own, mirrored]))
-    usual = nearest(own, own, itself=True)[1]
-    threshold = float(np.quantile(usual, NEAR_SHARE))
+    index, distance = nearest(fake, np.concatenate([own, mirrored]))
+    threshold = np.quantile(nearest(own, own, itself=True)[1], NEAR_SHARE)
+    order = np.argsort(distance)[: 2 * NEIGHBOUR_COLUMNS]
+    photographs = crops.batch(train[index[order] % len(train)]).permute(0, 2, 3, 1).numpy().copy()
+    photographs[index[order] >= len(train)] = photographs[index[order] >= len(train), :, ::-1]
+    _neighbour_sheet(pictures[order], photographs, distance[order] < threshold, path)
     near = int((distance < threshold).sum())
-    _neighbour_sheet(crops, train, index, distance, threshold, pictures, path)
-    measured = {"near_copies": near / len(fake.deep), "near_copies_expected": NEAR_SHARE}
-    sure = bool(binomtest(near, len(fake.deep), NEAR_SHARE, "greater").pvalue < SURE)
+    measured = {"near_copies": near / len(fake), "near_copies_expected": NEAR_SHARE}
+    sure = bool(binomtest(near, len(fake), NEAR_SHARE, "greater").pvalue < SURE)
     if len(held_out) < 16:
         notes.append("the val split has fewer than 16 real faces: memorisation is judged by distances alone")
         return sure, measured
     equal = min(len(train), len(held_out))
     chosen = np.random.default_rng(0).permutation(len(train))[:equal]
-    to_train = int((nearest(fake.deep, own[chosen])[1] < threshold).sum())
-    to_val = int((nearest(fake.deep, _of_crops(crops, held_out[:equal], device).deep)[1] < threshold).sum())
-    measured |= {"near_as_many_train": to_train / len(fake.deep), "near_as_many_val": to_val / len(fake.deep)}
+    others = own[chosen], _of_crops(crops, held_out[:equal], device).deep
+    to_train, to_val = (int((nearest(fake, other)[1] < threshold).sum()) for other in others)
+    measured |= {"near_as_many_train": to_train / len(fake), "near_as_many_val": to_val / len(fake)}
     sure = sure and bool(binomtest(to_train, max(1, to_train + to_val), 0.5, "greater").pvalue < SURE)
     return sure, measured
 
 
-def _neighbour_sheet(
-    crops: Crops,
-    train: NDArray[np.int64],
-    index: NDArray[np.int64],
-    distance: NDArray[np.floating],
-    threshold: float,
-    pictures: Pixels,
-    path: Path,
-) -> None:
-    """The samples nearest to a train photograph above that photograph, nearest first; red frames mark near copies."""
-    order = np.argsort(distance)[: 2 * NEIGHBOUR_COLUMNS]
-    mirrored = index[order] >= len(train)
-    photographs = crops.batch(train[index[order] % len(train)]).permute(0, 2, 3, 1).numpy().copy()
-    photographs[mirrored] = photographs[mirrored][:, :, ::-1]
+def _neighbour_sheet(pictures: Pixels, photographs: Pixels, near: NDArray[np.bool_], path: Path) -> None:
+    """Samples [N, S, S, 3] above the photographs nearest to them; red frames mark near copies."""
     size, gap = pictures.shape[1], 4
-    cells = np.full((len(order), 2 * (size + gap), size + gap, 3), 255, np.uint8)
-    cells[distance[order] < threshold, : 2 * size + gap] = (200, 40, 40)
-    cells[:, 2 : 2 + size, 2 : 2 + size] = pictures[order]
+    cells = np.full((len(near), 2 * (size + gap), size + gap, 3), 255, np.uint8)
+    cells[near, : 2 * size + gap] = (200, 40, 40)
+    cells[:, 2 : 2 + size, 2 : 2 + size] = pictures
     cells[:, 2 + size : 2 + 2 * size, 2 : 2 + size] = photographs
     image = Image.fromarray(tiled(cells, NEIGHBOUR_COLUMNS, fill=255))
     factor = max(1, 96 // size)
@@ -267,19 +236,6 @@ def _of_crops(crops: Crops, rows: NDArray[np.int64], device: torch.device) -> Fe
 
 def _tensor(pictures: Pixels) -> Tensor:
     return torch.from_numpy(pictures).permute(0, 3, 1, 2)
-
-
-class _Pictures(Dataset[Tensor]):
-    """uint8 [N, 3, S, S] as torch-fidelity wants to be given pictures."""
-
-    def __init__(self, pictures: Tensor) -> None:
-        self.pictures = pictures
-
-    def __len__(self) -> int:
-        return len(self.pictures)
-
-    def __getitem__(self, index: int) -> Tensor:
-        return self.pictures[index]
 
 
 def inception_distances(real: Tensor, fake: Tensor, weights: Path, device: torch.device) -> dict[str, float]:
@@ -297,11 +253,10 @@ def inception_distances(real: Tensor, fake: Tensor, weights: Path, device: torch
         from torch_fidelity import calculate_metrics
     except ImportError as error:
         raise UserError("FID and KID need torch-fidelity: install counterforge[fidelity]") from error
-    _require(weights, "Inception")
-    _refuse_pickles(weights)
+    _weights(weights, "Inception")  # torch-fidelity would run whatever a pickle says
     given: dict[str, Any] = {
-        "input1": _Pictures(fake.contiguous()),
-        "input2": _Pictures(real.contiguous()),
+        "input1": _dataset(fake),
+        "input2": _dataset(real),
         "feature_extractor_weights_path": str(weights),
         "cuda": device.type == "cuda",
         "cache": False,
@@ -312,11 +267,9 @@ def inception_distances(real: Tensor, fake: Tensor, weights: Path, device: torch
         measured = calculate_metrics(fid=True, kid=True, kid_subset_size=min(1000, len(real) // 2), **given)
     except Exception as error:  # torch raises several kinds for a foreign file
         raise UserError(f"{weights} does not work as Inception's weights for torch-fidelity: {error}") from error
-    return {
-        "fid": float(measured["frechet_inception_distance"]),
-        "kid": float(measured["kernel_inception_distance_mean"]),
-        "kid_sd": float(measured["kernel_inception_distance_std"]),
-    }
+    names = {"fid": "frechet_inception_distance"}
+    names |= {"kid": "kernel_inception_distance_mean", "kid_sd": "kernel_inception_distance_std"}
+    return {name: float(measured[theirs]) for name, theirs in names.items()}
 
 
 @torch.no_grad()
@@ -336,10 +289,15 @@ def lpips_diversity(pictures: Tensor, alexnet: Path, device: torch.device, pairs
         import lpips
     except ImportError as error:
         raise UserError("the LPIPS diversity needs lpips: install counterforge[fidelity]") from error
-    _require(alexnet, "AlexNet")
+    given = _weights(alexnet, "AlexNet")
     with torch.random.fork_rng(devices=[]):
         network = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
-    _load_alexnet(network.net, alexnet)
+    try:
+        # lpips' slices keep the numbers of torchvision's `features.N.*`.
+        wanted = network.net.state_dict()
+        network.net.load_state_dict({name: given[f"features.{name.split('.', 1)[1]}"] for name in wanted})
+    except Exception as error:  # torch raises several kinds for a foreign file
+        raise UserError(f"{alexnet} does not hold torchvision's AlexNet: give its alexnet-owt-*.pth") from error
     network = network.to(device).eval()
     random = np.random.default_rng(seed)
     first = random.integers(0, len(pictures), pairs)
@@ -353,24 +311,16 @@ def lpips_diversity(pictures: Tensor, alexnet: Path, device: torch.device, pairs
     return total / pairs
 
 
-def _refuse_pickles(file: Path) -> None:
-    """torch-fidelity would run whatever a pickle says; a file of tensors alone also loads without that."""
-    try:
-        torch.load(file, map_location="meta", weights_only=True)
-    except Exception as error:  # as above
-        raise UserError(f"{file} holds more than tensors, or is damaged: give a file of plain weights") from error
+def _dataset(pictures: Tensor) -> Dataset[Tensor]:
+    """uint8 [N, 3, S, S] as torch-fidelity wants to be given pictures."""
+    return Subset(cast("Dataset[Tensor]", pictures.contiguous()), range(len(pictures)))
 
 
-def _load_alexnet(network: nn.Module, file: Path) -> None:
-    """Put torchvision's `features.N.*` into lpips' slices, which keep the numbers."""
-    try:
-        given = torch.load(file, map_location="cpu", weights_only=True)
-        wanted = network.state_dict()
-        network.load_state_dict({name: given[f"features.{name.split('.', 1)[1]}"] for name in wanted})
-    except Exception as error:  # pickle, zipfile and torch raise several kinds for a foreign file
-        raise UserError(f"{file} does not hold torchvision's AlexNet: give its alexnet-owt-*.pth") from error
-
-
-def _require(file: Path, what: str) -> None:
-    if not Path(file).is_file():
+def _weights(file: Path, what: str) -> Any:
+    """What a file of tensors holds; one of anything else is refused, and no code that a pickle holds is run."""
+    if not file.is_file():
         raise UserError(f"no file of {what} weights at {file}: give the path of a downloaded one")
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # pickle, zipfile and torch raise several kinds
+        raise UserError(f"{file} holds more than tensors, or is damaged: give a file of plain weights") from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -25,6 +24,7 @@ from gan.checkpoint import load_generator
 from gan.networks import Generator
 from gan.sampling import Pixels, check_psi, latents, render, sample_grid, tiled, to_pixels
 from gan.screening import check_first_seed
+from metrics.binary import Floats
 from metrics.distributions import radial_frequencies, ring_means
 
 GRID_FACES = 48
@@ -40,6 +40,11 @@ _GIF_EVERY = 2  # browsers slow a GIF of more than some 20 frames a second down
 _TILE = 96  # pixels a face at least: smaller ones are enlarged, pixel by pixel
 _GAP, _TEXT = 4, 22
 _BATCH = 64
+BAND = (0.1, 0.9)  # quantiles over the pictures
+# Rounding to 8 bits is white noise of power 1 / (12 * 255^2) = 1.3e-6; what lies far below it is no picture.
+_FLOOR = 1e-8
+_LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as Pillow's grey
+_REAL, _FAKE = "#0072B2", "#D55E00"  # of Okabe and Ito's palette, which stays apart for colour-blind readers
 
 
 def show(
@@ -74,33 +79,28 @@ def show(
     check_psi(psi)
     check_first_seed(seed)
     generator = load_generator(generator_folder).to(pick_device(device))
-    reals = None if manifest is None else _reals(manifest, generator.image_size, cache, seed)
-    out = Path(out)
+    size = generator.image_size
+    reals = None if manifest is None else _spectrum_of_reals(manifest, size, cache, seed)
     out.mkdir(parents=True, exist_ok=True)
-    made: dict[str, Path | float] = {}
-
-    def path(name: str) -> Path:
-        made[name.replace(".", "_")] = out / name
-        return out / name
-
-    sample_grid(generator, range(seed, seed + GRID_FACES), psi).save(path("grid.png"))
+    sample_grid(generator, range(seed, seed + GRID_FACES), psi).save(out / "grid.png")
     columns = range(seed + MIXED_ROWS, seed + MIXED_ROWS + MIXED_COLUMNS)
-    mixing_table(generator, range(seed, seed + MIXED_ROWS), columns, psi).save(path("mixing.png"))
-    truncation_sweep(generator, range(seed, seed + SWEPT_FACES)).save(path("truncation.png"))
+    mixing_table(generator, range(seed, seed + MIXED_ROWS), columns, psi).save(out / "mixing.png")
+    truncation_sweep(generator, range(seed, seed + SWEPT_FACES)).save(out / "truncation.png")
     firsts = range(seed, seed + FILMS * STOPS, STOPS)
     walks = [interpolation(generator, range(first, first + STOPS), psi, frames_between) for first in firsts]
     film = tile_films(walks, FILM_COLUMNS)
-    write_mp4(film, path("interpolation.mp4"))
-    write_gif(film, path("interpolation.gif"))
-    if reals is not None:
-        fake = mean_spectrum(render(generator, range(seed, seed + reals.pictures), psi))
-        title = f"mean spectra at {generator.image_size} px, 8-bit, psi {psi:g}"
-        spectra_figure(reals, fake, title).savefig(path("spectra.png"))
-        made["high_frequency_gap"] = high_frequency_gap(reals, fake)
-    return made
+    write_mp4(film, out / "interpolation.mp4")
+    write_gif(film, out / "interpolation.gif")
+    names = ["grid.png", "mixing.png", "truncation.png", "interpolation.mp4", "interpolation.gif"]
+    if reals is None:
+        return {name.replace(".", "_"): out / name for name in names}
+    fake = mean_spectrum(render(generator, range(seed, seed + reals.pictures), psi))
+    spectra_figure(reals, fake, f"mean spectra at {size} px, 8-bit, psi {psi:g}").savefig(out / "spectra.png")
+    made = {name.replace(".", "_"): out / name for name in (*names, "spectra.png")}
+    return made | {"high_frequency_gap": high_frequency_gap(reals, fake)}
 
 
-def _reals(manifest: Manifest, image_size: int, cache: Path, seed: int) -> MeanSpectrum:
+def _spectrum_of_reals(manifest: Manifest, image_size: int, cache: Path, seed: int) -> MeanSpectrum:
     faces = manifest.select(split="train", label="real")
     if len(faces) < FEWEST_PICTURES:
         raise UserError(
@@ -108,8 +108,7 @@ def _reals(manifest: Manifest, image_size: int, cache: Path, seed: int) -> MeanS
             f" give a manifest with {FEWEST_PICTURES} or more"
         )
     chosen = np.sort(np.random.default_rng(seed).permutation(len(faces))[:MOST_PICTURES])
-    pictures = load_crops(faces, image_size, cache).batch(chosen)
-    return mean_spectrum(pictures.permute(0, 2, 3, 1).numpy())
+    return mean_spectrum(load_crops(faces, image_size, cache).batch(chosen).permute(0, 2, 3, 1).numpy())
 
 
 @torch.no_grad()
@@ -122,16 +121,7 @@ def truncated_w(generator: Generator, seeds: Sequence[int], psi: float) -> Tenso
 
 @torch.no_grad()
 def synthesise(generator: Generator, ws: Tensor, noise: Tensor) -> Pixels:
-    """Pictures of intermediate latents.
-
-    Args:
-        generator: on any device.
-        ws: [N, layer_count, w_width].
-        noise: [N or 1, noise_count].
-
-    Returns:
-        uint8 [N, S, S, 3] RGB.
-    """
+    """Pictures, uint8 [N, S, S, 3], of w of each layer [N, layer_count, w_width] and noise [N or 1, noise_count]."""
     device = generator.constant.device
     noise = noise.to(device).expand(len(ws), -1)
     batches = zip(torch.split(ws, _BATCH), torch.split(noise, _BATCH), strict=True)
@@ -148,16 +138,9 @@ def style_layers(layer_count: int) -> dict[str, range]:
 
 
 def mix(generator: Generator, rows: Sequence[int], columns: Sequence[int], psi: float, style: str) -> Pixels:
-    """Each row's face with one group of styles taken from each column's (StyleGAN, figure 3).
+    """Each row's face with one group of STYLES taken from each column's (StyleGAN, figure 3), the noise from the row's.
 
-    Args:
-        generator: on any device.
-        rows, columns: seeds; the noise is the row's.
-        psi: truncation.
-        style: of STYLES.
-
-    Returns:
-        uint8 [rows, columns, S, S, 3].
+    From seeds to uint8 [rows, columns, S, S, 3].
     """
     layers = style_layers(generator.layer_count)[style]
     own, other = truncated_w(generator, rows, psi), truncated_w(generator, columns, psi)
@@ -214,14 +197,8 @@ def _sheet(table: Pixels, caption: str, heads: Sequence[str] = ()) -> Image.Imag
 def interpolation(generator: Generator, seeds: Sequence[int], psi: float, frames_between: int) -> Pixels:
     """A closed latent walk through the faces of seeds: a periodic cubic spline through their truncated w.
 
-    Args:
-        generator: on any device.
-        seeds: two or more; the noise is the first one's throughout.
-        psi: truncation.
-        frames_between: frames from one face to the next; frame `i * frames_between` is the face of `seeds[i]`.
-
-    Returns:
-        uint8 [len(seeds) * frames_between, S, S, 3], the last frame one step before the first.
+    Of uint8 [len(seeds) * frames_between, S, S, 3] frame `i * frames_between` is the face of `seeds[i]`, and the last
+    one is a step before the first. The noise is the first seed's throughout.
 
     Raises:
         UserError: fewer than two seeds, or no frames.
@@ -243,10 +220,10 @@ def tile_films(films: Sequence[Pixels], columns: int) -> Pixels:
     return _enlarged(np.stack(frames), films[0].shape[1])
 
 
-def write_mp4(frames: Pixels, path: Path, frames_per_second: int = FRAMES_PER_SECOND) -> Path:
+def write_mp4(frames: Pixels, path: Path) -> Path:
     """Write [F, H, W, 3] uint8 frames, H and W even, as H.264 that every browser plays."""
     with atomic(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=Fraction(frames_per_second), options={"crf": "18"})
+        stream = container.add_stream("libx264", rate=FRAMES_PER_SECOND, options={"crf": "18"})
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"  # the one that browsers decode
         for frame in frames:
@@ -255,25 +232,16 @@ def write_mp4(frames: Pixels, path: Path, frames_per_second: int = FRAMES_PER_SE
     return path
 
 
-def write_gif(frames: Pixels, path: Path, frames_per_second: int = FRAMES_PER_SECOND) -> Path:
+def write_gif(frames: Pixels, path: Path) -> Path:
     """Write every second frame of [F, H, W, 3] as an endless GIF of 256 colours, at the film's own speed."""
     chosen = frames[::_GIF_EVERY]
     # One palette for all frames: one a frame flickers.
     palette = Image.fromarray(np.concatenate(list(chosen[:: max(1, len(chosen) // 8)]))).quantize(256)
     pictures = [Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE) for frame in chosen]
-    milliseconds = round(1000 * _GIF_EVERY / frames_per_second)
+    milliseconds = round(1000 * _GIF_EVERY / FRAMES_PER_SECOND)
     with atomic(path) as temporary:
         pictures[0].save(temporary, "GIF", save_all=True, append_images=pictures[1:], duration=milliseconds, loop=0)
     return path
-
-
-Floats = NDArray[np.float64]
-
-BAND = (0.1, 0.9)  # quantiles over the pictures
-# Rounding to 8 bits is white noise of power 1 / (12 * 255^2) = 1.3e-6; what lies far below it is no picture.
-_FLOOR = 1e-8
-_LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as Pillow's grey
-_REAL, _FAKE = "#0072B2", "#D55E00"  # of Okabe and Ito's palette, which stays apart for colour-blind readers
 
 
 @dataclass(frozen=True)
@@ -300,28 +268,16 @@ def azimuthal_log_power(pictures: NDArray[np.uint8]) -> Floats:
     noise of variance s^2 has the expected power s^2 at every frequency and size. The corners beyond k = S / 2,
     which only slanted waves reach, are left out, and so is the mean brightness, k = 0.
 
-    Args:
-        pictures: uint8 [N, S, S, 3] RGB, S even.
-
-    Returns:
-        float64 [N, S / 2]; column k - 1 belongs to k / S cycles per pixel.
+    From uint8 [N, S, S, 3] RGB, N from 1 and S even, to float64 [N, S / 2]: column k - 1 is k / S cycles per pixel.
     """
     size = pictures.shape[1]
     rings = np.rint(radial_frequencies(size, size, half=False) * size).astype(np.int64)
-    rows = []
-    for picture in pictures:
-        grey = (picture @ _LUMA) / 255.0
-        power = np.abs(np.fft.fft2(grey)) ** 2 / size**2
-        rows.append(ring_means(np.log10(power + _FLOOR), rings)[1 : size // 2 + 1])
-    return np.stack(rows) if rows else np.zeros((0, size // 2))
+    powers = (np.abs(np.fft.fft2((picture @ _LUMA) / 255.0)) ** 2 / size**2 for picture in pictures)
+    return np.stack([ring_means(np.log10(power + _FLOOR), rings)[1 : size // 2 + 1] for power in powers])
 
 
 def mean_spectrum(pictures: NDArray[np.uint8]) -> MeanSpectrum:
-    """The mean of `azimuthal_log_power` over pictures, with the band that holds four pictures of five.
-
-    Args:
-        pictures: uint8 [N, S, S, 3] RGB, N from 1.
-    """
+    """The mean of `azimuthal_log_power` over pictures, with the band that holds four pictures of five."""
     spectra = azimuthal_log_power(pictures)
     low, high = np.quantile(spectra, BAND, axis=0)
     size = pictures.shape[1]
@@ -341,28 +297,17 @@ def spectra_figure(real: MeanSpectrum, fake: MeanSpectrum, title: str) -> Figure
     """Both mean spectra with their bands, and below them their difference, frequency by frequency."""
     figure = Figure(figsize=(7.0, 6.4), dpi=100, layout="constrained")
     axes, below = figure.subplots(2, 1, sharex=True, height_ratios=[2.4, 1])
-    for spectrum, name, colour, dash in ((real, "real", _REAL, "-"), (fake, "fake", _FAKE, "--")):
-        axes.fill_between(spectrum.frequencies, spectrum.low, spectrum.high, color=colour, alpha=0.18, linewidth=0)
-        axes.plot(
-            spectrum.frequencies,
-            spectrum.mean,
-            dash,
-            color=colour,
-            linewidth=2,
-            label=f"{name} (n = {spectrum.pictures})",
-        )
+    for side, name, colour, dash in ((real, "real", _REAL, "-"), (fake, "fake", _FAKE, "--")):
+        axes.fill_between(side.frequencies, side.low, side.high, color=colour, alpha=0.18, linewidth=0)
+        label = f"{name} (n = {side.pictures})"
+        axes.plot(side.frequencies, side.mean, dash, color=colour, linewidth=2, label=label)
     axes.set(ylabel="log10 power, mean over angles", title=title)
     axes.legend(title="mean, and the band of 80 % of pictures", frameon=False)
     below.axhline(0.0, color="#666666", linewidth=0.8)
     below.plot(real.frequencies, fake.mean - real.mean, color="black", linewidth=2)
     below.axvspan(0.5 * 2 / 3, 0.5, color="#000000", alpha=0.06, linewidth=0)
-    below.set(
-        xlabel="frequency, cycles per pixel",
-        ylabel="fake - real",
-        xlim=(0, 0.5),
-        title=f"upper third: {high_frequency_gap(real, fake):+.3f} on average",
-    )
-    below.title.set_fontsize(10)
+    below.set(xlabel="frequency, cycles per pixel", ylabel="fake - real", xlim=(0, 0.5))
+    below.set_title(f"upper third: {high_frequency_gap(real, fake):+.3f} on average", fontsize=10)
     for each in (axes, below):
         each.grid(visible=True, color="#dddddd", linewidth=0.6)
         each.spines[["top", "right"]].set_visible(False)

@@ -46,12 +46,12 @@ def test_films_are_tiled_in_order_and_enlarged() -> None:
 def test_mp4_and_gif_decode_to_their_frames(tmp_path: Path) -> None:
     ramp = np.arange(25, dtype=np.uint8)[:, None, None, None] * 10
     frames = np.broadcast_to(ramp, (25, 32, 48, 3)).copy()
-    with av.open(str(write_mp4(frames, tmp_path / "new" / "film.mp4", frames_per_second=24))) as container:
+    with av.open(str(write_mp4(frames, tmp_path / "new" / "film.mp4"))) as container:
         decoded = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
         assert container.streams.video[0].average_rate == 24
     assert decoded.shape == frames.shape
     assert np.abs(decoded.astype(int) - frames).mean() < 3
-    with Image.open(write_gif(frames, tmp_path / "new" / "film.gif", frames_per_second=24)) as gif:
+    with Image.open(write_gif(frames, tmp_path / "new" / "film.gif")) as gif:
         assert (gif.n_frames, gif.size) == (13, (48, 32))
         assert gif.info["duration"] == 80  # hundredths of a second are all that a GIF knows
         gif.seek(3)
