@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.linalg import spsolve
 
-from gan.forging.degradation import noise_level, to_ycc
-from gan.forging.encoding import Pixels
+from gan.forging.degradation import Pixels, noise_level, to_ycc
 
 Floats = NDArray[np.float32]
 

@@ -24,8 +24,7 @@ from core.errors import UserError
 from core.manifest import Manifest
 from faces.detection import crop_faces
 from gan.forging import blending
-from gan.forging.degradation import Matcher, measure, traces_of
-from gan.forging.encoding import Pixels, read_picture, suffix_of
+from gan.forging.degradation import Matcher, Pixels, measure, read_picture, suffix_of, traces_of
 from gan.screening import Screened
 
 Floats = NDArray[np.float32]

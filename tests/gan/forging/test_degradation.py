@@ -10,8 +10,7 @@ import pytest
 from PIL import Image
 
 from faces.orl import _read
-from gan.forging.degradation import Matcher, log_spectrum, measure, noise_level, to_ycc
-from gan.forging.encoding import read_picture
+from gan.forging.degradation import Matcher, log_spectrum, measure, noise_level, read_picture, to_ycc
 
 
 @pytest.mark.parametrize("sigma", [1.0, 4.0, 10.0])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gan.forging.encoding import read_picture
+from gan.forging.degradation import read_picture
 
 RANDOM = np.random.default_rng(0)
 SMOOTH = np.asarray(Image.fromarray(RANDOM.integers(0, 256, (12, 10, 3)).astype(np.uint8)).resize((80, 96)))

@@ -18,8 +18,7 @@ from core.manifest import Manifest, concatenate
 from faces.detection import crop_detector, faces_in_crops
 from faces.orl import _read
 from faces.sheets import forgery_sheet
-from gan.forging.degradation import traces_of
-from gan.forging.encoding import read_picture
+from gan.forging.degradation import read_picture, traces_of
 from gan.forging.forge import METHODS, ForgeInputs, forge
 from gan.forging.recipes import GanComposite, GanMatched, Photographs
 from gan.screening import Screened
