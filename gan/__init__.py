@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from gan.quality import score_generator as score_generator
     from gan.sampling import render as render
     from gan.sampling import sample_grid as sample_grid
-    from gan.screening import sample_screened as sample_screened
+    from gan.sampling import sample_screened as sample_screened
     from gan.training import train as train
     from gan.visualise import show as show
 
@@ -30,7 +30,7 @@ _HOMES = {
     "score_generator": "quality",
     "render": "sampling",
     "sample_grid": "sampling",
-    "sample_screened": "screening",
+    "sample_screened": "sampling",
     "train": "training",
     "show": "visualise",
 }

@@ -1,13 +1,16 @@
 """Generators and training states on disk.
 
 A generator is a folder: `weights.safetensors` and `config.json`, which says how to rebuild it. A training state is one
-file of tensors and plain containers. Both appear whole or not at all, whenever the process is killed.
+file of tensors and plain containers. Both appear whole or not at all, whenever the process is killed. A training can
+begin with the weights of an earlier one (warm start), at its resolution or at twice that.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,10 +25,13 @@ from torch import Tensor
 from core.errors import UserError
 from core.files import refusing_if_unwritable, sha256
 from core.state import read_state
-from gan.config import ARCHITECTURE
+from gan.config import ARCHITECTURE, GanConfig
 from gan.networks import Generator
+from gan.trainer import Trainer
 
 WEIGHTS, CONFIG = "weights.safetensors", "config.json"
+
+_log = logging.getLogger(__name__)
 
 
 class GeneratorCard(BaseModel):
@@ -115,10 +121,7 @@ def load_generator(folder: Path) -> Generator:
 
 
 def export_label(folder: Path, label: str, out: Path) -> Path:
-    """Write the generator of one label to a folder of its own, where it is a generator like any other.
-
-    Returns:
-        `out`.
+    """Write the generator of one label to a folder of its own, `out`, where it is a generator like any other.
 
     Raises:
         UserError: there is no generator in `folder`, or it does not know the label.
@@ -168,3 +171,68 @@ def load_state(path: Path) -> dict[str, Any]:
     if state is None:
         raise UserError(f"no training state at {path}: train the generator first")
     return state
+
+
+def start_from(trainer: Trainer, source: Path, labels: tuple[str, ...] = ()) -> str:
+    """Copy what fits of a generator, and of the discriminator whose training state lies beside it.
+
+    Both the trained and the averaged generator begin with the published, averaged weights. At twice the resolution the
+    new block begins without colours of its own, so that the first picture is the old one, enlarged. The discriminator's
+    new entry is fresh, as the whole of it is where there is no state; so are the optimisers and ADA's strength.
+
+    Args:
+        trainer: new; its networks are changed in place.
+        source: folder of a generator, or of the training that made it, whose digest is returned.
+        labels: of the new generator; the old one's label weights are copied only if its labels are the same.
+
+    Raises:
+        UserError: there is no generator, or its architecture does not fit the configuration.
+    """
+    folder = source if (source / "config.json").exists() else source / "generator"
+    card = read_card(folder if folder.exists() else source)
+    _refuse_misfit(card, trainer.config, folder)
+    doubled = card.image_size * 2 == trainer.config.image_size
+    same_labels = labels == card.labels
+    weights = trainer.generator.state_dict()
+    weights |= _without_labels(load_generator(folder).state_dict(), keep=same_labels)
+    if doubled:
+        last = f"blocks.{len(trainer.generator.blocks) - 1}.to_rgb"
+        for name in (f"{last}.convolution.weight", f"{last}.bias"):
+            weights[name] = torch.zeros_like(weights[name])
+    for network in (trainer.generator, trainer.averaged):
+        network.load_state_dict(weights)
+    state_file = folder.parent / "training.pt"
+    state = load_state(state_file) if state_file.is_file() else None
+    if state is None:
+        _log.warning("no %s beside the generator: the discriminator begins anew", state_file.name)
+    elif state["config"].get("image_size") != card.image_size:
+        _log.warning("%s is of another training than the generator: the discriminator begins anew", state_file)
+    else:
+        old = _without_labels(state["trainer"]["discriminator"], keep=same_labels)
+        if doubled:  # blocks count from the largest resolution, of which there is one more now
+            kept = {name: weight for name, weight in old.items() if not name.startswith("from_rgb.")}
+            old = {re.sub(r"^blocks\.(\d+)", lambda at: f"blocks.{int(at[1]) + 1}", name): kept[name] for name in kept}
+        trainer.discriminator.load_state_dict(trainer.discriminator.state_dict() | old)
+    return generator_digest(folder)
+
+
+def _without_labels(weights: dict[str, Tensor], *, keep: bool) -> dict[str, Tensor]:
+    return {name: weight for name, weight in weights.items() if keep or not name.startswith("label_")}
+
+
+def _refuse_misfit(card: GeneratorCard, config: GanConfig, folder: Path) -> None:
+    if config.image_size not in (card.image_size, 2 * card.image_size):
+        raise UserError(
+            f"{folder} makes {card.image_size} px, and training goes on from it at {card.image_size} or"
+            f" {2 * card.image_size} px only: image_size {config.image_size} is neither"
+        )
+    names = [name for name in ARCHITECTURE if name not in ("image_size", "channels")]
+    pairs: dict[str, tuple[Any, Any]] = {name: (getattr(card, name), getattr(config, name)) for name in names}
+    pairs |= {f"channels at {size} px": (count, config.channels[size]) for size, count in card.channels.items()}
+    for name, (theirs, wanted) in pairs.items():
+        if theirs != wanted:
+            preset = card.training.get("preset", "another")
+            raise UserError(
+                f"{folder} is of another architecture ({name}: {theirs}, here {wanted}):"
+                f" take its preset ({preset}) and its settings"
+            )

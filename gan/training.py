@@ -25,14 +25,13 @@ from core.manifest import Manifest
 from core.progress import Report, deferred_interrupt, ignore, progress_bar
 from core.state import write_state
 from faces.loading import Crops, load_crops
-from gan.checkpoint import GeneratorCard, load_state, read_card, save_generator
+from gan.checkpoint import GeneratorCard, load_state, read_card, save_generator, start_from
 from gan.config import GanConfig, refuse_changes
 from gan.distributed import ProcessGroup
 from gan.networks import Generator
 from gan.quality import Validation
 from gan.sampling import sample_grid
 from gan.trainer import Trainer
-from gan.warm_start import start_from
 
 FEWEST_FACES = 16
 # With fewer validation faces the distance says little more than which faces they happen to be.

@@ -22,8 +22,7 @@ from core.manifest import Manifest
 from faces.loading import load_crops
 from gan.checkpoint import load_generator
 from gan.networks import Generator
-from gan.sampling import Pixels, check_psi, latents, render, sample_grid, tiled, to_pixels
-from gan.screening import check_first_seed
+from gan.sampling import Pixels, check_first_seed, check_psi, latents, render, sample_grid, tiled, to_pixels
 from metrics.binary import Floats
 from metrics.distributions import radial_frequencies, ring_means
 

@@ -26,7 +26,7 @@ from gan.forging.recipes import (
     drawn_dataset,
     whole_blocks,
 )
-from gan.screening import SMALLEST_SCREENED, Screened, png, sample_screened
+from gan.sampling import SMALLEST_SCREENED, Screened, png, sample_screened
 
 METHODS = ("gan", "gan-matched", "gan-composite", "self-blend")
 WITHOUT_GENERATOR = ("self-blend",)

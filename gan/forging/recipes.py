@@ -25,7 +25,7 @@ from core.manifest import Manifest
 from faces.detection import crop_faces
 from gan.forging import blending
 from gan.forging.degradation import Matcher, Pixels, measure, read_picture, suffix_of, traces_of
-from gan.screening import Screened
+from gan.sampling import Screened
 
 Floats = NDArray[np.float32]
 

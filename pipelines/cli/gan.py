@@ -74,8 +74,7 @@ def sample(
 ) -> None:
     """Sample faces into crops and a manifest that names generator and seed of each, from --seed upwards."""
     from gan.checkpoint import export_label, load_generator
-    from gan.sampling import psi_of, sample_grid
-    from gan.screening import sample_screened
+    from gan.sampling import psi_of, sample_grid, sample_screened
 
     truncation = psi_of(psi)
     if label is not None:

@@ -19,7 +19,7 @@ from core.errors import UserError
 from core.manifest import Manifest
 from gan.balancing import mixture, wanted_fakes
 from gan.checkpoint import read_card
-from gan.screening import SMALLEST_SCREENED
+from gan.sampling import SMALLEST_SCREENED
 from metrics.repeated import holm, mean_over_sets, two_sided
 from pipelines.configuration import RunConfig
 from pipelines.evaluation.sealed import known, sealed_rows

@@ -12,8 +12,7 @@ from PIL import Image
 from core.errors import UserError
 from core.manifest import Manifest
 from gan.checkpoint import generator_digest, load_generator
-from gan.sampling import render, sample_grid
-from gan.screening import sample_screened
+from gan.sampling import render, sample_grid, sample_screened
 
 
 def test_rows_name_the_generator_and_seed_of_each_face(trained: Path, tmp_path: Path) -> None:

@@ -17,11 +17,10 @@ from PIL import Image
 
 from core.errors import UserError
 from faces.orl import _read
-from gan import screening
+from gan import sampling
 from gan.checkpoint import GeneratorCard, generator_digest, load_generator, save_generator
 from gan.networks import Generator
-from gan.sampling import psi_of, render
-from gan.screening import DUPLICATE, NO_FACE, sample_screened, write_crop
+from gan.sampling import DUPLICATE, NO_FACE, psi_of, render, sample_screened, write_crop
 
 CARD = GeneratorCard(
     image_size=32,
@@ -56,7 +55,7 @@ def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def faces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(screening, "render", drawn)
+    monkeypatch.setattr(sampling, "render", drawn)
 
 
 @pytest.mark.usefixtures("faces")
@@ -90,11 +89,11 @@ def test_more_faces_go_on_where_fewer_ended_and_a_kill_changes_nothing(
         return write_crop(*arguments, **named)  # type: ignore[arg-type]
 
     written: list[int] = []
-    monkeypatch.setattr(screening, "write_crop", killed)
+    monkeypatch.setattr(sampling, "write_crop", killed)
     with pytest.raises(KeyboardInterrupt):
         sample_screened(untrained, 40, 0.7, tmp_path / "parts")
     monkeypatch.undo()
-    monkeypatch.setattr(screening, "render", drawn)
+    monkeypatch.setattr(sampling, "render", drawn)
     with (tmp_path / "parts" / "seeds.jsonl").open("a") as file:
         file.write('{"seed": 99, "pha')  # torn by a kill
     whole.manifest.files[3].unlink()

@@ -11,12 +11,11 @@ from PIL import Image
 
 from core.errors import UserError
 from core.manifest import Manifest
-from gan.checkpoint import generator_digest, load_generator, load_state, read_card
+from gan.checkpoint import generator_digest, load_generator, load_state, read_card, start_from
 from gan.config import GanConfig
 from gan.networks import upsample
 from gan.trainer import Trainer
 from gan.training import train
-from gan.warm_start import start_from
 
 CPU = torch.device("cpu")
 

@@ -21,7 +21,7 @@ from faces.sheets import forgery_sheet
 from gan.forging.degradation import read_picture, traces_of
 from gan.forging.forge import METHODS, ForgeInputs, forge
 from gan.forging.recipes import GanComposite, GanMatched, Photographs
-from gan.screening import Screened
+from gan.sampling import Screened
 
 _MAXIMUM = ImageFilter.MaxFilter(17)
 # Three encodings in turn.
