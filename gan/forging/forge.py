@@ -35,24 +35,14 @@ _CHUNK = 64
 
 @dataclass(frozen=True, kw_only=True)
 class ForgeInputs:
-    """What fakes are forged from.
+    """What fakes are forged from."""
 
-    `manifest`: its train reals lend photographs and degradations; rows of other splits are never used. `generator`:
-    folder of a checkpoint, for the methods that need one. `pool`: folder that keeps what was forged, by method and
-    inputs, so that whoever asks for more, or for less, gets the same ones.
-    """
-
-    manifest: Manifest
-    generator: Path | None
-    pool: Path
+    manifest: Manifest  # its train reals lend photographs and degradations; rows of other splits are never used
+    generator: Path | None  # folder of a checkpoint, for the methods that need one
+    pool: Path  # keeps what was forged, by method and inputs: whoever asks for more, or for less, gets the same ones
     psi: float = 0.7
     seed: int = 0
     screen: bool = True
-
-    @property
-    def reals(self) -> Manifest:
-        """The train reals."""
-        return self.manifest.select(split="train", label="real")
 
 
 def forge(method: str, count: int, inputs: ForgeInputs) -> Manifest:
@@ -71,16 +61,19 @@ def forge(method: str, count: int, inputs: ForgeInputs) -> Manifest:
         raise UserError(
             f"the method {method} needs a generator: train one with `counterforge gan train`, or take self-blend"
         )
-    reals = inputs.reals
+    reals = inputs.manifest.select(split="train", label="real")
     if not len(reals):
         raise UserError(f"the train split of the manifest in {inputs.manifest.root} has no real face to forge from")
     if method == "self-blend":
-        folder = inputs.pool / f"self-blend-{_short(reals.digest)}-seed{inputs.seed}"
+        folder = inputs.pool / f"self-blend-{reals.digest[:8]}-seed{inputs.seed}"
         return _forged(SelfBlend(Photographs(reals, inputs.pool), inputs.seed), count, folder)
     generator = inputs.generator
     assert generator is not None
     if method == "gan":
-        return _with_datasets(reals, _samples(inputs, generator, count).manifest)
+        # Assigned to the reals' datasets at random, in the reals' proportions, since they complement those.
+        samples = _samples(inputs, generator, count).manifest
+        datasets = [drawn_dataset(reals, int(seed)) for seed in samples.rows["seed"]]
+        return Manifest.build(samples.rows.assign(dataset=datasets), samples.root, where=f"samples in {samples.root}")
     size = read_card(generator).image_size
     recipe: Recipe
     if method == "gan-matched":
@@ -94,27 +87,16 @@ def forge(method: str, count: int, inputs: ForgeInputs) -> Manifest:
         photographs = Photographs(reals, inputs.pool)
         recipe = GanComposite(photographs, _samples(inputs, generator, whole_blocks(count), screen=True))
     screened = "" if inputs.screen or method == "gan-composite" else "-all"
-    key = f"{generator_digest(generator)}-psi{inputs.psi:g}-seed{inputs.seed}{screened}-{_short(reals.digest)}"
+    key = f"{generator_digest(generator)}-psi{inputs.psi:g}-seed{inputs.seed}{screened}-{reals.digest[:8]}"
     return _forged(recipe, count, inputs.pool / f"{method}-{key}")
-
-
-def _short(digest: str) -> str:
-    return digest[:8]
 
 
 def _samples(inputs: ForgeInputs, generator: Path, count: int, screen: bool | None = None) -> Screened:
     """The first samples of those that all methods with this generator, psi and seed share."""
     screen = inputs.screen if screen is None else screen
     key = f"{generator_digest(generator)}-psi{inputs.psi:g}-seed{inputs.seed}{'' if screen else '-all'}"
-    return sample_screened(
-        generator, count, inputs.psi, inputs.pool / f"gan-{key}", first_seed=inputs.seed, screen=screen
-    )
-
-
-def _with_datasets(reals: Manifest, samples: Manifest) -> Manifest:
-    """Samples assigned to the reals' datasets at random, in the reals' proportions, since they complement those."""
-    datasets = [drawn_dataset(reals, int(seed)) for seed in samples.rows["seed"]]
-    return Manifest.build(samples.rows.assign(dataset=datasets), samples.root, where=f"samples in {samples.root}")
+    out = inputs.pool / f"gan-{key}"
+    return sample_screened(generator, count, inputs.psi, out, first_seed=inputs.seed, screen=screen)
 
 
 def _forged(recipe: Recipe, count: int, folder: Path) -> Manifest:

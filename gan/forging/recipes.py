@@ -42,7 +42,7 @@ class Plan:
     stem: str
     suffix: str
     row: dict[str, Any]
-    parent: int | None = None  # row of the photograph
+    parent: int  # row of the photograph
     sample: int | None = None  # row of the generator's picture
     blended: bool = False  # whether a mask goes with it
 
@@ -85,10 +85,9 @@ class Photographs:
     """
 
     def __init__(self, reals: Manifest, cache: Path) -> None:
-        faces = crop_faces(reals, cache)
         self.manifest = reals
-        self.order = [row for row in content_order(reals) if faces[row] is not None]
-        self._faces = faces
+        self.faces = crop_faces(reals, cache)
+        self.order = [row for row in content_order(reals) if self.faces[row] is not None]
         if not self.order:
             raise UserError(
                 f"no face was found in any of the {len(reals)} train reals in {reals.root}, and blends need one: "
@@ -104,16 +103,18 @@ class Photographs:
 
     def landmarks(self, row: int) -> Floats:
         """[5, 2] in pixels of the photograph."""
-        face = self._faces[row]
+        face = self.faces[row]
         assert face is not None
         assert face.landmarks is not None
         return face.landmarks
 
-    def inherited(self, row: int) -> dict[str, Any]:
-        """The manifest fields that a forgery inherits from the photograph that it was composed from."""
+    def blend(self, row: int, made: dict[str, Any], sample: int | None = None) -> Plan:
+        """The plan of a blend that is `made` into a photograph and inherits its fields of the manifest."""
         inherited = ("dataset", "identity", "source", "frame", "time_s", "width", "height", "codec")
         fields = {name: self.manifest.rows[name][row] for name in inherited}
-        return fields | {"parent": self.manifest.rows["sha256"][row]}
+        fields |= {"parent": self.manifest.rows["sha256"][row]} | made
+        stem = f"{fields['parent'][:16]}-{fields['seed']}"
+        return Plan(stem, suffix_of(_path(self.manifest, row)), fields, row, sample, blended=True)
 
 
 @dataclass(frozen=True)
@@ -126,10 +127,8 @@ class SelfBlend:
     def plan(self, index: int) -> Plan:
         """See `Recipe.plan`: the photographs in turn, each time transformed differently."""
         seed = self.first_seed + index
-        row = self.photographs.row(seed)
-        fields = self.photographs.inherited(row) | {"method": "self-blend", "generator": SELF_BLEND, "seed": seed}
-        suffix = _suffix(self.photographs.manifest, row)
-        return Plan(f"{fields['parent'][:16]}-{seed}", suffix, fields, parent=row, blended=True)
+        made = {"method": "self-blend", "generator": SELF_BLEND, "seed": seed}
+        return self.photographs.blend(self.photographs.row(seed), made)
 
     def make(self, plan: Plan) -> Forgery:
         """The photograph with its own face laid over it: moved by a pixel or so, other in colour and sharpness.
@@ -137,7 +136,6 @@ class SelfBlend:
         As in the paper's section 3.1, but for one thing: the change is made to the copy that is laid on, never to the
         photograph beneath, which therefore stays what it was outside the mask.
         """
-        assert plan.parent is not None
         picture, encoding = read_picture(_bytes(self.photographs.manifest, plan.parent))
         landmarks = self.photographs.landmarks(plan.parent)
         random = _stream(plan.row["seed"], plan.row["parent"])
@@ -149,11 +147,11 @@ class SelfBlend:
         zoom = random.uniform(0.95, 1 / 0.95)
         matrix = np.column_stack([np.eye(2) * zoom, centre * (1 - zoom) + shift]).astype(np.float32)
         face = blending.warped(source, matrix, shape)
-        hull = blending.hull_mask(blending.face_hull(landmarks, random), shape)
-        mask = blending.elastically_deformed(hull, random, scale)
+        mask = blending.hull_mask(blending.face_hull(landmarks, random), shape)
+        mask = blending.elastically_deformed(mask, random, scale)
         mask = blending.feathered(mask, scale * random.uniform(0.05, 0.5))
-        strength = random.choice([0.25, 0.5, 0.75, 1.0, 1.0, 1.0])  # the paper's blending ratios
-        mask = np.rint(mask * strength).astype(np.uint8)
+        ratio = random.choice([0.25, 0.5, 0.75, 1.0, 1.0, 1.0])  # the paper's blending ratios
+        mask = np.rint(mask * ratio).astype(np.uint8)
         return Forgery(encoding.encode(blending.composite(picture, face, mask)), mask)
 
 
@@ -169,14 +167,12 @@ class GanMatched:
         """See `Recipe.plan`: sample `index`, with the traces of a real that its seed draws."""
         fields = _sample_fields(self.samples, index) | {"method": "gan-matched"}
         model = self._order[_drawn(fields["seed"], len(self._order))]
-        rows = self.reals.rows
-        fields |= {name: rows[name][model] for name in ("dataset", "width", "height", "codec")}
+        fields |= {name: self.reals.rows[name][model] for name in ("dataset", "width", "height", "codec")}
         stem = f"{fields['generator']}-{fields['seed']}"
-        return Plan(stem, _suffix(self.reals, model), fields, parent=model, sample=index)
+        return Plan(stem, suffix_of(_path(self.reals, model)), fields, model, index)
 
     def make(self, plan: Plan) -> Forgery:
         """See `gan.forging.degradation.Matcher`."""
-        assert plan.parent is not None
         assert plan.sample is not None
         picture = read_picture(_bytes(self.samples.manifest, plan.sample))[0]
         traces = traces_of(_bytes(self.reals, plan.parent))
@@ -188,8 +184,7 @@ class GanMatched:
 
     @cached_property
     def _matcher(self) -> Matcher:
-        files = self.reals.files
-        reals = measure([files[row].read_bytes() for row in self._order[:_MEASURED_REALS]], self.size)
+        reals = measure([_bytes(self.reals, row) for row in self._order[:_MEASURED_REALS]], self.size)
         # The first ones, which are there however many were asked for.
         some = self.samples.manifest.files[:MEASURED_SAMPLES]
         return Matcher(reals, [read_picture(file.read_bytes())[0] for file in some])
@@ -208,14 +203,12 @@ class GanComposite:
     def plan(self, index: int) -> Plan:
         """See `Recipe.plan`."""
         row, sample = self._pairs[index]
-        fields = _sample_fields(self.samples, sample) | self.photographs.inherited(row) | {"method": "gan-composite"}
-        stem = f"{fields['parent'][:16]}-{fields['seed']}"
-        suffix = _suffix(self.photographs.manifest, row)
-        return Plan(stem, suffix, fields, parent=row, sample=sample, blended=True)
+        made = _sample_fields(self.samples, sample) | {"method": "gan-composite"}
+        del made["source"]  # it is the photograph's
+        return self.photographs.blend(row, made, sample)
 
     def make(self, plan: Plan) -> Forgery:
         """The sample's face, aligned by its landmarks, in the photograph's colours and grain, over a soft edge."""
-        assert plan.parent is not None
         assert plan.sample is not None
         picture, encoding = read_picture(_bytes(self.photographs.manifest, plan.parent))
         donor = read_picture(_bytes(self.samples.manifest, plan.sample))[0]
@@ -243,7 +236,7 @@ class GanComposite:
     @cached_property
     def _pairs(self) -> list[tuple[int, int]]:
         """Row of the photograph and of the sample, for every item that whole blocks of samples allow."""
-        pairs = []
+        pairs: list[tuple[int, int]] = []
         for start in range(0, len(self.samples.manifest) - _BLOCK + 1, _BLOCK):
             samples = range(start, start + _BLOCK)
             rows = [self.photographs.row(item) for item in samples]
@@ -262,16 +255,13 @@ def whole_blocks(count: int) -> int:
 def _pose(landmarks: Floats) -> Floats:
     """[10] the landmarks without position, size and roll: what is left is where the head looks."""
     matrix = blending.similarity(landmarks, blending.FRONTAL_LANDMARKS.astype(np.float32))
-    pose: Floats = (landmarks @ matrix[:, :2].T + matrix[:, 2]).ravel()
-    return pose
+    return np.asarray(landmarks @ matrix[:, :2].T + matrix[:, 2]).ravel()
 
 
 def drawn_dataset(reals: Manifest, seed: int) -> str:
     """The dataset of the real that a sample's seed draws: the same draw as for `gan-matched`."""
     datasets: list[str] = reals.rows["dataset"].tolist()
-    if len(set(datasets)) == 1:
-        return datasets[0]
-    return datasets[content_order(reals)[_drawn(seed, len(datasets))]]
+    return datasets[content_order(reals)[_drawn(seed, len(datasets))] if len(set(datasets)) > 1 else 0]
 
 
 def _drawn(seed: int, count: int) -> int:
@@ -280,16 +270,15 @@ def _drawn(seed: int, count: int) -> int:
 
 def _sample_fields(samples: Screened, index: int) -> dict[str, Any]:
     rows = samples.manifest.rows
-    fields: dict[str, Any] = {name: rows[name][index] for name in ("source", "generator")}
-    return fields | {"seed": int(rows["seed"][index])}
+    return {"source": rows["source"][index], "generator": rows["generator"][index], "seed": int(rows["seed"][index])}
 
 
-def _suffix(manifest: Manifest, row: int) -> str:
-    return suffix_of(manifest.root / manifest.rows["path"][row])
+def _path(manifest: Manifest, row: int) -> Path:
+    return Path(manifest.root / manifest.rows["path"][row])
 
 
 def _bytes(manifest: Manifest, row: int) -> bytes:
-    path = manifest.root / manifest.rows["path"][row]
+    path = _path(manifest, row)
     try:
         return path.read_bytes()
     except OSError as error:
