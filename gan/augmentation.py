@@ -89,8 +89,7 @@ def next_probability(
 
     Args:
         probability: p in [0, 1].
-        overfitting: measured r_t in [-1, 1].
-        target: r_t to steer for.
+        overfitting, target: r_t in [-1, 1], as measured and to steer for.
         pictures: real pictures shown since the last adjustment.
         kimg_from_0_to_1: how long a climb from 0 to 1 takes, in thousands of pictures.
     """

@@ -80,9 +80,8 @@ def dealt(count: int, shares: dict[str, float]) -> dict[str, int]:
     exact = {method: count * share for method, share in shares.items()}
     numbers = {method: int(value) for method, value in exact.items()}
     by_remainder = sorted(exact, key=lambda method: numbers[method] - exact[method])
-    for method in by_remainder[: count - sum(numbers.values())]:
-        numbers[method] += 1
-    return numbers
+    extra = by_remainder[: count - sum(numbers.values())]
+    return {method: number + (method in extra) for method, number in numbers.items()}
 
 
 def wanted_fakes(reals: int, fakes: int, share: float) -> int:
@@ -106,9 +105,7 @@ def balance(manifest: Manifest, generator: Path | None, config: BalanceConfig, p
     fakes = int(train.targets.sum())
     reals = len(train) - fakes
     if not reals:
-        raise UserError(
-            f"the train split of the manifest in {manifest.root} has no real face: there is nothing to balance"
-        )
+        raise UserError(f"the train split in {manifest.root} has no real face: there is nothing to balance")
     missing = wanted_fakes(reals, fakes, config.share)
     if not missing:
         why = f"train has {fakes} fakes beside {reals} reals, {fakes / len(train):.0%}: nothing was added"
@@ -116,14 +113,12 @@ def balance(manifest: Manifest, generator: Path | None, config: BalanceConfig, p
             why += "; reals are the minority, and real faces are never synthesised: "
             why += "the detector weights or oversamples them (balance: weights | oversample)"
         return Balanced(manifest, 0, why)
-    inputs = ForgeInputs(
-        manifest=manifest, generator=generator, pool=pool, psi=config.psi, seed=config.seed, screen=config.screen
-    )
+    options = config.model_dump(include={"psi", "seed", "screen"})
+    inputs = ForgeInputs(manifest=manifest, generator=generator, pool=pool, **options)
     numbers = {method: count for method, count in dealt(missing, mixture(config.method)).items() if count}
     forged = [forge(method, count, inputs) for method, count in numbers.items()]
-    joined = concatenate([manifest, *forged], manifest.root)
     after = (fakes + missing) / (len(train) + missing)
     kinds = " and ".join(f"{count} of {method}" for method, count in numbers.items())
     why = f"train had {fakes} fakes beside {reals} reals; {missing} synthetic ones ({kinds}) "
     why += f"lift their share to {after:.0%}"
-    return Balanced(joined, missing, why)
+    return Balanced(concatenate([manifest, *forged], manifest.root), missing, why)

@@ -152,11 +152,7 @@ def _read(folder: Path) -> Generator:
 
 
 def generator_digest(folder: Path) -> str:
-    """16 hex digits over the weights, which synthetic rows name their generator by.
-
-    Raises:
-        UserError: there is no generator in the folder.
-    """
+    """16 hex digits over the weights, which synthetic rows name their generator by; a UserError if there is none."""
     read_card(Path(folder))
     return sha256(Path(folder) / WEIGHTS)[:16]
 

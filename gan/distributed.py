@@ -65,11 +65,8 @@ class ProcessGroup:
 def launch(device: str = "auto", devices: int = 1) -> ProcessGroup:
     """The group of this process: started here when `devices` asks for several, joined when torchrun has started it.
 
-    Starting runs this process's own command line again for each of the others.
-
-    Args:
-        device: as in the configuration; of several processes each gets its own GPU, or a share of the CPU.
-        devices: processes on this machine; torchrun's own count goes first.
+    Starting runs this process's own command line again for each of the others. Each gets its own GPU, or a share of the
+    CPU. `devices` counts the processes on this machine; torchrun's own count goes first.
 
     Raises:
         UserError: there are not as many GPUs, or single devices of several processes were named.

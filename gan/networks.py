@@ -29,11 +29,7 @@ def resolutions(image_size: int) -> list[int]:
 class Linear(nn.Module):
     """y = x W^T + b with equalised learning rate, optionally through a leaky ReLU of gain sqrt(2).
 
-    Args:
-        inputs, outputs: widths.
-        bias: initial value of the bias.
-        rate: multiplies the learning rate of this layer (StyleGAN2 trains its mapping network at 0.01).
-        activate: apply the leaky ReLU.
+    b begins at `bias`; `rate` multiplies the learning rate of this layer (StyleGAN2 trains its mapping at 0.01).
     """
 
     def __init__(
@@ -272,15 +268,12 @@ class Generator(nn.Module):
             self.register_buffer("label_shares", torch.full((labels,), 1 / labels))
 
     def forward(self, z: Tensor, noise: Tensor | None, *, psi: float = 1.0) -> Tensor:
-        """Pictures of latents.
+        """Pictures [B, 3, image_size, image_size] of latents, float32, in about [-1, 1].
 
         Args:
             z: [B, z_width], standard normal.
             noise: [B, noise_count], standard normal, or None for none at all.
             psi: truncation (StyleGAN, Karras et al. 2019, appendix B): 1 leaves w alone, 0 gives the average face.
-
-        Returns:
-            [B, 3, image_size, image_size] float32, in about [-1, 1].
         """
         w = self.mapping(z)
         if psi != 1.0:
@@ -357,13 +350,7 @@ class Generator(nn.Module):
 def mix_styles(w: Tensor, other: Tensor, crossover: Tensor, layer_count: int) -> Tensor:
     """Style mixing: w for the layers before the crossover, `other` from there on (StyleGAN, section 3.1).
 
-    Args:
-        w, other: [B, w_width].
-        crossover: [B] int64 in [1, layer_count]; `layer_count` mixes nothing.
-        layer_count: layers of the synthesis network.
-
-    Returns:
-        [B, layer_count, w_width].
+    w, other: [B, w_width] -> [B, layer_count, w_width]. crossover: [B] int64 in [1, layer_count]; this mixes none.
     """
     own = torch.arange(layer_count, device=w.device)[None, :] < crossover[:, None]
     return torch.where(own[:, :, None], w[:, None], other[:, None])

@@ -254,17 +254,11 @@ def inception_distances(real: Tensor, fake: Tensor, weights: Path, device: torch
     except ImportError as error:
         raise UserError("FID and KID need torch-fidelity: install counterforge[fidelity]") from error
     _weights(weights, "Inception")  # torch-fidelity would run whatever a pickle says
-    given: dict[str, Any] = {
-        "input1": _dataset(fake),
-        "input2": _dataset(real),
-        "feature_extractor_weights_path": str(weights),
-        "cuda": device.type == "cuda",
-        "cache": False,
-        "verbose": False,
-        "save_cpu_ram": True,  # the pictures are in memory already: processes that load them would only cost
-    }
+    given = {"input1": _dataset(fake), "input2": _dataset(real), "feature_extractor_weights_path": str(weights)}
+    # The pictures are in memory already: processes that load them would only cost.
+    options = {"save_cpu_ram": True, "cuda": device.type == "cuda", "cache": False, "verbose": False}
     try:
-        measured = calculate_metrics(fid=True, kid=True, kid_subset_size=min(1000, len(real) // 2), **given)
+        measured = calculate_metrics(fid=True, kid=True, kid_subset_size=min(1000, len(real) // 2), **given, **options)
     except Exception as error:  # torch raises several kinds for a foreign file
         raise UserError(f"{weights} does not work as Inception's weights for torch-fidelity: {error}") from error
     names = {"fid": "frechet_inception_distance"}

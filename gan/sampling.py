@@ -274,20 +274,9 @@ class _SeedWalk:
 
     def row(self, seed: int, content: str) -> dict[str, object]:
         """The manifest's row of a raw sample: fake, of train, with the generator and the seed that made it."""
-        return {
-            "path": self._crop_name(seed),
-            "label": "fake",
-            "dataset": "synthetic",
-            "method": "gan",
-            "source": f"gan-{self.digest}-{seed}",
-            "split": "train",
-            "width": self.size,
-            "height": self.size,
-            "codec": "png",
-            "sha256": content,
-            "generator": self.digest,
-            "seed": seed,
-        }
+        what = {"label": "fake", "dataset": "synthetic", "method": "gan", "split": "train", "codec": "png"}
+        where = {"path": self._crop_name(seed), "source": f"gan-{self.digest}-{seed}", "sha256": content}
+        return what | where | {"width": self.size, "height": self.size, "generator": self.digest, "seed": seed}
 
     def _crop_name(self, seed: int) -> str:
         """Where a sample lies, relative to its manifest: the name says all that it was made of."""

@@ -26,6 +26,7 @@ from gan.networks import GROUP_SIZE, Discriminator, Generator, mix_styles
 
 # Steps between two adjustments of ADA's probability (Karras et al. 2020, section 3).
 ADA_EVERY = 4
+_LEARNT = ("generator", "averaged", "discriminator", "generator_optimiser", "discriminator_optimiser")  # of a state
 
 
 class Part(NamedTuple):
@@ -51,9 +52,7 @@ class StepInputs:
     def parts(self, pictures: Tensor, labels: Tensor | None) -> Iterator[Part]:
         """Micro-batches of float32 pictures in [-1, 1] on the device, half of them mirrored.
 
-        Args:
-            pictures: uint8 [b, 3, S, S], this process's `rows`.
-            labels: int64 [b] or None.
+        From this process's `rows`: pictures uint8 [b, 3, S, S], labels int64 [b] or None.
         """
         real = pictures.to(self.device, non_blocking=True).float() / 127.5 - 1.0
         if self.config.flip:
@@ -86,11 +85,9 @@ class StepInputs:
         return ws, normal(network.noise_count) if network.noise_inputs else None
 
     def augment(self, pictures: Tensor, purpose: int, *starts: int) -> Tensor:
-        """Augment runs of the step's batch that begin at `starts`, each `part_size` long.
+        """Augment pictures [len(starts) * part_size, 3, S, S] in [-1, 1], runs of the batch that begin at `starts`.
 
-        Args:
-            pictures: [len(starts) * part_size, 3, S, S] in [-1, 1].
-            purpose: the stream of random numbers, see `core.device`.
+        `purpose` is the stream of random numbers, see `core.device`.
         """
         if self.config.augment == "none":
             return pictures
@@ -116,12 +113,6 @@ class Trainer:
         device: where everything is computed, or the group of processes of which this is one.
         label_shares: [labels], shares that sum to 1, for networks that know labels.
 
-    Attributes:
-        averaged: the generator whose weights are an exponential moving average, the one that is published.
-        steps, images: steps done, real pictures shown (by all processes).
-        probability: ADA's p.
-        rows: which rows of a step's batch this process takes.
-
     Raises:
         UserError: the batch cannot be shared among so many.
     """
@@ -145,7 +136,7 @@ class Trainer:
             )
         self.part_size = self.batch_size // shares
         first = group.rank * config.accumulate * self.part_size
-        self.rows = slice(first, first + config.accumulate * self.part_size)
+        self.rows = slice(first, first + config.accumulate * self.part_size)  # of a step's batch, this process's
         labels = 0 if label_shares is None else len(label_shares)
         with seeded(config.seed):
             generator = Generator(**config.architecture, labels=labels)
@@ -154,6 +145,7 @@ class Trainer:
             generator.label_shares.copy_(label_shares)
         self.generator = generator.to(self.device).to(memory_format=torch.channels_last)
         self.discriminator = discriminator.to(self.device).to(memory_format=torch.channels_last)
+        # An exponential moving average of the weights: the generator that is published.
         self.averaged = copy.deepcopy(self.generator).eval().requires_grad_(False)
         # A lazy penalty takes steps of its own; the rescaling keeps Adam's path the same (StyleGAN2, appendix B).
         lazy = config.penalty_every / (config.penalty_every + 1) if self.gamma else 1.0
@@ -165,29 +157,24 @@ class Trainer:
             (torch.compile(function, dynamic=False) if compiles else function)
             for function in (self.discriminator, self.generator.synthesise)
         )
-        self.probability = 0.0
+        self.probability = 0.0  # ADA's p
         self.overfitting = torch.zeros((), device=self.device)
         self.steps = 0
 
     @property
     def images(self) -> int:
-        """Real pictures shown so far."""
+        """Real pictures shown so far, by all processes."""
         return self.steps * self.batch_size
 
     def step(self, pictures: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
         """Update both networks once (the discriminator twice where a penalty is due).
 
-        Args:
-            pictures: uint8 [b, 3, S, S], this process's `rows` of the batch.
-            labels: int64 [b], for networks that know labels.
-
-        Returns:
-            Losses and mean logits of the whole batch, detached scalars on the device.
+        From this process's `rows`, pictures uint8 [b, 3, S, S] and, for networks that know labels, int64 [b], to losses
+        and mean logits of the whole batch, detached scalars on the device.
         """
         self._ramp_label_weight()
-        inputs = StepInputs(
-            self.config, self.device, self.batch_size, self.rows, self.part_size, self.steps, self.probability
-        )
+        sizes = self.batch_size, self.rows, self.part_size
+        inputs = StepInputs(self.config, self.device, *sizes, self.steps, self.probability)
         parts = list(inputs.parts(pictures, labels))
         fakes = [self._fakes(inputs, part, with_graph=len(parts) == 1) for part in parts]
         of_discriminator = self._train_discriminator(inputs, parts, fakes)
@@ -266,16 +253,14 @@ class Trainer:
         real, fake, *penalties, paired, forged = logits.unbind()
         sign = share_on_real_side(real, fake, relativistic=relativistic)
         self.overfitting = self.overfitting + sign
-        metrics = {
+        return {
             "loss_discriminator": of_discriminator(real, fake),
             "loss_generator": of_generator(paired, forged),
             "logit_real": real.mean(),
             "logit_fake": fake.mean(),
             "ada_overfitting": sign,
+            **({"penalty": penalties[0].mean()} if penalties else {}),
         }
-        if penalties:
-            metrics["penalty"] = penalties[0].mean()
-        return metrics
 
     def _fakes(self, inputs: StepInputs, part: Part, *, with_graph: bool) -> Tensor:
         """A part's fakes. Both networks train on the same ones, which saves a pass where the graph can be kept."""
@@ -309,20 +294,12 @@ class Trainer:
 
     def state(self) -> dict[str, Any]:
         """Everything that `restore` needs, tensors and plain containers only."""
-        return {
-            "steps": self.steps,
-            "probability": self.probability,
-            "overfitting": self.overfitting.item(),
-            "generator": self.generator.state_dict(),
-            "averaged": self.averaged.state_dict(),
-            "discriminator": self.discriminator.state_dict(),
-            "generator_optimiser": self.generator_optimiser.state_dict(),
-            "discriminator_optimiser": self.discriminator_optimiser.state_dict(),
-        }
+        figures = {"steps": self.steps, "probability": self.probability, "overfitting": self.overfitting.item()}
+        return figures | {name: getattr(self, name).state_dict() for name in _LEARNT}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Continue from a `state()` of the same configuration."""
-        for name in ("generator", "averaged", "discriminator", "generator_optimiser", "discriminator_optimiser"):
+        for name in _LEARNT:
             getattr(self, name).load_state_dict(state[name])
         self.steps, self.probability = state["steps"], state["probability"]
         self.overfitting = torch.tensor(state["overfitting"], device=self.device)

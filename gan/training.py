@@ -34,14 +34,11 @@ from gan.sampling import sample_grid
 from gan.trainer import Trainer
 
 FEWEST_FACES = 16
-# With fewer validation faces the distance says little more than which faces they happen to be.
-FEWEST_VALIDATION_FACES = 50
+FEWEST_VALIDATION_FACES = 50  # with fewer the distance says little more than which faces they happen to be
 REPORT_EVERY_IMAGES = 500
-# A GPU computes ahead of Python; reading a loss makes it wait, so it is read now and then only.
-SYNC_EVERY_STEPS_ON_GPU = 16
+SYNC_EVERY_STEPS_ON_GPU = 16  # a GPU computes ahead of Python; reading a loss makes it wait, so it is rarely read
 GRID_FACES = 48
-# Share of a GPU's free memory that the faces may take; the networks need the rest.
-RESIDENT_SHARE = 0.25
+RESIDENT_SHARE = 0.25  # of a GPU's free memory, that the faces may take; the networks need the rest
 _CHUNK = 1024
 
 _CARRIED_ON = ("seconds", "validation_seconds", "started_from")  # of a job's state
@@ -90,15 +87,14 @@ def train(
             f" ingest at least {FEWEST_FACES}"
         )
     validation = None
-    if config.validate_every_kimg:
-        held_out = faces_to_learn(manifest, config, "val").select(dataset=list(faces.rows["dataset"].unique()))
-        if len(held_out) >= FEWEST_VALIDATION_FACES:
-            validation = Validation(held_out, config.image_size, cache, group.device)
-        else:
-            _log.warning(
-                f"{len(held_out)} faces in the val split are too few to validate on ({FEWEST_VALIDATION_FACES} are"
-                " needed): the last generator is kept, and training does not stop early"
-            )
+    held_out = faces_to_learn(manifest, config, "val").select(dataset=list(faces.rows["dataset"].unique()))
+    if config.validate_every_kimg and len(held_out) >= FEWEST_VALIDATION_FACES:
+        validation = Validation(held_out, config.image_size, cache, group.device)
+    elif config.validate_every_kimg:
+        _log.warning(
+            f"{len(held_out)} faces in the val split are too few to validate on ({FEWEST_VALIDATION_FACES} are needed):"
+            " the last generator is kept, and training does not stop early"
+        )
     job = TrainingJob(faces, config, Path(out), report if group.is_main else ignore, group, validation)
     job.begin()
     if not job.finished or job.validation_due:
@@ -190,7 +186,8 @@ class TrainingJob:
                         progress.set_postfix(self._report(), refresh=False)
                     if stop:
                         raise KeyboardInterrupt
-                    if _passed(images, trainer.images, config.samples_every_kimg * 1000) or self.finished:
+                    shows = _passed(images, trainer.images, config.samples_every_kimg * 1000) or self.finished
+                    if shows and self.group.is_main:
                         self._write_samples()
                     if save:
                         self.save()
@@ -252,8 +249,6 @@ class TrainingJob:
         return generator
 
     def _write_samples(self) -> None:
-        if not self.group.is_main:
-            return
         path = self.out / "samples" / f"{self.trainer.images // 1000:06d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         sample_grid(self._published_form(), range(GRID_FACES), psi=1.0).save(path)
@@ -294,15 +289,15 @@ class TrainingJob:
     @property
     def _card(self) -> GeneratorCard:
         """Of the generator to publish: the best, or else the last."""
-        images = self.best["images"] if self.best else self.trainer.images
+        best = self.best or {"images": self.trainer.images}
         return GeneratorCard(
             **self.config.architecture,
             manifest=self.faces.digest,
-            kimg=images / 1000,
+            kimg=best["images"] / 1000,
             condition=self.config.condition,
             labels=self.labels.names if self.labels else (),
-            kd_val=self.best["kd"] if self.best else None,
-            kd_val_sd=self.best["kd_sd"] if self.best else None,
+            kd_val=best.get("kd"),
+            kd_val_sd=best.get("kd_sd"),
             started_from=self.started_from,
             training=self.config.model_dump(mode="json"),
         )
@@ -359,8 +354,7 @@ class MeanMetrics:
     def close(self, seconds: float, images: int) -> dict[str, float]:
         """Means since the last report, and images/s; then counting starts anew."""
         means = {name: (total / count).item() for name, (total, count) in self.sums.items()}
-        before, shown = self.began
-        means["images_per_second"] = (images - shown) / max(seconds - before, 1e-9)
+        means["images_per_second"] = (images - self.began[1]) / max(seconds - self.began[0], 1e-9)
         self.sums, self.began = {}, (seconds, images)
         return means
 

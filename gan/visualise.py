@@ -10,7 +10,6 @@ import av
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from scipy.interpolate import CubicSpline
 from torch import Tensor
@@ -80,6 +79,7 @@ def show(
     generator = load_generator(generator_folder).to(pick_device(device))
     size = generator.image_size
     reals = None if manifest is None else _spectrum_of_reals(manifest, size, cache, seed)
+    out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     sample_grid(generator, range(seed, seed + GRID_FACES), psi).save(out / "grid.png")
     columns = range(seed + MIXED_ROWS, seed + MIXED_ROWS + MIXED_COLUMNS)
@@ -254,7 +254,7 @@ class MeanSpectrum:
     pictures: int
 
 
-def azimuthal_log_power(pictures: NDArray[np.uint8]) -> Floats:
+def azimuthal_log_power(pictures: Pixels) -> Floats:
     """Log power by frequency, averaged over all directions, of each picture in grey.
 
     With the discrete Fourier transform F(u, v) of a picture I(x, y) of S x S pixels in [0, 1] (Durall et al. 2020,
@@ -275,7 +275,7 @@ def azimuthal_log_power(pictures: NDArray[np.uint8]) -> Floats:
     return np.stack([ring_means(np.log10(power + _FLOOR), rings)[1 : size // 2 + 1] for power in powers])
 
 
-def mean_spectrum(pictures: NDArray[np.uint8]) -> MeanSpectrum:
+def mean_spectrum(pictures: Pixels) -> MeanSpectrum:
     """The mean of `azimuthal_log_power` over pictures, with the band that holds four pictures of five."""
     spectra = azimuthal_log_power(pictures)
     low, high = np.quantile(spectra, BAND, axis=0)

@@ -7,15 +7,15 @@ Landmarks are MTCNN's five: [5, 2] x, y of the left and right eye of the picture
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.linalg import spsolve
 
-from gan.forging.degradation import Pixels, noise_level, to_ycc
-
-Floats = NDArray[np.float32]
+from gan.forging.degradation import Floats, Pixels, noise_level, to_ycc
 
 # A frontal face in units of the distance between the eyes, their middle at 0, y downwards: the five landmarks, and the
 # outline of what makes a face (brows, temples, cheeks, jaw, chin), as drawn over the mean of aligned portraits.
@@ -53,8 +53,7 @@ def face_hull(landmarks: Floats, random: np.random.Generator | None = None) -> F
     design = np.column_stack([FRONTAL_LANDMARKS, np.ones(5)])
     affine = np.linalg.lstsq(design, landmarks.astype(np.float64), rcond=None)[0]
     points = np.column_stack([outline, np.ones(len(outline))]) @ affine
-    hull: Floats = cv2.convexHull(np.concatenate([points, landmarks]).astype(np.float32))[:, 0]
-    return hull
+    return np.asarray(cv2.convexHull(np.concatenate([points, landmarks]).astype(np.float32)))[:, 0]
 
 
 def hull_mask(hull: Floats, shape: tuple[int, int]) -> Pixels:
@@ -67,16 +66,13 @@ def hull_mask(hull: Floats, shape: tuple[int, int]) -> Pixels:
 def elastically_deformed(mask: Pixels, random: np.random.Generator, scale: float) -> Pixels:
     """The mask with an elastically bent edge (Simard et al. 2003), as self-blended images use.
 
-    Args:
-        scale: distance between the eyes in pixels; the edge moves by up to about a tenth of it.
+    It moves by up to about a tenth of `scale`, the distance between the eyes in pixels.
     """
-    shape = (*mask.shape, 2)
     # Drawn coarsely, so that a large photograph costs no more numbers than a small one.
     coarse = random.normal(size=(8, 8, 2)).astype(np.float32)
-    shift = cv2.resize(coarse, shape[1::-1], interpolation=cv2.INTER_CUBIC) * (0.05 * scale)
-    y, x = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
-    bent: Pixels = cv2.remap(mask, x + shift[..., 0], y + shift[..., 1], cv2.INTER_LINEAR)
-    return bent
+    shift = cv2.resize(coarse, mask.shape[::-1], interpolation=cv2.INTER_CUBIC) * (0.05 * scale)
+    y, x = np.mgrid[: mask.shape[0], : mask.shape[1]].astype(np.float32)
+    return np.asarray(cv2.remap(mask, x + shift[..., 0], y + shift[..., 1], cv2.INTER_LINEAR))
 
 
 def feathered(mask: Pixels, pixels: float) -> Pixels:
@@ -84,17 +80,13 @@ def feathered(mask: Pixels, pixels: float) -> Pixels:
     sigma = max(pixels, 0.3) / 2
     size = 2 * max(1, round(sigma)) + 1
     inner = cv2.erode(mask, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size)), borderValue=255)
-    soft: Pixels = cv2.GaussianBlur(inner, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
-    return np.minimum(soft, mask)
+    return np.minimum(_blurred(inner, sigma), mask)
 
 
 def similarity(source: Floats, target: Floats) -> Floats:
-    """[2, 3] the shift, turn and scale that bring points onto others with the least squared error.
+    """[2, 3] the shift, turn and scale that bring points [N, 2] onto others with the least squared error, N from 2.
 
     Umeyama, PAMI 1991, eqs. 40-42, without reflection: a face must not be mirrored.
-
-    Args:
-        source, target: [N, 2], N at least 2.
     """
     mean_source, mean_target = source.mean(axis=0), target.mean(axis=0)
     a, b = (source - mean_source).astype(np.float64), (target - mean_target).astype(np.float64)
@@ -115,32 +107,28 @@ def warped(picture: Pixels | Floats, matrix: Floats, shape: tuple[int, int], bor
     scale = float(np.sqrt(abs(np.linalg.det(matrix[:, :2]))))
     floats = picture.astype(np.float32)
     if scale < 0.9:
-        floats = cv2.GaussianBlur(floats, (0, 0), 0.5 * (1 / scale**2 - 1) ** 0.5, borderType=cv2.BORDER_REPLICATE)
+        floats = _blurred(floats, 0.5 * (1 / scale**2 - 1) ** 0.5)
     mode = cv2.BORDER_REPLICATE if border is None else cv2.BORDER_CONSTANT
-    result: Floats = cv2.warpAffine(
-        floats, matrix, shape[::-1], flags=cv2.INTER_CUBIC, borderMode=mode, borderValue=border or 0.0
-    )
-    return result
+    edge = border or 0.0
+    return np.asarray(cv2.warpAffine(floats, matrix, shape[::-1], None, cv2.INTER_CUBIC, mode, edge))
+
+
+def _blurred(picture: Pixels | Floats, sigma: float) -> Any:
+    return cv2.GaussianBlur(picture, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
 
 
 def colour_matched(face: Floats, target: Floats, mask: Pixels) -> Floats:
-    """`face` with the mean and deviation of `target` in L*a*b*, both under the mask (Reinhard et al. 2001, eqs. 10-11).
-
-    Args:
-        face, target: [H, W, 3] float32 in [0, 255].
-    """
+    """`face` with the mean and deviation of `target` in L*a*b*, under the mask (Reinhard et al. 2001, eqs. 10-11)."""
     own = cv2.cvtColor(np.clip(face, 0, 255) / 255, cv2.COLOR_RGB2LAB)
     other = cv2.cvtColor(np.clip(target, 0, 255) / 255, cv2.COLOR_RGB2LAB)
     here = mask > 127
     if not here.any():
         return face
     mean, deviation = own[here].mean(axis=0), own[here].std(axis=0)
-    ratio = np.clip(
-        other[here].std(axis=0) / np.maximum(deviation, 1e-3), 0.5, 2.0
-    )  # flat faces must not turn to noise
+    # Flat faces must not turn to noise.
+    ratio = np.clip(other[here].std(axis=0) / np.maximum(deviation, 1e-3), 0.5, 2.0)
     moved = ((own - mean) * ratio + other[here].mean(axis=0)).astype(np.float32)
-    result: Floats = np.clip(cv2.cvtColor(moved, cv2.COLOR_LAB2RGB), 0, 1) * np.float32(255)
-    return result
+    return np.asarray(np.clip(cv2.cvtColor(moved, cv2.COLOR_LAB2RGB), 0, 1) * np.float32(255))
 
 
 def poisson_cloned(face: Floats, target: Floats, mask: Pixels) -> Floats:
@@ -160,12 +148,9 @@ def poisson_cloned(face: Floats, target: Floats, mask: Pixels) -> Floats:
     if known.all() or not known.any():
         return face
     difference = cv2.resize((target - face) * outside[..., None], size, interpolation=cv2.INTER_AREA)
-    membrane: Floats = np.where(known[..., None], difference / np.maximum(weight, 0.25)[..., None], 0).astype(
-        np.float32
-    )
+    membrane = np.where(known[..., None], difference / np.maximum(weight, 0.25)[..., None], 0).astype(np.float32)
     membrane[~known] = _harmonic(membrane, ~known)
-    enlarged: Floats = cv2.resize(membrane, (width, height), interpolation=cv2.INTER_LINEAR)
-    return face + enlarged
+    return face + np.asarray(cv2.resize(membrane, (width, height), interpolation=cv2.INTER_LINEAR))
 
 
 def _harmonic(values: Floats, unknown: NDArray[np.bool_]) -> Floats:
@@ -189,16 +174,13 @@ def _harmonic(values: Floats, unknown: NDArray[np.bool_]) -> Floats:
         columns.append(neighbour[~fixed])
     entries = np.concatenate([degree, -np.ones(sum(map(len, rows[1:])))])
     matrix = coo_array((entries, (np.concatenate(rows), np.concatenate(columns))), (count, count))
-    solution: Floats = np.asarray(spsolve(matrix.tocsc(), right), dtype=np.float32).reshape(count, -1)
-    return solution
+    return np.asarray(spsolve(matrix.tocsc(), right), dtype=np.float32).reshape(count, -1)
 
 
 def composite(target: Pixels, face: Floats, mask: Pixels) -> Pixels:
     """`face` over `target`, weighted by the mask; where the mask is 0 the target is kept exactly."""
     weight = mask.astype(np.float32)[..., None] / 255
-    mixed = target + weight * (face - target)
-    result: Pixels = np.rint(np.clip(mixed, 0, 255)).astype(np.uint8)
-    return result
+    return np.asarray(np.rint(np.clip(target + weight * (face - target), 0, 255)).astype(np.uint8))
 
 
 def transformed(picture: Pixels, random: np.random.Generator, scale: float, *, grey: bool) -> Floats:
@@ -218,15 +200,12 @@ def transformed(picture: Pixels, random: np.random.Generator, scale: float, *, g
     if random.random() < 0.5:  # as if it had been made at a half or a quarter of the size
         height, width = picture.shape[:2]
         factor = random.choice([2, 4]) if scale > 40 else random.uniform(1.2, 2)
-        small = cv2.resize(
-            floats, (max(2, round(width / factor)), max(2, round(height / factor))), interpolation=cv2.INTER_AREA
-        )
+        size = (max(2, round(width / factor)), max(2, round(height / factor)))
+        small = cv2.resize(floats, size, interpolation=cv2.INTER_AREA)
         floats = cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)
     else:
-        soft = cv2.GaussianBlur(floats, (0, 0), 1.0, borderType=cv2.BORDER_REPLICATE)
-        floats = floats + np.float32(random.uniform(0.3, 1.0)) * (floats - soft)
-    result: Floats = np.clip(floats, 0, 255).astype(np.float32)
-    return result
+        floats = floats + np.float32(random.uniform(0.3, 1.0)) * (floats - _blurred(floats, 1.0))
+    return np.asarray(np.clip(floats, 0, 255), dtype=np.float32)
 
 
 def noise_matched(face: Floats, target: Floats, mask: Pixels, random: np.random.Generator) -> Floats:

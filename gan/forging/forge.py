@@ -15,17 +15,7 @@ from core.files import append_lines, read_lines, sha256, write_bytes
 from core.manifest import Manifest
 from core.progress import progress_bar
 from gan.checkpoint import generator_digest, read_card
-from gan.forging.recipes import (
-    MEASURED_SAMPLES,
-    GanComposite,
-    GanMatched,
-    Photographs,
-    Plan,
-    Recipe,
-    SelfBlend,
-    drawn_dataset,
-    whole_blocks,
-)
+from gan.forging import recipes
 from gan.sampling import SMALLEST_SCREENED, Screened, png, sample_screened
 
 METHODS = ("gan", "gan-matched", "gan-composite", "self-blend")
@@ -66,26 +56,28 @@ def forge(method: str, count: int, inputs: ForgeInputs) -> Manifest:
         raise UserError(f"the train split of the manifest in {inputs.manifest.root} has no real face to forge from")
     if method == "self-blend":
         folder = inputs.pool / f"self-blend-{reals.digest[:8]}-seed{inputs.seed}"
-        return _forged(SelfBlend(Photographs(reals, inputs.pool), inputs.seed), count, folder)
+        return _forged(recipes.SelfBlend(recipes.Photographs(reals, inputs.pool), inputs.seed), count, folder)
     generator = inputs.generator
     assert generator is not None
     if method == "gan":
         # Assigned to the reals' datasets at random, in the reals' proportions, since they complement those.
         samples = _samples(inputs, generator, count).manifest
-        datasets = [drawn_dataset(reals, int(seed)) for seed in samples.rows["seed"]]
+        datasets = recipes.drawn_datasets(reals, [int(seed) for seed in samples.rows["seed"]])
         return Manifest.build(samples.rows.assign(dataset=datasets), samples.root, where=f"samples in {samples.root}")
     size = read_card(generator).image_size
-    recipe: Recipe
+    recipe: recipes.Recipe
     if method == "gan-matched":
-        recipe = GanMatched(reals, _samples(inputs, generator, max(count, MEASURED_SAMPLES)), size)
+        recipe = recipes.GanMatched(reals, _samples(inputs, generator, max(count, recipes.MEASURED_SAMPLES)), size)
     else:
         if size < SMALLEST_SCREENED:
             raise UserError(
                 f"the generator in {generator} makes faces of {size} pixels, in which no landmarks are found: "
                 f"gan-composite needs {SMALLEST_SCREENED} or more"
             )
-        photographs = Photographs(reals, inputs.pool)
-        recipe = GanComposite(photographs, _samples(inputs, generator, whole_blocks(count), screen=True))
+        photographs = recipes.Photographs(reals, inputs.pool)
+        recipe = recipes.GanComposite(
+            photographs, _samples(inputs, generator, recipes.whole_blocks(count), screen=True)
+        )
     screened = "" if inputs.screen or method == "gan-composite" else "-all"
     key = f"{generator_digest(generator)}-psi{inputs.psi:g}-seed{inputs.seed}{screened}-{reals.digest[:8]}"
     return _forged(recipe, count, inputs.pool / f"{method}-{key}")
@@ -99,7 +91,7 @@ def _samples(inputs: ForgeInputs, generator: Path, count: int, screen: bool | No
     return sample_screened(generator, count, inputs.psi, out, first_seed=inputs.seed, screen=screen)
 
 
-def _forged(recipe: Recipe, count: int, folder: Path) -> Manifest:
+def _forged(recipe: recipes.Recipe, count: int, folder: Path) -> Manifest:
     """Items 0 to `count` of a recipe, of which only those are made that `folder` lacks."""
     plans = [recipe.plan(index) for index in range(count)]
     for name in ("crops", "masks"):
@@ -134,7 +126,7 @@ def _forged(recipe: Recipe, count: int, folder: Path) -> Manifest:
     return manifest
 
 
-def _is_whole(plan: Plan, folder: Path, made: dict[str, str]) -> bool:
+def _is_whole(plan: recipes.Plan, folder: Path, made: dict[str, str]) -> bool:
     """Whether a plan's crop is on disk as it was made, and its mask is readable."""
     try:
         if plan.stem not in made or sha256(folder / plan.crop_path) != made[plan.stem]:

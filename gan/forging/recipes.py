@@ -11,23 +11,21 @@ The published finding that they serve to test: raw samples teach a detector litt
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 from core.errors import UserError
 from core.manifest import Manifest
 from faces.detection import crop_faces
 from gan.forging import blending
-from gan.forging.degradation import Matcher, Pixels, measure, read_picture, suffix_of, traces_of
+from gan.forging.degradation import Floats, Matcher, Pixels, measure, read_picture, suffix_of, traces_of
 from gan.sampling import Screened
-
-Floats = NDArray[np.float32]
 
 SELF_BLEND = "self-blend-1"  # names the recipe in the ledger; another number, should its pictures ever change
 _BLOCK = 32  # samples and photographs that are paired with each other by pose
@@ -258,10 +256,10 @@ def _pose(landmarks: Floats) -> Floats:
     return np.asarray(landmarks @ matrix[:, :2].T + matrix[:, 2]).ravel()
 
 
-def drawn_dataset(reals: Manifest, seed: int) -> str:
-    """The dataset of the real that a sample's seed draws: the same draw as for `gan-matched`."""
-    datasets: list[str] = reals.rows["dataset"].tolist()
-    return datasets[content_order(reals)[_drawn(seed, len(datasets))] if len(set(datasets)) > 1 else 0]
+def drawn_datasets(reals: Manifest, seeds: Sequence[int]) -> list[str]:
+    """The dataset of the real that each sample's seed draws: the same draws as for `gan-matched`."""
+    order, datasets = content_order(reals), reals.rows["dataset"].tolist()
+    return [datasets[order[_drawn(seed, len(order))]] for seed in seeds]
 
 
 def _drawn(seed: int, count: int) -> int:
