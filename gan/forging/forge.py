@@ -61,9 +61,9 @@ def forge(method: str, count: int, inputs: ForgeInputs) -> Manifest:
     assert generator is not None
     if method == "gan":
         # Assigned to the reals' datasets at random, in the reals' proportions, since they complement those.
-        samples = _samples(inputs, generator, count).manifest
-        datasets = recipes.drawn_datasets(reals, [int(seed) for seed in samples.rows["seed"]])
-        return Manifest.build(samples.rows.assign(dataset=datasets), samples.root, where=f"samples in {samples.root}")
+        raw = _samples(inputs, generator, count).manifest
+        datasets = recipes.drawn_datasets(reals, [int(seed) for seed in raw.rows["seed"]])
+        return Manifest.build(raw.rows.assign(dataset=datasets), raw.root, where=f"samples in {raw.root}")
     size = read_card(generator).image_size
     recipe: recipes.Recipe
     if method == "gan-matched":
@@ -74,10 +74,8 @@ def forge(method: str, count: int, inputs: ForgeInputs) -> Manifest:
                 f"the generator in {generator} makes faces of {size} pixels, in which no landmarks are found: "
                 f"gan-composite needs {SMALLEST_SCREENED} or more"
             )
-        photographs = recipes.Photographs(reals, inputs.pool)
-        recipe = recipes.GanComposite(
-            photographs, _samples(inputs, generator, recipes.whole_blocks(count), screen=True)
-        )
+        samples = _samples(inputs, generator, recipes.whole_blocks(count), screen=True)
+        recipe = recipes.GanComposite(recipes.Photographs(reals, inputs.pool), samples)
     screened = "" if inputs.screen or method == "gan-composite" else "-all"
     key = f"{generator_digest(generator)}-psi{inputs.psi:g}-seed{inputs.seed}{screened}-{reals.digest[:8]}"
     return _forged(recipe, count, inputs.pool / f"{method}-{key}")
