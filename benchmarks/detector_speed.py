@@ -41,9 +41,9 @@ from torchvision.datasets import ImageFolder
 from classifier.config import DetectorConfig
 from classifier.models.backbones import create
 from classifier.models.detector import Detector
+from classifier.optim import prepare
 from classifier.scoring import score
-from classifier.training.optim import prepare
-from classifier.training.training import _Job, ignore, train
+from classifier.training import _Job, ignore, train
 from core.device import autocast, pick_device, pick_precision
 from core.manifest import Manifest
 from faces.orl import embedded
@@ -163,7 +163,7 @@ def _frozen(rows: Manifest, config: DetectorConfig, work: Path, epochs: int) -> 
     began = time.perf_counter()
     stored = train(rows, head, work / "stored", cache)
     with_store = time.perf_counter() - began
-    with mock.patch("classifier.training.training._stored", return_value=False):
+    with mock.patch("classifier.training._stored", return_value=False):
         began = time.perf_counter()
         again = train(rows, head, work / "again", cache)
         without = time.perf_counter() - began

@@ -26,7 +26,7 @@ from classifier.figures import forest_plot
 from classifier.models.detector import Detector
 from classifier.models.forensics import NONE, kinds_of
 from classifier.scoring import score
-from classifier.training.training import HISTORY, train
+from classifier.training import HISTORY, train
 from core.config import override, validate
 from core.errors import UserError
 from core.manifest import Manifest

@@ -27,7 +27,7 @@ from sklearn.metrics import roc_auc_score
 
 from classifier.config import DetectorConfig
 from classifier.models.detector import Detector
-from classifier.training.features import frozen_features
+from classifier.scoring import frozen_features
 from core.manifest import Manifest
 from faces.extraction import IngestConfig
 from faces.ingest import ingest

@@ -22,7 +22,7 @@ from scipy.stats import rankdata
 
 from classifier.config import DetectorConfig
 from classifier.models.detector import Detector
-from classifier.training.features import frozen_features
+from classifier.scoring import frozen_features
 from core.manifest import Manifest
 from faces.orl import embedded
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from classifier.models.ensemble import Ensemble as Ensemble
     from classifier.models.ensemble import load_detector as load_detector
     from classifier.scoring import score as score
-    from classifier.training.training import train as train
+    from classifier.training import train as train
 
 _HOMES = {
     "Detector": "models.detector",
@@ -26,7 +26,7 @@ _HOMES = {
     "explain": "explanation",
     "load_detector": "models.ensemble",
     "score": "scoring",
-    "train": "training.training",
+    "train": "training",
 }
 __all__ = [*_HOMES]
 __getattr__ = lazy_exports(__name__, _HOMES)

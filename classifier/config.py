@@ -27,7 +27,7 @@ class DetectorConfig(BaseModel):
     epochs: int = Field(default=5, ge=1, le=1000)
     frozen_epochs: int = Field(default=1, ge=0, description="of `epochs`, how many train the head alone, first")
     finetune: Literal["full", "gradual", "norms", "head"] = Field(
-        default="full", description="what learns after them, see classifier.training.optim"
+        default="full", description="what learns after them, see classifier.optim"
     )
     learning_rate: float = Field(default=1e-3, gt=0, le=10, description="of the head, at its peak")
     backbone_learning_rate_factor: float = Field(default=0.5, gt=0, le=10, description="times learning_rate")

@@ -19,8 +19,8 @@ from classifier.config import DetectorConfig
 from classifier.evaluation import remark_on_training
 from classifier.models.detector import Detector
 from classifier.models.ensemble import Combination, Ensemble
-from classifier.training.stacking import combine
-from classifier.training.training import HISTORY
+from classifier.stacking import combine
+from classifier.training import HISTORY
 from core.errors import UserError
 from core.files import digest
 from core.manifest import Manifest

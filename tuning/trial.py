@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from classifier.config import DetectorConfig
 from classifier.models.detector import WEIGHTS, Detector
 from classifier.scoring import milliseconds_per_image, score
-from classifier.training.training import train
+from classifier.training import train
 from core.errors import UserError
 from core.files import read_record, sealed, write_json
 from core.manifest import Manifest

@@ -1,7 +1,7 @@
 """Several detectors as one: the same interface, one folder, its own temperature and threshold.
 
 The logit of an ensemble is linear in its members' calibrated logits, sum_m w_m z_m / T_m + b: a mean, a mean weighted
-on val, or a logistic regression (`classifier.training.stacking` finds w and b). Members may be of different backbones
+on val, or a logistic regression (`classifier.stacking` finds w and b). Members may be of different backbones
 and sizes. The ensemble sees the largest of their sizes, and scales down for the smaller ones with anti-aliasing.
 
 On disk it looks like a detector: `weights.safetensors` with the members' tensors behind their numbers (`0.`, `1.`, ...)

@@ -52,6 +52,6 @@ def test_a_damaged_record_is_written_anew_without_training_again(
     assert train_and_log(base, context, name="one").objective == trained.objective
     record.write_text(sound.replace('"objective": 0.', '"objective": 9.').replace('"objective": 1.', '"objective": 9.'))
     assert record.read_text() != sound
-    monkeypatch.setattr("classifier.training.training._Job", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr("classifier.training._Job", lambda *_: pytest.fail("trained again"))
     assert train_and_log(base, context, name="one").objective == trained.objective
     assert '"objective": 9.' not in record.read_text()

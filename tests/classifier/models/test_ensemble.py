@@ -14,7 +14,7 @@ from classifier.config import DetectorConfig
 from classifier.models.detector import Detector
 from classifier.models.ensemble import Ensemble, load_detector, resized
 from classifier.scoring import milliseconds_per_image, score
-from classifier.training.stacking import combine, fit
+from classifier.stacking import combine, fit
 from core.errors import UserError
 from core.manifest import Manifest
 from faces.loading import decode

@@ -15,9 +15,19 @@ from classifier.explanation import explain
 from classifier.export import FLOAT, TOLERANCE, export_onnx, parity
 from classifier.models.backbones import create, head, pooled
 from classifier.models.detector import Detector
-from classifier.models.filters import TRUNCATION, Spectrum, dct_basis, grey, srm_kernels, srm_maps, texture_maps
-from classifier.models.forensics import BRANCHES, WIDTH, ForensicNetwork
-from classifier.training.training import train
+from classifier.models.forensics import (
+    BRANCHES,
+    TRUNCATION,
+    WIDTH,
+    ForensicNetwork,
+    Spectrum,
+    dct_basis,
+    grey,
+    srm_kernels,
+    srm_maps,
+    texture_maps,
+)
+from classifier.training import train
 from core.manifest import Manifest
 from faces.loading import load_crops
 

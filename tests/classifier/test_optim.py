@@ -12,8 +12,8 @@ from torch import nn
 from classifier.config import DetectorConfig
 from classifier.models.backbones import BACKBONES, spec
 from classifier.models.detector import Detector
-from classifier.training.optim import layers, learning, new_keys, prepare
-from classifier.training.training import train
+from classifier.optim import layers, learning, new_keys, prepare
+from classifier.training import train
 from core.manifest import Manifest
 
 Faces = Callable[..., Manifest]

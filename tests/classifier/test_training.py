@@ -17,14 +17,14 @@ from safetensors.torch import load_file
 from sklearn.metrics import roc_auc_score
 from sklearn.utils.class_weight import compute_class_weight
 
-import classifier.training.training
+import classifier.training
+from classifier.batching import class_weights, epoch_order, paired_parts, parents_of
 from classifier.config import DetectorConfig
 from classifier.models.backbones import create
 from classifier.models.detector import Detector
+from classifier.optim import averaged, optimizer, schedule, set_learning_rate
 from classifier.scoring import score
-from classifier.training.batching import class_weights, epoch_order, paired_parts, parents_of
-from classifier.training.optim import averaged, optimizer, schedule, set_learning_rate
-from classifier.training.training import STATE, train
+from classifier.training import STATE, train
 from core.errors import UserError
 from core.manifest import Manifest
 from core.progress import deferred_interrupt
@@ -39,7 +39,7 @@ import os, signal, sys
 from pathlib import Path
 import torch
 from classifier.config import DetectorConfig
-from classifier.training.training import train
+from classifier.training import train
 from core.manifest import Manifest
 manifest, config, out, cache, count, torn = sys.argv[1:]
 left = [int(count)]
@@ -108,7 +108,7 @@ def test_a_finished_job_returns_at_once_and_another_one_is_refused(
 ) -> None:
     rows, config = write_faces(), small(epochs=1)
     out = train(rows, config, tmp_path / "out", tmp_path / "cache")
-    monkeypatch.setattr(classifier.training.training, "_Job", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(classifier.training, "_Job", lambda *_: pytest.fail("trained again"))
     assert train(rows, config, out, tmp_path / "cache") == out
     with pytest.raises(UserError, match=r"other settings \(seed: 0, now 1\): give another folder"):
         train(rows, small(epochs=1, seed=1), out, tmp_path / "cache")
@@ -161,7 +161,7 @@ def test_killed_and_resumed_is_uninterrupted(
         capture_output=True,
         text=True,
         check=False,
-        cwd=Path(classifier.training.training.__file__).parents[2],
+        cwd=Path(classifier.training.__file__).parents[2],
         env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
     )
     assert died.returncode == -signal.SIGKILL, died.stderr
@@ -196,7 +196,7 @@ def test_ctrl_c_saves_between_two_steps(
 ) -> None:
     rows, config = write_faces(), small()
     whole = train(rows, config, tmp_path / "whole", tmp_path / "cache")
-    augment, calls = classifier.training.training.augment, [0]
+    augment, calls = classifier.training.augment, [0]
 
     def interrupted(*arguments: object) -> torch.Tensor:
         calls[0] += 1
@@ -205,7 +205,7 @@ def test_ctrl_c_saves_between_two_steps(
         return augment(*arguments)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(classifier.training.training, "augment", interrupted)
+        patch.setattr(classifier.training, "augment", interrupted)
         with pytest.raises(KeyboardInterrupt):
             train(rows, config, tmp_path / "out", tmp_path / "cache")
     progress = torch.load(tmp_path / "out" / STATE, weights_only=True)["progress"]
@@ -223,7 +223,7 @@ def test_ctrl_c_during_the_last_validation_is_not_lost(
         signal.raise_signal(signal.SIGINT)
         return {"val_loss": 0.5, "val_auc": 0.7}
 
-    monkeypatch.setattr(classifier.training.training._Job, "_validate", interrupted)
+    monkeypatch.setattr(classifier.training._Job, "_validate", interrupted)
     with pytest.raises(KeyboardInterrupt):
         train(rows, config, tmp_path / "out", tmp_path / "cache")
     train(rows, config, tmp_path / "out", tmp_path / "cache", lambda *_: pytest.fail("trained again"))
@@ -305,7 +305,7 @@ def test_a_loss_that_is_none_stops_and_keeps_the_last_good_checkpoint(
     write_faces: Faces, small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows, config = write_faces(), small()
-    augment, calls = classifier.training.training.augment, [0]
+    augment, calls = classifier.training.augment, [0]
 
     def break_it(*arguments: object) -> torch.Tensor:
         calls[0] += 1
@@ -316,7 +316,7 @@ def test_a_loss_that_is_none_stops_and_keeps_the_last_good_checkpoint(
     seen: list[Detector] = []
     create = Detector.create
     monkeypatch.setattr(Detector, "create", lambda config: seen.append(create(config)) or seen[0])
-    monkeypatch.setattr(classifier.training.training, "augment", break_it)
+    monkeypatch.setattr(classifier.training, "augment", break_it)
     with pytest.raises(
         UserError, match=r"loss is nan at step 4 of 9; last good checkpoint kept in .*training.pt; lower"
     ):
@@ -356,7 +356,7 @@ def test_it_stops_early_and_keeps_the_best(
         auc, loss = next(judged)
         return {"val_loss": loss, "val_auc": auc}
 
-    monkeypatch.setattr(classifier.training.training._Job, "_validate", validate)
+    monkeypatch.setattr(classifier.training._Job, "_validate", validate)
     out = train(write_faces(), small(epochs=9, early_stopping_epochs=2), tmp_path / "out", tmp_path / "cache")
     history = json.loads((out / "history.json").read_text())
     assert len(history["epochs"]) == 5

@@ -23,15 +23,14 @@ from numpy.typing import NDArray
 from sklearn.metrics import log_loss, roc_auc_score
 from torch import Tensor
 
+from classifier.batching import class_weights, epoch_order, paired_parts, parents_of
 from classifier.calibration import fit_band, fit_temperature, fit_threshold, probabilities
 from classifier.config import DetectorConfig, differences
 from classifier.models.backbones import head, pooled
 from classifier.models.detector import Detector, read_description
 from classifier.models.forensics import ForensicNetwork, backbone_of
-from classifier.scoring import BATCH_SIZE, logits
-from classifier.training.batching import class_weights, epoch_order, paired_parts, parents_of
-from classifier.training.features import frozen_features
-from classifier.training.optim import averaged, optimizer, prepare, schedule, set_learning_rate
+from classifier.optim import averaged, optimizer, prepare, schedule, set_learning_rate
+from classifier.scoring import BATCH_SIZE, frozen_features, logits
 from core.device import autocast, derived_seed, keep_freed_memory, pick_device, pick_precision
 from core.errors import UserError
 from core.files import write_json

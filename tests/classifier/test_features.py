@@ -7,13 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-import classifier.training.features
+import classifier.scoring
 from classifier.config import DetectorConfig
 from classifier.models.backbones import pooled
 from classifier.models.detector import Detector
-from classifier.scoring import score
-from classifier.training.features import backbone_digest, frozen_features
-from classifier.training.training import train
+from classifier.scoring import backbone_digest, frozen_features, score
+from classifier.training import train
 from core.manifest import Manifest
 from faces.loading import load_crops
 
@@ -41,9 +40,9 @@ def test_only_what_is_lacking_is_computed(
         counts.append(len(images))
         return pooled(module, images)
 
-    monkeypatch.setattr(classifier.training.features, "pooled", counted)
-    monkeypatch.setattr(classifier.training.features, "_SHARD_ROWS", 3)
-    monkeypatch.setattr(classifier.training.features, "BATCH_SIZE", 2)
+    monkeypatch.setattr(classifier.scoring, "pooled", counted)
+    monkeypatch.setattr(classifier.scoring, "_SHARD_ROWS", 3)
+    monkeypatch.setattr(classifier.scoring, "BATCH_SIZE", 2)
     first = frozen_features(detector, rows.select(split="train"), tmp_path)
     assert sum(counts) == len(first) == 20
     everything = frozen_features(detector, rows, tmp_path)
@@ -85,7 +84,7 @@ def test_training_on_them_is_training_through_the_backbone(
     config = small(epochs=3, augmentation=0.0, learning_rate=0.01, **changes)
     with_store = Detector.load(train(rows, config, tmp_path / "a", tmp_path / "cache"), "cpu")
     assert list((tmp_path / "cache" / "features").glob("*/*.npy"))
-    monkeypatch.setattr("classifier.training.training._stored", lambda *_: False)
+    monkeypatch.setattr("classifier.training._stored", lambda *_: False)
     without = Detector.load(train(rows, config, tmp_path / "b", tmp_path / "cache"), "cpu")
     np.testing.assert_allclose(
         score(with_store, rows, tmp_path / "cache"), score(without, rows, tmp_path / "cache"), atol=1e-4
@@ -99,7 +98,7 @@ def test_a_whole_job_on_them_looks_at_no_picture(
 ) -> None:
     rows = write_faces()
     frozen_features(Detector.create(small()), rows, tmp_path / "cache")
-    monkeypatch.setattr("classifier.training.training.load_crops", lambda *_: pytest.fail("looked at pictures"))
+    monkeypatch.setattr("classifier.training.load_crops", lambda *_: pytest.fail("looked at pictures"))
     config = small(finetune="head", augmentation=0.0)
     assert Detector.load(train(rows, config, tmp_path / "out", tmp_path / "cache"), "cpu").temperature != 1
 

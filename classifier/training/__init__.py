@@ -1,1 +1,0 @@
-"""Training of a detector: loop, optimiser, batches, stored features, stacking."""
