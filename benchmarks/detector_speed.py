@@ -39,7 +39,7 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
 from classifier.config import DetectorConfig
-from classifier.models.backbones import create
+from classifier.models.backbones import create, spec
 from classifier.models.detector import Detector
 from classifier.optim import prepare
 from classifier.scoring import score
@@ -188,13 +188,13 @@ class _Plain:
                 place = folder / split / label
                 place.mkdir(parents=True, exist_ok=True)
                 (place / f"{len(list(place.iterdir())):06}{file.suffix}").symlink_to(file.resolve())
-        built = create(config.backbone, config.weights, config.image_size, config.seed)
+        row = spec(config.backbone)
         self.device = pick_device(config.device)
-        self.network = built.module.to(self.device)
+        self.network = create(config.backbone, config.weights, config.image_size, config.seed).to(self.device)
 
         def loader(split: str, training: bool) -> DataLoader[Any]:
             transform = create_transform(
-                config.image_size, is_training=training, mean=built.mean, std=built.std, crop_pct=1.0
+                config.image_size, is_training=training, mean=row.mean, std=row.std, crop_pct=1.0
             )
             faces = ImageFolder(str(folder / split), transform)
             return DataLoader(faces, config.batch_size, shuffle=training, num_workers=workers)

@@ -90,9 +90,12 @@ def optimizer(
     """AdamW with a group for new weights (marked by `head`) and each layer's, each with and without weight decay.
 
     `scale` of a group is layer_decay ** (layers above it, the head not counted), as BEiT and timm have it. At 1 there
-    are four groups. Biases and the scales of norms do not decay (Goyal et al. 2017,
-    section 5.3, and timm's default since).
+    are four groups. Biases and the scales of norms do not decay (Goyal et al. 2017, section 5.3, and timm's default
+    since).
     """
+    # timm's param_groups_layer_decay gives the same scales but for one factor, and cannot take its place: it leaves out
+    # what is frozen when it is called, puts new weights (branches, too) into no groups of their own, whose rate differs
+    # from the backbone's, and its groups are not those of saved jobs.
     depth = layers(module)
     top = max(depth.values(), default=0)
     groups: dict[tuple[bool, float, bool], list[Tensor]] = {

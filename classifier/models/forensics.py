@@ -17,9 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from classifier.models.backbones import Backbone, head, pooled
 from core.errors import UserError
 
-Colour = tuple[float, float, float]
 WIDTH = 64  # of what each branch adds to the head's input
 NONE = "none"
 RINGS = 32
@@ -49,21 +49,20 @@ class ForensicNetwork(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(
-        self, backbone: nn.Module, head: nn.Linear, kinds: Iterable[str], mean: Colour, std: Colour, image_size: int
-    ) -> None:
+    def __init__(self, backbone: nn.Module, kinds: Iterable[str], row: Backbone, image_size: int) -> None:
         super().__init__()
+        plain = head(backbone)
         backbone.reset_classifier(0)  # type: ignore[operator]
         self.backbone = backbone
         self.branches = nn.ModuleDict({kind: BRANCHES[kind](image_size) for kind in kinds})
-        self.classifier = nn.Linear(head.in_features + WIDTH * len(self.branches), 1)
+        self.classifier = nn.Linear(plain.in_features + WIDTH * len(self.branches), 1)
         nn.init.normal_(self.classifier.weight, std=0.01)
         with torch.no_grad():
-            self.classifier.weight[:, : head.in_features] = head.weight
-            assert head.bias is not None
-            self.classifier.bias.copy_(head.bias)
-        self.register_buffer("mean", torch.tensor(mean).reshape(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).reshape(3, 1, 1), persistent=False)
+            self.classifier.weight[:, : plain.in_features] = plain.weight
+            assert plain.bias is not None
+            self.classifier.bias.copy_(plain.bias)
+        self.register_buffer("mean", torch.tensor(row.mean).reshape(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(row.std).reshape(3, 1, 1), persistent=False)
 
     def fused(self, seen: Tensor, images: Tensor) -> Tensor:
         """[B, F + 64 * branches] input of the head, of the backbone's features [B, F] and normalised images."""
@@ -81,9 +80,7 @@ class ForensicNetwork(nn.Module):
 
     def forward_features(self, images: Tensor) -> Tensor:
         """[B, F + 64 * branches] input of the head."""
-        backbone = self.backbone
-        seen = backbone.forward_head(backbone.forward_features(images), pre_logits=True)  # type: ignore[operator]
-        return self.fused(seen, images)
+        return self.fused(pooled(self.backbone, images), images)
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
         """The logit [B, 1], or the head's input as it is."""
@@ -139,9 +136,8 @@ class _Maps(_Branch):
         super().__init__()
         self.maps = maps
         self.register_buffer("kernels", srm_kernels(), persistent=False)
-        widths = (channels, 32, 48, WIDTH)
         layers: list[nn.Module] = []
-        for before, after in pairwise(widths):
+        for before, after in pairwise((channels, 32, 48, WIDTH)):
             layers += [nn.Conv2d(before, after, 3, 2, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
         self.network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
 

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from timm.optim import param_groups_layer_decay
 from torch import nn
 
 from classifier.config import DetectorConfig
-from classifier.models.backbones import BACKBONES, spec
+from classifier.models.backbones import BACKBONES, create, spec
 from classifier.models.detector import Detector
-from classifier.optim import layers, learning, new_keys, prepare
+from classifier.optim import layers, learning, new_keys, optimizer, prepare
 from classifier.training import train
 from core.manifest import Manifest
 
@@ -62,6 +63,21 @@ def test_that_and_nothing_else_moves(write_faces: Faces, small: Small, tmp_path:
     else:
         assert moved == {"fc.weight", "fc.bias"}
         assert not statistics
+
+
+@pytest.mark.parametrize("name", ["resnet18", "tf_efficientnet_lite0", "vit_small"])
+def test_layers_scales_are_timms_but_for_one_factor(name: str) -> None:
+    module = create(name, "none", 32)
+    groups = optimizer(module, 1e-3, 0.02, layer_decay=0.75).param_groups
+    ours = {weight: group["scale"] for group in groups if not group["head"] for weight in group["params"]}
+    theirs = {
+        weight: group["lr_scale"]
+        for group in param_groups_layer_decay(module, 0.02, layer_decay=0.75)
+        for weight in group["params"]
+    }
+    assert len(set(ours.values())) > 5
+    factors = [theirs[weight] / scale for weight, scale in ours.items()]
+    assert factors == pytest.approx([factors[0]] * len(factors))
 
 
 def test_statistics_of_closed_layers_stay() -> None:

@@ -161,7 +161,7 @@ def test_killed_and_resumed_is_uninterrupted(
         capture_output=True,
         text=True,
         check=False,
-        cwd=Path(classifier.training.__file__).parents[2],
+        cwd=Path(classifier.training.__file__).parents[1],
         env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
     )
     assert died.returncode == -signal.SIGKILL, died.stderr
@@ -442,7 +442,7 @@ def test_the_rate_warms_up_and_falls_to_nothing() -> None:
 
 
 def test_biases_and_norms_do_not_decay_and_the_backbone_has_its_own_rate() -> None:
-    module = create("resnet18", "none", 32).module
+    module = create("resnet18", "none", 32)
     adam = optimizer(module, 1e-3, 0.1)
     set_learning_rate(adam, 1e-3, 0.2)
     group_of = {id(parameter): group for group in adam.param_groups for parameter in group["params"]}
@@ -454,7 +454,7 @@ def test_biases_and_norms_do_not_decay_and_the_backbone_has_its_own_rate() -> No
 
 
 def test_rates_fall_from_layer_to_layer() -> None:
-    module = create("resnet18", "none", 32).module
+    module = create("resnet18", "none", 32)
     adam = optimizer(module, 1e-3, 0.1, layer_decay=0.5)
     set_learning_rate(adam, 1e-3, 0.2)
     rate = {id(parameter): group["lr"] for group in adam.param_groups for parameter in group["params"]}

@@ -82,21 +82,21 @@ def test_the_packaged_weights_load_strictly() -> None:
     named = packaged_lite0(list(network.state_dict()))
     network.load_state_dict(named, strict=True)
     built = create(OFFLINE_BACKBONE, "imagenet", 64)
-    ours = built.module.state_dict()
-    above = set(head_keys(built.module))
+    ours = built.state_dict()
+    above = set(head_keys(built))
     assert above == {"classifier.weight", "classifier.bias"}
     assert all(torch.equal(ours[key], named[key]) for key in ours if key not in above)
-    assert built.mean == (127 / 255,) * 3
+    assert spec(OFFLINE_BACKBONE).mean == (127 / 255,) * 3
     # The networks' features agree too, which a shifted name would not let them.
     images = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        seen = pooled(built.module.eval(), images)
+        seen = pooled(built.eval(), images)
         torch.testing.assert_close(seen, pooled(network.eval(), images))
 
 
 def test_a_fresh_head_starts_near_even_odds() -> None:
     """timm draws the head of a one-logit EfficientNet so wide that a trained backbone starts at a loss of 3."""
-    module = create(OFFLINE_BACKBONE, "imagenet", 64).module.eval()
+    module = create(OFFLINE_BACKBONE, "imagenet", 64).eval()
     images = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         assert float(module(images).abs().max()) < 1
@@ -104,7 +104,7 @@ def test_a_fresh_head_starts_near_even_odds() -> None:
 
 def test_random_weights_follow_the_seed_and_leave_the_global_state() -> None:
     state = torch.get_rng_state()
-    first, again, other = (create("resnet18", "none", 32, seed).module.state_dict() for seed in (1, 1, 2))
+    first, again, other = (create("resnet18", "none", 32, seed).state_dict() for seed in (1, 1, 2))
     assert state_digest(first) == state_digest(again) != state_digest(other)
     assert torch.equal(state, torch.get_rng_state())
 
@@ -119,7 +119,7 @@ def test_a_local_file_is_loaded_with_another_head_left_out(tmp_path: Path, suffi
         torch.save({"state_dict": source.state_dict()}, file)
     else:
         save_file(source.state_dict(), file)
-    module = create("vit_small", str(file), 32).module
+    module = create("vit_small", str(file), 32)
     assert torch.equal(
         module.get_parameter("blocks.3.attn.qkv.weight"), source.get_parameter("blocks.3.attn.qkv.weight")
     )
@@ -135,23 +135,23 @@ def test_a_file_without_any_head_is_loaded_under_a_fresh_one(tmp_path: Path) -> 
 
     source = timm.create_model("vit_small_patch14_dinov2", num_classes=0, img_size=56)
     save_file(source.state_dict(), tmp_path / "weights.safetensors")
-    module = create("dinov2_small", str(tmp_path / "weights.safetensors"), 28).module
+    module = create("dinov2_small", str(tmp_path / "weights.safetensors"), 28)
     name = "blocks.3.attn.qkv.weight"
     assert torch.equal(module.get_parameter(name), source.get_parameter(name))
     assert head(module).weight.shape == (1, 384)
 
 
 def test_a_local_file_with_one_logit_keeps_its_head(tmp_path: Path) -> None:
-    source = create("resnet18", "none", 32, seed=5).module
+    source = create("resnet18", "none", 32, seed=5)
     save_file(source.state_dict(), tmp_path / "weights.safetensors")
-    again = create("resnet18", str(tmp_path / "weights.safetensors"), 32, seed=6).module
+    again = create("resnet18", str(tmp_path / "weights.safetensors"), 32, seed=6)
     assert state_digest(again.state_dict()) == state_digest(source.state_dict())
 
 
 def test_files_that_do_not_serve_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"there is no file of weights .*nowhere.pth for resnet18"):
         create("resnet18", str(tmp_path / "nowhere.pth"), 32)
-    save_file(create("resnet50", "none", 32).module.state_dict(), tmp_path / "other.safetensors")
+    save_file(create("resnet50", "none", 32).state_dict(), tmp_path / "other.safetensors")
     with pytest.raises(UserError, match="does not hold weights of resnet18"):
         create("resnet18", str(tmp_path / "other.safetensors"), 32)
     (tmp_path / "noise.pth").write_bytes(b"no weights at all")

@@ -128,7 +128,7 @@ def test_any_backbone_keeps_its_part(backbone: str, small: Small) -> None:
 def test_a_file_of_one_logit_lends_its_head_to_the_fused_one(tmp_path: Path, small: Small) -> None:
     from safetensors.torch import save_file
 
-    source = create("resnet18", "none", 32, seed=5).module
+    source = create("resnet18", "none", 32, seed=5)
     save_file(source.state_dict(), tmp_path / "weights.safetensors")
     config = small(backbone="resnet18", weights=str(tmp_path / "weights.safetensors"), forensics="srm")
     fused = head(Detector.create(config).module).weight
