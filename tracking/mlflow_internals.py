@@ -9,8 +9,8 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
-from collections.abc import Callable, Mapping
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -32,7 +32,7 @@ EXPERIMENT_KIND = {"mlflow.experimentKind": "custom_model_development"}
 SHARED_VIEW = "mlflow.sharedViewState."  # + key: the state of a view as JSON, opened by ?viewStateShareKey=key
 MODEL_VERSIONS = "mlflow.modelVersions"  # on a logged model: the versions that the UI links it to
 _SQLITE = "sqlite:///"
-_WAIT_SECONDS = 60
+LOCK_SECONDS = 60  # how long a job waits for another job's write to the same database before it gives up
 
 
 def database_path(tracking_uri: str) -> Path:
@@ -88,6 +88,15 @@ def write_database(path: Path) -> None:
         event.remove(Engine, "connect", without_flushes)
 
 
+@contextmanager
+def transaction(file: Path, wait_seconds: float) -> Iterator[sqlite3.Connection]:
+    """A transaction that may write from the start: kept as the block ends, taken back where the block raises."""
+    uri = f"{file.as_uri()}?mode=rw"
+    with closing(sqlite3.connect(uri, uri=True, timeout=wait_seconds, isolation_level=None)) as database, database:
+        database.execute("BEGIN IMMEDIATE")
+        yield database
+
+
 def has_tables(database: sqlite3.Connection) -> bool:
     """Whether an open database is one of MLflow's."""
     return bool(database.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (EXPERIMENTS,)).fetchall())
@@ -109,24 +118,13 @@ def move_aliases_at_once(
     """
     model = (DEFAULT_WORKSPACE_NAME, name)
     where = "workspace = ? AND name = ? AND alias = ?"
-    uri = f"{file.as_uri()}?mode=rw"
-    with closing(sqlite3.connect(uri, uri=True, timeout=_WAIT_SECONDS, isolation_level=None)) as database:
-        database.execute("BEGIN IMMEDIATE")
-        try:
-            row = database.execute(f"SELECT version FROM {ALIASES} WHERE {where}", (*model, deciding)).fetchone()
-            if not allowed(int(row[0]) if row else None):
-                database.execute("ROLLBACK")
-                return
-            for alias, number in wanted.items():
-                database.execute(f"DELETE FROM {ALIASES} WHERE {where}", (*model, alias))
-                if number is not None:
-                    database.execute(
-                        f"INSERT INTO {ALIASES} (workspace, name, alias, version) VALUES (?, ?, ?, ?)",
-                        (*model, alias, number),
-                    )
-            database.execute(f"INSERT INTO {TAGS} (workspace, name, key, value) VALUES (?, ?, ?, ?)", (*model, *tag))
-            database.execute("COMMIT")
-        except BaseException:
-            if database.in_transaction:
-                database.execute("ROLLBACK")
-            raise
+    with transaction(file, LOCK_SECONDS) as database:
+        row = database.execute(f"SELECT version FROM {ALIASES} WHERE {where}", (*model, deciding)).fetchone()
+        if not allowed(int(row[0]) if row else None):
+            return
+        for alias, number in wanted.items():
+            database.execute(f"DELETE FROM {ALIASES} WHERE {where}", (*model, alias))
+            if number is not None:
+                values = (*model, alias, number)
+                database.execute(f"INSERT INTO {ALIASES} (workspace, name, alias, version) VALUES (?, ?, ?, ?)", values)
+        database.execute(f"INSERT INTO {TAGS} (workspace, name, key, value) VALUES (?, ?, ?, ?)", (*model, *tag))

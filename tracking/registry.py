@@ -12,7 +12,7 @@ import json
 import socket
 import uuid
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -22,7 +22,7 @@ from mlflow.exceptions import MlflowException
 
 from tracking.mlflow_internals import MODEL_VERSIONS, database_path, move_aliases_at_once
 from tracking.runs import MAX_TAG, metric_name, shortened
-from tracking.store import Store, TrackingError, explained
+from tracking.store import Store, TrackingError, every_page, explained
 
 DETECTOR = "counterforge-detector"
 MODEL_TAG = "counterforge.model_id"
@@ -50,7 +50,11 @@ class Event:
 
 def event(what: str, version: int, before: int | None, why: str) -> Event:
     """An event of now, by whoever runs this process."""
-    return Event(datetime.now(UTC).isoformat(timespec="microseconds"), who(), what, version, before, why[:_MAX_WHY])
+    return Event(_now("microseconds"), who(), what, version, before, why[:_MAX_WHY])
+
+
+def _now(precision: str) -> str:
+    return datetime.now(UTC).isoformat(timespec=precision)
 
 
 def who() -> str:
@@ -93,7 +97,7 @@ class Registry:
         The version inherits the logged model's own tags (manifest, generator, study, trial, git commit, ...).
         """
         client = self.store.client
-        with explained(f"register the model {model_id}", self.store.tracking_uri):
+        with self._explained(f"register the model {model_id}"):
             model = client.get_logged_model(model_id)
             if str(model.status) != "READY":
                 raise TrackingError(f"the model {model_id} is {model.status}, not READY: train it to the end first")
@@ -103,7 +107,7 @@ class Registry:
             known = next((version for version in self.versions() if version.model_id == model_id), None)
             if known is not None:
                 self.tag(known.number, lineage)
-                return self.resolve(str(known.number))
+                return self.resolve(known.number)
             try:
                 client.create_registered_model(self.name, description="Detectors of fake faces")
             except MlflowException as error:
@@ -117,7 +121,7 @@ class Registry:
                 links = json.loads(model.tags.get(MODEL_VERSIONS, "[]"))
                 links.append({"name": self.name, "version": int(made.version)})
                 client.set_logged_model_tags(model_id, {MODEL_VERSIONS: json.dumps(links)})
-        return self.resolve(str(made.version))
+        return self.resolve(made.version)
 
     def promote(
         self,
@@ -149,12 +153,10 @@ class Registry:
             wanted: dict[str, int | None] = {PREVIOUS: old} if old is not None else {}
             if CHALLENGER in chosen.aliases:
                 wanted[CHALLENGER] = None
-            moved = wanted | {CHAMPION: chosen.number}
-            move_aliases(self.store, self.name, moved, event("promote", chosen.number, old, why))
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        with explained(f"record the promotion of version {chosen.number}", self.store.tracking_uri):
-            self.tag(chosen.number, {"promoted_at": now, "promoted_by": who(), "promoted_because": why})
-        return self.resolve(str(chosen.number))
+            self._move(wanted | {CHAMPION: chosen.number}, event("promote", chosen.number, old, why))
+        with self._explained(f"record the promotion of version {chosen.number}"):
+            self.tag(chosen.number, {"promoted_at": _now("seconds"), "promoted_by": who(), "promoted_because": why})
+        return self.resolve(chosen.number)
 
     def record(
         self, version: int | str, report: Mapping[str, Any], tags: Mapping[str, Any], *, description: str = ""
@@ -165,28 +167,27 @@ class Registry:
         `gate_report` (its first level only, where it exceeds 5,000 characters).
         """
         chosen = self.resolve(version)
-        full = json.dumps(report, indent=2, default=str)
         compact = json.dumps(report, default=str)
         if len(compact) > MAX_TAG:
             first_level = {key: value for key, value in report.items() if not isinstance(value, Mapping | list | tuple)}
-            compact = shortened(json.dumps(first_level, default=str), MAX_TAG)
-        file = f"gate/version-{chosen.number}.json"
+            compact = json.dumps(first_level, default=str)
         record = {REPORT_TAG: compact, **tags}
-        with explained(f"record the gate's report on version {chosen.number}", self.store.tracking_uri):
+        with self._explained(f"record the gate's report on version {chosen.number}"):
             if chosen.run_id:
-                self.store.client.log_text(chosen.run_id, full, file)
+                file = f"gate/version-{chosen.number}.json"
+                self.store.client.log_text(chosen.run_id, json.dumps(report, indent=2, default=str), file)
                 record["gate_report_file"] = f"runs:/{chosen.run_id}/{file}"
             self.tag(chosen.number, record)
             if description:
                 self.store.client.update_model_version(self.name, str(chosen.number), shortened(description, MAX_TAG))
-        return self.resolve(str(chosen.number))
+        return self.resolve(chosen.number)
 
     def challenge(self, version: int | str) -> Version:
         """Give `version` the alias `challenger`: the next one that the gate looks at."""
-        chosen = self.resolve(version)
-        with explained(f"name a challenger of {self.name}", self.store.tracking_uri):
-            self._alias(CHALLENGER, chosen)
-        return self.resolve(str(chosen.number))
+        number = self.resolve(version).number
+        with self._explained(f"name a challenger of {self.name}"):
+            self.store.client.set_registered_model_alias(self.name, CHALLENGER, str(number))
+        return self.resolve(number)
 
     def rollback(self, why: str = "") -> Version:
         """Swap `champion` and `previous`, and return the champion of now.
@@ -198,16 +199,26 @@ class Registry:
         if previous is None or champion is None or previous.number == champion.number:
             raise TrackingError(f"{self.name} has no previous champion to roll back to: {self._inventory()}")
         swapped = {PREVIOUS: champion.number, CHAMPION: previous.number}
-        record = event("rollback", previous.number, champion.number, why or "rolled back")
-        move_aliases(self.store, self.name, swapped, record)
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        with explained(f"record the rollback of {self.name}", self.store.tracking_uri):
-            self.tag(champion.number, {"rolled_back_at": now, "rolled_back_by": who()})
-        return self.resolve(str(previous.number))
+        self._move(swapped, event("rollback", previous.number, champion.number, why or "rolled back"))
+        with self._explained(f"record the rollback of {self.name}"):
+            self.tag(champion.number, {"rolled_back_at": _now("seconds"), "rolled_back_by": who()})
+        return self.resolve(previous.number)
 
     def history(self) -> list[Event]:
-        """Every change of the champion, the newest first: when, who, what, and why."""
-        return history(self.store, self.name)
+        """Every change of the champion, the newest first; empty where nothing was registered."""
+        with self._explained(f"read the history of {self.name}"):
+            try:
+                tags = self.store.client.get_registered_model(self.name).tags
+            except MlflowException as error:
+                if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                    return []
+                raise
+        events = []
+        for key, value in tags.items():
+            if key.startswith(HISTORY):
+                with suppress(ValueError, TypeError):  # a tag that somebody wrote by hand
+                    events.append(Event(**json.loads(value)))
+        return sorted(events, key=lambda each: each.when, reverse=True)
 
     def champion(self) -> Version | None:
         """The version in service, or None before the first promotion."""
@@ -228,13 +239,9 @@ class Registry:
 
     def versions(self) -> list[Version]:
         """All versions, the newest first; empty if nothing was registered yet."""
-        client, found, token = self.store.client, [], None
-        with explained(f"list the versions of {self.name}", self.store.tracking_uri):
-            while True:
-                page = client.search_model_versions(f"name = '{self.name}'", max_results=1000, page_token=token)
-                found += page
-                if not (token := page.token):
-                    break
+        client = self.store.client
+        with self._explained(f"list the versions of {self.name}"):
+            found = [*every_page(client.search_model_versions, f"name = '{self.name}'", max_results=1000)]
             aliases = client.get_registered_model(self.name).aliases if found else {}
         return sorted((_version(each, aliases) for each in found), key=lambda v: -v.number)
 
@@ -254,11 +261,9 @@ class Registry:
 
     def metrics(self, version: Version) -> dict[str, float]:
         """The newest value of every metric of the version's logged model; empty where that was deleted."""
-        with suppress(MlflowException):  # its logged model may have been deleted
-            newest = sorted(
-                self.store.client.get_logged_model(version.model_id).metrics or [], key=lambda m: (m.timestamp, m.step)
-            )
-            return {metric.key: float(metric.value) for metric in newest}
+        with suppress(MlflowException):
+            logged = self.store.client.get_logged_model(version.model_id).metrics or []
+            return {m.key: float(m.value) for m in sorted(logged, key=lambda m: (m.timestamp, m.step))}
         return {}
 
     def tag(self, number: int, tags: Mapping[str, Any]) -> None:
@@ -266,8 +271,8 @@ class Registry:
         for key, value in tags.items():
             self.store.client.set_model_version_tag(self.name, str(number), metric_name(key), shortened(value, MAX_TAG))
 
-    def _alias(self, alias: str, version: Version) -> None:
-        self.store.client.set_registered_model_alias(self.name, alias, str(version.number))
+    def _explained(self, doing: str) -> AbstractContextManager[None]:
+        return explained(doing, self.store.tracking_uri)
 
     def _aliased(self, alias: str) -> Version | None:
         return next((version for version in self.versions() if alias in version.aliases), None)
@@ -280,6 +285,62 @@ class Registry:
         numbers = ", ".join(str(version.number) for version in reversed(versions))
         return f"there are the versions {numbers} and the aliases {', '.join(named) or '(none)'}"
 
+    def _move(self, wanted: Mapping[str, int | None], record: Event) -> None:
+        """Set aliases (None removes one) if the champion is still `record.before`.
+
+        Nothing happens where `record.version` is the champion already.
+
+        Raises:
+            ConcurrentPromotionError: it is another one, and nothing was changed; from a server also after the change,
+                when somebody else promoted at the same moment.
+        """
+        key = f"{HISTORY}{record.when.replace('-', '').replace(':', '').replace('+0000', 'Z')}.{uuid.uuid4().hex[:6]}"
+        tag = key, shortened(json.dumps(asdict(record)), MAX_TAG)
+        with self._explained(f"move the aliases of {self.name}"):
+            if self.store.is_server:
+                self._through_a_server(wanted, record, tag)
+            else:
+                file = database_path(self.store.tracking_uri)
+                move_aliases_at_once(file, self.name, wanted, CHAMPION, lambda now: not self._is_done(record, now), tag)
+
+    def _through_a_server(self, wanted: Mapping[str, int | None], record: Event, tag: tuple[str, str]) -> None:
+        """The champion goes last, so that a kill between two calls leaves one, and the same call again completes it."""
+        client = self.store.client
+        if self._is_done(record, self._champion_of_a_server()):
+            return
+        client.set_registered_model_tag(self.name, *tag)
+        for alias, number in sorted(wanted.items(), key=lambda each: each[0] == CHAMPION):
+            if number is not None:
+                client.set_registered_model_alias(self.name, alias, str(number))
+            else:
+                client.delete_registered_model_alias(self.name, alias)
+        now = self._champion_of_a_server()
+        rivals = [
+            each.version
+            for each in self.history()
+            if each.before == record.before and each.version != record.version and each.when >= record.when
+        ]
+        if now != record.version or rivals:
+            raise ConcurrentPromotionError(
+                f"version {record.version} of {self.name} was promoted at the same moment as version "
+                f"{', '.join(sorted({str(each) for each in rivals or [now]}))}, and version {now} is the champion: "
+                "look at `counterforge models history` and promote the one that you want again"
+            )
+
+    def _champion_of_a_server(self) -> int | None:
+        number = self.store.client.get_registered_model(self.name).aliases.get(CHAMPION)
+        return None if number is None else int(number)
+
+    def _is_done(self, record: Event, now: int | None) -> bool:
+        """Whether somebody made the same change already."""
+        if now in (record.before, record.version):
+            return now != record.before
+        then = "there was no champion" if record.before is None else f"version {record.before} was the champion"
+        raise ConcurrentPromotionError(
+            f"version {record.version} of {self.name} was decided on when {then}, but version {now} is it now: "
+            "run the same command again to be held against that one"
+        )
+
 
 def _version(entity: Any, aliases: Mapping[str, Any]) -> Version:
     tags = dict(entity.tags)
@@ -291,92 +352,4 @@ def _version(entity: Any, aliases: Mapping[str, Any]) -> Version:
         aliases=tuple(sorted(alias for alias, number in aliases.items() if int(number) == int(entity.version))),
         created=datetime.fromtimestamp(entity.creation_timestamp / 1000, UTC),
         tags=tags,
-    )
-
-
-def move_aliases(store: Store, name: str, wanted: Mapping[str, int | None], record: Event) -> None:
-    """Set the aliases of the registered model `name` (None removes one) if its champion is still `record.before`.
-
-    Nothing happens where `record.version` is the champion already.
-
-    Raises:
-        ConcurrentPromotionError: it is another one, and nothing was changed; from a server also after the change, when
-            somebody else promoted at the same moment.
-        TrackingError: the store refuses.
-    """
-    key = f"{HISTORY}{record.when.replace('-', '').replace(':', '').replace('+0000', 'Z')}.{uuid.uuid4().hex[:6]}"
-    value = shortened(json.dumps(asdict(record)), MAX_TAG)
-    with explained(f"move the aliases of {name}", store.tracking_uri):
-        if store.is_server:
-            _through_a_server(store, name, wanted, record, key, value)
-        else:
-            move_aliases_at_once(
-                database_path(store.tracking_uri),
-                name,
-                wanted,
-                CHAMPION,
-                lambda champion: not _already(name, champion, record),
-                (key, value),
-            )
-
-
-def history(store: Store, name: str) -> list[Event]:
-    """Every change of the champion of `name`, the newest first; empty where nothing was registered."""
-    with explained(f"read the history of {name}", store.tracking_uri):
-        try:
-            tags = store.client.get_registered_model(name).tags
-        except MlflowException as error:
-            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-                return []
-            raise
-    events = []
-    for key, value in tags.items():
-        if key.startswith(HISTORY):
-            with suppress(ValueError, TypeError):  # a tag that somebody wrote by hand
-                events.append(Event(**json.loads(value)))
-    return sorted(events, key=lambda each: each.when, reverse=True)
-
-
-def _through_a_server(
-    store: Store, name: str, wanted: Mapping[str, int | None], record: Event, key: str, value: str
-) -> None:
-    """The champion goes last, so that a kill between two calls leaves one, and the same call again completes it."""
-    client = store.client
-    if _already(name, _champion(client, name), record):
-        return
-    client.set_registered_model_tag(name, key, value)
-    for alias, number in sorted(wanted.items(), key=lambda each: each[0] == CHAMPION):
-        if number is not None:
-            client.set_registered_model_alias(name, alias, str(number))
-        else:
-            client.delete_registered_model_alias(name, alias)
-    now = _champion(client, name)
-    rivals = [
-        each
-        for each in history(store, name)
-        if each.before == record.before and each.version != record.version and each.when >= record.when
-    ]
-    if now != record.version or rivals:
-        others = ", ".join(sorted({str(each.version) for each in rivals} or {str(now)}))
-        raise ConcurrentPromotionError(
-            f"version {record.version} of {name} was promoted at the same moment as version {others}, and version "
-            f"{now} is the champion: look at `counterforge models history` and promote the one that you want again"
-        )
-
-
-def _champion(client: Any, name: str) -> int | None:
-    number = client.get_registered_model(name).aliases.get(CHAMPION)
-    return None if number is None else int(number)
-
-
-def _already(name: str, now: int | None, record: Event) -> bool:
-    """Whether somebody made the same change already."""
-    if now == record.before:
-        return False
-    if now == record.version:
-        return True
-    then = "there was no champion" if record.before is None else f"version {record.before} was the champion"
-    raise ConcurrentPromotionError(
-        f"version {record.version} of {name} was decided on when {then}, but version {now} is it now: "
-        "run the same command again to be held against that one"
     )

@@ -13,8 +13,8 @@ import shutil
 import sqlite3
 import tempfile
 import uuid
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,22 +27,21 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from core.errors import UserError
 from tracking.mlflow_internals import (
-    ARTIFACTS,
     EXPERIMENT_KIND,
+    LOCK_SECONDS,
     SCHEME,
     database_path,
     has_tables,
     register_repository,
+    transaction,
     write_database,
 )
 
 DEFAULT_ROOT = Path("mlruns")
 DATABASE = "mlflow.db"
 MIN_FREE_MEGABYTES = 100
-# How long a job waits for another job's write to the same database before it gives up.
-_LOCK_TIMEOUT_SECONDS = 60
 # How long the first request to a server may take: a job that cannot be recorded should say so at once.
-_PROBE_TIMEOUT_SECONDS = 4
+_PROBE_TIMEOUT_SECONDS = "4"
 
 
 class TrackingError(UserError):
@@ -69,12 +68,6 @@ _REMEDIES = (
 )
 
 
-def remedy_for(reason: str) -> str:
-    """What the user can do about a failure whose library message is `reason`."""
-    lowered = reason.lower()
-    return next((remedy for sign, remedy in _REMEDIES if sign in lowered), "see the message and run the command again")
-
-
 def first_line(error: BaseException) -> str:
     """The part of a library's message that a person can read: one line, at most 300 characters."""
     if isinstance(error, OSError) and error.errno is not None:
@@ -94,8 +87,19 @@ def explained(doing: str, where: str) -> Iterator[None]:
     except TrackingError:
         raise
     except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
-        reason = first_line(error)
-        raise TrackingError(f"cannot {doing} ({where}): {reason.rstrip('.')}; {remedy_for(str(error))}") from error
+        said, otherwise = str(error).lower(), "see the message and run the command again"
+        remedy = next((remedy for sign, remedy in _REMEDIES if sign in said), otherwise)
+        raise TrackingError(f"cannot {doing} ({where}): {first_line(error).rstrip('.')}; {remedy}") from error
+
+
+def every_page(search: Callable[..., Any], *arguments: Any, **options: Any) -> Iterator[Any]:
+    """What a search of MLflow's client finds, on all its pages."""
+    token = None
+    while True:
+        page = search(*arguments, page_token=token, **options)
+        yield from page
+        if not (token := page.token):
+            return
 
 
 @dataclass(frozen=True)
@@ -105,12 +109,10 @@ class Store:
     Attributes:
         tracking_uri: `http(s)://...` or an absolute `sqlite:///...`, for tracking and for the registry.
         root: the local folder, absolute. A server's store has it too, for studies and logs.
-        artifact_location: where artifacts lie, for people: a folder, or "kept by <server>".
     """
 
     tracking_uri: str
     root: Path
-    artifact_location: str
 
     @property
     def is_server(self) -> bool:
@@ -146,8 +148,7 @@ class Store:
                 folder = f"{re.sub(r'[^A-Za-z0-9_-]+', '-', name).strip('-')[:60]}-{uuid.uuid4().hex[:6]}"
                 location = None if self.is_server else f"{SCHEME}:/{folder}"
                 try:
-                    made = self.client.create_experiment(name, artifact_location=location, tags=EXPERIMENT_KIND)
-                    return str(made)
+                    return str(self.client.create_experiment(name, artifact_location=location, tags=EXPERIMENT_KIND))
                 except MlflowException as error:
                     if error.error_code != "RESOURCE_ALREADY_EXISTS":
                         raise
@@ -177,9 +178,8 @@ def open_store(root: Path = DEFAULT_ROOT) -> Store:
     register_repository()
     root = Path(root).absolute()
     wanted = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
-    ours = f"sqlite:///{root / DATABASE}?timeout={_LOCK_TIMEOUT_SECONDS}"
     if urlsplit(wanted).scheme in ("http", "https"):
-        store = Store(wanted.rstrip("/"), root, f"kept by {wanted.rstrip('/')}")
+        store = Store(wanted.rstrip("/"), root)
         _check_server(store)
     elif wanted and database_path(wanted) != root / DATABASE:
         raise TrackingError(
@@ -187,7 +187,7 @@ def open_store(root: Path = DEFAULT_ROOT) -> Store:
             f"one over it with `mlflow server --backend-store-uri`, or unset the variable to use {root}"
         )
     else:
-        store = Store(ours, root, str(root / ARTIFACTS))
+        store = Store(f"sqlite:///{root / DATABASE}?timeout={LOCK_SECONDS}", root)
         _check_folder(root)
         _check_database(root / DATABASE)
         with explained("read the tracking database", str(root / DATABASE)):
@@ -211,16 +211,8 @@ def _check_server(store: Store) -> None:
 @contextmanager
 def quick_requests() -> Iterator[None]:
     """Inside, a server that does not answer fails within seconds and is asked once, unless the user set otherwise."""
-    with _default_environment(
-        MLFLOW_HTTP_REQUEST_TIMEOUT=str(_PROBE_TIMEOUT_SECONDS), MLFLOW_HTTP_REQUEST_MAX_RETRIES="0"
-    ):
-        yield
-
-
-@contextmanager
-def _default_environment(**defaults: str) -> Iterator[None]:
-    """Set the variables that the user has not set, for the time of the block."""
-    missing = {name: value for name, value in defaults.items() if name not in os.environ}
+    quick = {"MLFLOW_HTTP_REQUEST_TIMEOUT": _PROBE_TIMEOUT_SECONDS, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+    missing = {name: value for name, value in quick.items() if name not in os.environ}
     os.environ.update(missing)
     try:
         yield
@@ -263,17 +255,14 @@ def _check_database(path: Path) -> None:
         finally:
             draft.unlink(missing_ok=True)
     try:
-        uri = f"{path.as_uri()}?mode=rw"
-        with closing(sqlite3.connect(uri, uri=True, timeout=_LOCK_TIMEOUT_SECONDS, isolation_level=None)) as database:
-            database.execute("BEGIN IMMEDIATE")  # fails where nothing could be written, without writing
-            database.execute("ROLLBACK")
+        with transaction(path, LOCK_SECONDS) as database:  # fails where nothing could be written, without writing
             if not has_tables(database):
                 raise sqlite3.DatabaseError("it holds no MLflow tables")
     except sqlite3.Error as error:
         if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
             raise TrackingError(
-                f"{path} was locked by another process for {_LOCK_TIMEOUT_SECONDS} seconds: run the same command "
-                "again, and if that does not help, end the process that holds it"
+                f"{path} was locked by another process for {LOCK_SECONDS} seconds: run the same command again, and if "
+                "that does not help, end the process that holds it"
             ) from error
         raise TrackingError(
             f"{path} cannot be used as the tracking database ({first_line(error)}): move it away to start a new one, "

@@ -254,12 +254,7 @@ def recall(study: optuna.Study) -> tuple[StudyConfig, TrialSpec, TrialContext, s
         of["experiment"],
         {key: Path(value) for key, value in of["generators"].items()},
     )
-    return (
-        StudyConfig.model_validate(known[CONFIG]),
-        TrialSpec.model_validate(known[BASE]),
-        context,
-        str(known[RUN]),
-    )
+    return (StudyConfig.model_validate(known[CONFIG]), TrialSpec.model_validate(known[BASE]), context, str(known[RUN]))
 
 
 def recall_final(study: optuna.Study) -> FinalTraining:

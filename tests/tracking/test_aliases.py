@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tracking.models import log_detector
-from tracking.registry import ConcurrentPromotionError, Registry, event, move_aliases
+from tracking.registry import ConcurrentPromotionError, Registry, event
 from tracking.runs import run
 from tracking.store import Store, TrackingError, open_store
 
@@ -58,8 +58,7 @@ def test_a_decision_against_a_champion_of_before_is_refused(registry: Registry) 
 PROMOTE = """
 import sys, time
 from pathlib import Path
-from tracking.registry import ConcurrentPromotionError, event, move_aliases
-from tracking.registry import Registry
+from tracking.registry import ConcurrentPromotionError, Registry
 from tracking.store import open_store
 
 root, name, version, ready, start = sys.argv[1:]
@@ -150,6 +149,6 @@ def test_through_a_server(registry: Registry, server: str, monkeypatch: pytest.M
 
 def test_a_store_without_the_tables_is_named(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").touch()
-    empty = Store(f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path, str(tmp_path))
+    empty = Registry(Store(f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path), "x")
     with pytest.raises(TrackingError, match=r"cannot move the aliases of x .*no such table"):
-        move_aliases(empty, "x", {"champion": 1}, event("promote", 1, None, "why"))
+        empty._move({"champion": 1}, event("promote", 1, None, "why"))
