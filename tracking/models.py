@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
@@ -25,7 +25,7 @@ from core.files import sha256
 from tracking.mlflow_internals import delete_artifacts
 from tracking.registry import Registry
 from tracking.runs import MAX_PARAM, MAX_TAG, Run, flattened, git_commit, metric_name, shortened
-from tracking.store import Store, TrackingError, explained
+from tracking.store import Store, TrackingError, every_page, explained
 
 WEIGHTS, CONFIG, SUMS = "weights.safetensors", "config.json", "SHA256SUMS"
 DIGEST_TAG = "counterforge.digest"
@@ -145,16 +145,20 @@ def fetch_model(store: Store, model: str, to: Path, *, registry: Registry | None
             raise TrackingError(f"{to} holds something that is no model: choose an empty or a new folder")
         to.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=to.parent, prefix=f".{to.name}-") as scratch:
-            fetched, old = Path(scratch) / "new", Path(scratch) / "old"
+            fetched = Path(scratch) / "new"
             fetched.mkdir()
-            location = str(logged.artifact_location).rstrip("/")
-            _download(store, f"{location}/{SUMS}", fetched)
-            for file in _names(fetched / SUMS):
-                _download(store, f"{location}/{file}", fetched)
+
+            def download(file: str) -> None:
+                uri = f"{str(logged.artifact_location).rstrip('/')}/{file}"
+                mlflow.artifacts.download_artifacts(uri, dst_path=str(fetched), tracking_uri=store.tracking_uri)
+
+            download(SUMS)
+            for file in _sums(fetched):
+                download(file)
             if not _is_intact(fetched, digest):
                 raise TrackingError(f"the files of {model} ({model_id}) differ from their checksums: log it again")
             if to.exists():
-                to.replace(old)
+                to.replace(Path(scratch) / "old")
             fetched.replace(to)
     return to
 
@@ -179,47 +183,30 @@ def forget_model(store: Store, model_id: str) -> bool:
 
 
 def _files(folder: Path) -> list[Path]:
-    missing = [name for name in (WEIGHTS, CONFIG) if not (Path(folder) / name).is_file()]
+    missing = [name for name in (WEIGHTS, CONFIG) if not (folder / name).is_file()]
     if missing:
         raise TrackingError(f"{folder} lacks {' and '.join(missing)}: give the folder of a finished training")
-    return sorted(
-        path
-        for path in Path(folder).iterdir()
-        if path.is_file()
-        and path.suffix != ".pt"
-        and not path.name.startswith(".")
-        and path.name not in _NO_PART_OF_A_MODEL
-    )
+    files = (path for path in folder.iterdir() if path.is_file() and path.suffix != ".pt")
+    return sorted(path for path in files if not path.name.startswith(".") and path.name not in _NO_PART_OF_A_MODEL)
 
 
 def _logged_before(store: Store, run: Run, name: str, digest: str) -> Any:
     """The model of an earlier call, whole or interrupted, or None."""
-    token = None
-    while True:
-        page = store.client.search_logged_models(
-            [run.experiment_id], f"source_run_id = '{run.id}' AND name = '{name}'", page_token=token
-        )
-        for model in page:
-            if model.tags.get(DIGEST_TAG) == digest:
-                return model
-        if not (token := page.token):
-            return None
+    wanted = f"source_run_id = '{run.id}' AND name = '{name}'"
+    models = every_page(store.client.search_logged_models, [run.experiment_id], wanted)
+    return next((model for model in models if model.tags.get(DIGEST_TAG) == digest), None)
 
 
-def _download(store: Store, uri: str, folder: Path) -> None:
-    mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder), tracking_uri=store.tracking_uri)
-
-
-def _names(sums: Path) -> Iterable[str]:
-    names = [line.split("  ", 1)[-1] for line in sums.read_text().splitlines() if line]
-    if any(Path(name).name != name for name in names):
-        raise TrackingError(f"the list of checksums names files outside the model ({names}): do not use it")
-    return names
+def _sums(folder: Path) -> dict[str, str]:
+    """The checksum of each file of a model, from the list that was kept with it."""
+    lines = (folder / SUMS).read_text().splitlines()
+    sums = {name: expected for expected, _, name in (line.partition("  ") for line in lines if line)}
+    if any(Path(name).name != name for name in sums):
+        raise TrackingError(f"the list of checksums names files outside the model ({[*sums]}): do not use it")
+    return sums
 
 
 def _is_intact(folder: Path, digest: str) -> bool:
-    sums = folder / SUMS
-    if not sums.is_file() or sha256(sums)[:32] != digest:
+    if not (folder / SUMS).is_file() or sha256(folder / SUMS)[:32] != digest:
         return False
-    pairs = [line.split("  ", 1) for line in sums.read_text().splitlines() if line]
-    return all((folder / name).is_file() and sha256(folder / name) == expected for expected, name in pairs)
+    return all((folder / n).is_file() and sha256(folder / n) == expected for n, expected in _sums(folder).items())

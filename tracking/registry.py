@@ -7,7 +7,6 @@ the registered model.
 
 from __future__ import annotations
 
-import getpass
 import json
 import socket
 import uuid
@@ -21,7 +20,7 @@ import pandas as pd
 from mlflow.exceptions import MlflowException
 
 from tracking.mlflow_internals import MODEL_VERSIONS, database_path, move_aliases_at_once
-from tracking.runs import MAX_TAG, metric_name, shortened
+from tracking.runs import MAX_TAG, metric_name, shortened, user
 from tracking.store import Store, TrackingError, every_page, explained
 
 DETECTOR = "counterforge-detector"
@@ -59,11 +58,7 @@ def _now(precision: str) -> str:
 
 def who() -> str:
     """user@host of this process."""
-    try:
-        user = getpass.getuser()
-    except (OSError, KeyError):  # a container's user may have no name
-        user = "unknown"
-    return f"{user}@{socket.gethostname()}"
+    return f"{user() or 'unknown'}@{socket.gethostname()}"
 
 
 @dataclass(frozen=True)
@@ -315,15 +310,15 @@ class Registry:
             else:
                 client.delete_registered_model_alias(self.name, alias)
         now = self._champion_of_a_server()
-        rivals = [
-            each.version
+        rivals = {
+            str(each.version)
             for each in self.history()
             if each.before == record.before and each.version != record.version and each.when >= record.when
-        ]
+        }
         if now != record.version or rivals:
             raise ConcurrentPromotionError(
                 f"version {record.version} of {self.name} was promoted at the same moment as version "
-                f"{', '.join(sorted({str(each) for each in rivals or [now]}))}, and version {now} is the champion: "
+                f"{', '.join(sorted(rivals or {str(now)}))}, and version {now} is the champion: "
                 "look at `counterforge models history` and promote the one that you want again"
             )
 

@@ -29,23 +29,16 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunT
 from mlflow.exceptions import MlflowException, RestException
 
 from tracking.mlflow_internals import last_points
-from tracking.store import Store, TrackingError, explained, quick_requests
+from tracking.store import Store, TrackingError, every_page, explained, quick_requests
 
-KEY_TAG = "counterforge.key"
-ATTEMPTS_TAG = "counterforge.attempts"
-ERROR_TAG = "error"
-KILLED_TAG = "killed_because"
-OPENED_TEST = "test_opened"
+KEY_TAG, ATTEMPTS_TAG = "counterforge.key", "counterforge.attempts"
+ERROR_TAG, KILLED_TAG, OPENED_TEST = "error", "killed_because", "test_opened"
 # Limits of one request.
 _PARAMS_PER_CALL, _METRICS_PER_CALL = 100, 1000
 # How long after a failure the server is left in peace: each try may cost seconds where it hangs.
 PAUSE_SECONDS = 5.0
 # Limits of MLflow's database columns.
-MAX_NAME = 250
-MAX_PARAM = 6000
-MAX_TAG = 5000
-MAX_DATASET_NAME = 500
-MAX_DIGEST = 36
+MAX_NAME, MAX_PARAM, MAX_TAG, MAX_DATASET_NAME, MAX_DIGEST = 250, 6000, 5000, 500, 36
 # What one command logs on a model, as `<name>/<dataset>`, and the gate of promotion reads.
 ROBUST_WORST_AUC = "robust_worst_auc"
 PROBE_AUC = "probe_auc"
@@ -192,7 +185,9 @@ class Run:
         file = name if Path(name).suffix else name + (path.suffix if path else ".png")
         with explained(f"log the figure {name} of run {self.name}", self.store.tracking_uri):
             if path is not None:
-                self._upload(path, f"figures/{file}")
+                with tempfile.TemporaryDirectory() as folder:
+                    renamed = shutil.copyfile(path, Path(folder) / Path(file).name)
+                    self.store.client.log_artifact(self.id, str(renamed), posixpath.dirname(f"figures/{file}"))
             elif hasattr(figure, "savefig"):
                 self.store.client.log_figure(self.id, figure, f"figures/{file}")
             else:
@@ -210,21 +205,13 @@ class Run:
         with explained(f"log {path} to run {self.name}", self.store.tracking_uri):
             self.store.client.log_artifact(self.id, str(path), folder)
 
-    def _upload(self, path: Path, name: str) -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            renamed = Path(folder) / Path(name).name
-            shutil.copyfile(path, renamed)
-            self.store.client.log_artifact(self.id, str(renamed), posixpath.dirname(name) or None)
-
     def dataset(self, name: str, digest: str, source: Path | str, counts: Mapping[str, int], context: str) -> None:
         """Record which data went in: no picture is copied, only where they are, how many, and their content hash.
 
         `context` says for what ("train", "val", "test"); `counts` shows in the UI as the dataset's profile.
         """
         if len(digest) > MAX_DIGEST:
-            raise TrackingError(
-                f"the digest of dataset {name!r} has {len(digest)} characters, at most {MAX_DIGEST} are kept"
-            )
+            raise TrackingError(f"the digest of dataset {name!r} has {len(digest)} characters, over {MAX_DIGEST}")
         entity = Dataset(
             name=shortened(name, MAX_DATASET_NAME),
             digest=digest,
@@ -291,7 +278,17 @@ def run(
     Args:
         parent: the id of the parent run, which may belong to another process.
     """
-    handle = _open(store, experiment, name, key, parent, dict(tags or {}), description)
+    own = {KEY_TAG: key, "mlflow.source.name": Path(sys.argv[0]).name or "python", "mlflow.source.type": "LOCAL"}
+    optional = {
+        "mlflow.source.git.commit": git_commit(),
+        "mlflow.parentRunId": parent,
+        "mlflow.note.content": description,
+        "mlflow.user": user(),
+    }
+    own |= {name: value for name, value in optional.items() if value}
+    found = find_run(store, experiment, key)
+    handle = _reopened(store, found, name) if found else _made(store, experiment, name, own)
+    handle.tags((own if found else {}) | dict(tags or {}))
     try:
         if params:
             handle.params(params)
@@ -307,16 +304,19 @@ def run(
 
 def attach(store: Store, run_id: str) -> Run:
     """The run with this id, to log into from elsewhere; its status stays as it is."""
-    with explained(f"find the run {run_id}", store.tracking_uri):
-        info = store.client.get_run(run_id).info
+    info = _info(store, run_id)
     return Run(store, run_id, info.experiment_id, info.run_name)
 
 
 def run_seconds(store: Store, run_id: str) -> float:
     """Seconds from the start of a run to its end, or to now where it has not ended."""
-    with explained(f"find the run {run_id}", store.tracking_uri):
-        info = store.client.get_run(run_id).info
+    info = _info(store, run_id)
     return float((info.end_time or time.time() * 1000) - info.start_time) / 1000
+
+
+def _info(store: Store, run_id: str) -> Any:
+    with explained(f"find the run {run_id}", store.tracking_uri):
+        return store.client.get_run(run_id).info
 
 
 def fail_left_running(store: Store, experiment: str, parent: str, why: str, prefix: str = "") -> list[str]:
@@ -325,12 +325,9 @@ def fail_left_running(store: Store, experiment: str, parent: str, why: str, pref
     Call it when nobody works on them any more. `prefix` restricts it to runs whose name begins so. Returns their ids.
     """
     experiment_id = store.experiment(experiment)
+    children = f"tags.`mlflow.parentRunId` = '{parent}' and attributes.status = 'RUNNING'"
     with explained(f"close what was left running below {parent}", store.tracking_uri):
-        found = store.client.search_runs(
-            [experiment_id],
-            f"tags.`mlflow.parentRunId` = '{parent}' and attributes.status = 'RUNNING'",
-            max_results=1000,
-        )
+        found = store.client.search_runs([experiment_id], children, max_results=1000)
         left = [str(each.info.run_id) for each in found if each.info.run_name.startswith(prefix)]
         for run_id in left:
             store.client.set_tag(run_id, ERROR_TAG, why)
@@ -357,57 +354,44 @@ def test_openings(store: Store, experiment: str) -> dict[str, int]:
     """
     openings: set[tuple[str, str]] = set()
     counts: Counter[str] = Counter()
-    experiment_id, token = store.experiment(experiment), None
+    prefix = f"{OPENED_TEST}/"
+    experiment_id = store.experiment(experiment)
     with explained("count the openings of test rows", store.tracking_uri):
-        while True:
-            page = store.client.search_runs([experiment_id], max_results=1000, page_token=token)
-            for each in page:
-                for name, value in each.data.metrics.items():
-                    if name.startswith(f"{OPENED_TEST}/"):
-                        counts[name.removeprefix(f"{OPENED_TEST}/")] += int(value)
-                for name in each.data.tags:
-                    if name.startswith(f"{OPENED_TEST}/"):
-                        _, opening, dataset = name.split("/", 2)
-                        openings.add((opening, dataset))
-            if not (token := page.token):
-                break
+        for each in every_page(store.client.search_runs, [experiment_id], max_results=1000):
+            for name, value in each.data.metrics.items():
+                if name.startswith(prefix):
+                    counts[name.removeprefix(prefix)] += int(value)
+            for name in each.data.tags:
+                if name.startswith(prefix):
+                    _, opening, dataset = name.split("/", 2)
+                    openings.add((opening, dataset))
     return dict(sorted((counts + Counter(dataset for _, dataset in openings)).items()))
 
 
-def _open(
-    store: Store, experiment: str, name: str, key: str, parent: str | None, tags: dict[str, Any], description: str
-) -> Run:
-    own = {KEY_TAG: key, "mlflow.source.name": Path(sys.argv[0]).name or "python", "mlflow.source.type": "LOCAL"}
-    if commit := git_commit():
-        own["mlflow.source.git.commit"] = commit
-    if parent:
-        own["mlflow.parentRunId"] = parent
-    if description:
-        own["mlflow.note.content"] = description
-    with suppress(Exception):  # a container's user may have no name
-        own["mlflow.user"] = getpass.getuser()
-    run_id = find_run(store, experiment, key)
-    if run_id is not None:
-        return _reopen(store, run_id, name, own | tags)
+def user() -> str | None:
+    """The name of the user; a container's may have none."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        return None
+
+
+def _made(store: Store, experiment: str, name: str, own: dict[str, str]) -> Run:
     experiment_id = store.experiment(experiment)
     with explained(f"start the run {name}", store.tracking_uri):
         # The key goes in with the run itself: a kill between two calls could not leave a run that nobody finds again.
         made = store.client.create_run(experiment_id, run_name=name, tags=own | {ATTEMPTS_TAG: "1"})
-    handle = Run(store, str(made.info.run_id), experiment_id, name)
-    handle.tags(tags)
-    return handle
+    return Run(store, str(made.info.run_id), experiment_id, name)
 
 
-def _reopen(store: Store, run_id: str, name: str, tags: dict[str, Any]) -> Run:
-    client = store.client
+def _reopened(store: Store, run_id: str, name: str) -> Run:
     with explained(f"re-open the run {name}", store.tracking_uri):
-        before = client.get_run(run_id)
-        client.update_run(run_id, status="RUNNING", name=name)
+        before = store.client.get_run(run_id)
+        store.client.update_run(run_id, status="RUNNING", name=name)
         for stale in {ERROR_TAG, KILLED_TAG} & set(before.data.tags):
-            client.delete_tag(run_id, stale)
-    handle = Run(store, run_id, str(before.info.experiment_id), name, reopened=True, _logged=last_points(before))
-    handle.tags(tags | {ATTEMPTS_TAG: int(before.data.tags.get(ATTEMPTS_TAG, 1)) + 1})
-    return handle
+            store.client.delete_tag(run_id, stale)
+        store.client.set_tag(run_id, ATTEMPTS_TAG, int(before.data.tags.get(ATTEMPTS_TAG, 1)) + 1)
+    return Run(store, run_id, str(before.info.experiment_id), name, reopened=True, _logged=last_points(before))
 
 
 def metric_name(name: str) -> str:

@@ -10,13 +10,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import requests
 
-from tracking.mlflow_internals import ARTIFACTS, SHARED_VIEW
+from tracking.mlflow_internals import ARTIFACTS, LOCK_SECONDS, SHARED_VIEW
 from tracking.store import DATABASE, DEFAULT_ROOT, Store, TrackingError, explained, open_store
 
 LOG = "ui.log"
@@ -54,11 +54,12 @@ def _pages(store: Store, address: str) -> list[str]:
     """Pages to begin with, the experiments in a shared view with the columns that matter."""
     with explained("list the experiments", store.tracking_uri):
         newest = store.client.search_experiments(max_results=_EXPERIMENTS, order_by=["last_update_time DESC"])
-        lines = []
-        for each in newest:
-            view = f"&viewStateShareKey={_VIEW}" if share_view(store, each.experiment_id) else ""
-            lines.append(f"  {each.name}: {address}/#/experiments/{each.experiment_id}/runs?{_FOR_MODELS}{view}")
-    return [*lines, f"  registered models: {address}/#/models?{_FOR_MODELS}"]
+        views = [f"&viewStateShareKey={_VIEW}" if share_view(store, each.experiment_id) else "" for each in newest]
+    runs = [
+        f"  {each.name}: {address}/#/experiments/{each.experiment_id}/runs?{_FOR_MODELS}{view}"
+        for each, view in zip(newest, views, strict=True)
+    ]
+    return [*runs, f"  registered models: {address}/#/models?{_FOR_MODELS}"]
 
 
 def share_view(store: Store, experiment_id: str) -> bool:
@@ -69,8 +70,7 @@ def share_view(store: Store, experiment_id: str) -> bool:
         return False
     metrics = sorted(names, key=lambda name: (name != "objective", name))[:_VIEW_METRICS]
     columns = ["attributes.`Models`", *(f"metrics.`{name}`" for name in metrics)]
-    state = json.dumps({"selectedColumns": columns})
-    store.client.set_experiment_tag(experiment_id, SHARED_VIEW + _VIEW, state)
+    store.client.set_experiment_tag(experiment_id, SHARED_VIEW + _VIEW, json.dumps({"selectedColumns": columns}))
     return True
 
 
@@ -99,10 +99,11 @@ def serve(root: Path, port: int = 0, host: str = "127.0.0.1") -> Iterator[Server
     # Without job execution and with one worker the server starts twice as fast and is two processes, not a dozen.
     environment |= {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", host, "--port", str(port)]
-    command += ["--backend-store-uri", f"sqlite:///{root / DATABASE}?timeout=60"]
+    command += ["--backend-store-uri", f"sqlite:///{root / DATABASE}?timeout={LOCK_SECONDS}"]
     command += ["--artifacts-destination", str(root / ARTIFACTS)]
-    with (root / LOG).open("wb") as log:
-        process = subprocess.Popen(
+    with (
+        (root / LOG).open("wb") as log,
+        subprocess.Popen(
             ["sh", "-c", _TIED_TO_US, "sh", *command],
             env=environment,
             cwd=root,
@@ -110,30 +111,26 @@ def serve(root: Path, port: int = 0, host: str = "127.0.0.1") -> Iterator[Server
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C reaches us alone, and we end the server's processes together
-        )
-    try:
-        _await_answer(address, process, root / LOG)
-        yield Server(address, process)
-    finally:
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, number)
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=5)
-                break
-        assert process.stdin is not None
-        process.stdin.close()
+        ) as process,
+    ):
+        try:
+            _await_answer(address, process, root / LOG)
+            yield Server(address, process)
+        finally:
+            for number in (signal.SIGTERM, signal.SIGKILL):
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, number)
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(timeout=5)
+                    break
 
 
 def _free_port(host: str, port: int) -> int:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with closing(socket.socket(family, socket.SOCK_STREAM)) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except (OSError, OverflowError) as error:
-            raise TrackingError(f"cannot listen on {host}:{port} ({error}): choose another port") from error
-        return int(probe.getsockname()[1])
+    try:
+        with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            return int(probe.getsockname()[1])
+    except (OSError, OverflowError) as error:
+        raise TrackingError(f"cannot listen on {host}:{port} ({error}): choose another port") from error
 
 
 def _await_answer(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
