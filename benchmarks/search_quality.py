@@ -33,8 +33,7 @@ from faces.extraction import IngestConfig
 from faces.ingest import ingest
 from faces.orl import embedded
 from tuning.config import StudyConfig
-from tuning.samplers import PrunerName, SamplerName, plan, pruner, sampler
-from tuning.space import Choice, Range, Space, Value, suggest
+from tuning.space import Choice, PrunerName, Range, SamplerName, Space, Value, plan, pruner, sampler, suggest
 
 EPOCHS, BATCH = 27, 32
 SPACE: Space = {

@@ -33,8 +33,8 @@ from tracking.runs import Run, attach, run, test_openings
 from tuning.config import StudyConfig
 from tuning.identity import recall
 from tuning.queue import slot_of
-from tuning.ranking import FOLDER, MODEL, hours_spent, ranked
-from tuning.report import figures as study_figures
+from tuning.results import FOLDER, MODEL, hours_spent, ranked
+from tuning.results import figures as study_figures
 from tuning.status import duration
 from tuning.storage import load
 from tuning.study import summarise

@@ -38,7 +38,7 @@ from tracking.runs import attach, run
 from tracking.store import Store
 from tuning.identity import recall, recall_final
 from tuning.queue import WARM, slot_of
-from tuning.ranking import MODEL, ranked
+from tuning.results import MODEL, ranked
 from tuning.study import summarise
 from tuning.trial import TrialContext, TrialSpec, train_and_log
 

@@ -211,7 +211,7 @@ class Run:
         `context` says for what ("train", "val", "test"); `counts` shows in the UI as the dataset's profile.
         """
         if len(digest) > MAX_DIGEST:
-            raise TrackingError(f"the digest of dataset {name!r} has {len(digest)} characters, over {MAX_DIGEST}")
+            raise TrackingError(f"the digest of {name!r} has {len(digest)} characters, at most {MAX_DIGEST} are kept")
         entity = Dataset(
             name=shortened(name, MAX_DATASET_NAME),
             digest=digest,

@@ -1,27 +1,19 @@
-"""What a study is asked to do: one section of the YAML file."""
+"""What a study is asked to do: one section of the YAML file, and which of its settings do not go together."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from tuning.samplers import PrunerName, SamplerName
-from tuning.space import Choice, Range, Space, Value
+from core.errors import UserError
+from tuning.space import LISTING, Choice, PrunerName, Range, SamplerName, Space, Value, combinations, conditional
 
 Objective = Literal["mean_auc", "worst_auc", "mean_auc_low", "worst_auc_low", "ece", "latency_ms", "size_mb"]
 # Whether more is better.
-MAXIMISED: dict[str, bool] = {
-    "mean_auc": True,
-    "worst_auc": True,
-    "mean_auc_low": True,
-    "worst_auc_low": True,
-    "ece": False,
-    "latency_ms": False,
-    "size_mb": False,
-}
+MAXIMISED: dict[str, bool] = {name: "auc" in name for name in get_args(Objective)}
 
 DEFAULT_SPACE: Space = {
     "learning_rate": Range(low=1e-4, high=3e-3, log=True),
@@ -76,9 +68,8 @@ class StudyConfig(BaseModel):
     def _consistent(self) -> Self:
         if len(set(self.objectives)) < len(self.objectives):
             raise ValueError("objectives names one twice: leave one of them out")
-        both = set(self.fixed) & set(self.space)
-        if both:
-            raise ValueError(f"{', '.join(sorted(both))} is both fixed and searched: leave it out of one of the two")
+        if both := sorted(set(self.fixed) & set(self.space)):
+            raise ValueError(f"{', '.join(both)} is both fixed and searched: leave it out of one of the two")
         if self.patience is not None and len(self.objectives) > 1:
             raise ValueError("patience follows one objective, and there are several: use trials or hours")
         if not self.space:
@@ -89,3 +80,39 @@ class StudyConfig(BaseModel):
     def directions(self) -> list[Literal["minimize", "maximize"]]:
         """Optuna's direction of each objective."""
         return ["maximize" if MAXIMISED[name] else "minimize" for name in self.objectives]
+
+
+def check_sampler(config: StudyConfig) -> None:
+    """Refuse a sampler that cannot search such a space, or that does not go with the pruner.
+
+    Raises:
+        UserError: what does not fit, and which one to take instead.
+    """
+    name, pruner, folds, trials = config.sampler, config.pruner, config.folds, config.trials
+    chosen = ", ".join(key for key, values in config.space.items() if isinstance(values, Choice))
+    sometimes = ", ".join(conditional(config.space))
+    many = f"study.objectives has {len(config.objectives)}"
+    cmaes, pruned, several = name == "cmaes", pruner != "none", len(config.objectives) > 1
+    refusals = {
+        f"sampler gp ignores pruned trials, so pruner {pruner} would waste them (study.pruner): "
+        "take pruner none, or sampler tpe with pruner hyperband": name == "gp" and pruned,
+        f"pruner {pruner} takes one objective, and {many}: take pruner none": pruned and several,
+        f"pruner wilcoxon compares trials by fold and study.folds is {folds}: "
+        "set folds to 5, or take pruner hyperband": pruner == "wilcoxon" and folds < 3,
+        f"sampler cmaes searches numbers only, and {chosen} has choices (study.space): "
+        "take sampler gp or tpe, or fix that parameter": cmaes and chosen,
+        f"sampler cmaes needs the same parameters in every trial, and {sometimes} has a condition (study.space): "
+        "take sampler tpe": cmaes and sometimes,
+        f"sampler cmaes takes one objective, and {many}: take nsga2 or gp": cmaes and several,
+        "sampler cmaes takes no constraints (study.constraints): take sampler gp or tpe": cmaes and config.constraints,
+        f"sampler grid cannot search {sometimes}, which not every trial has (study.space): "
+        "take sampler bruteforce": name == "grid" and sometimes,
+    }
+    for sentence, refused in refusals.items():
+        if refused:
+            raise UserError(sentence)
+    if name in LISTING and (count := len(combinations(config.space))) > trials:
+        raise UserError(
+            f"sampler {name} would need {count:,} trials and study.trials is {trials}: raise it to {count}, use fewer "
+            "choices or larger steps, or take sampler gp"
+        )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import os
@@ -19,9 +18,8 @@ from core.errors import UserError
 from core.manifest import Manifest
 from gan.balancing import BalanceConfig
 from tracking.store import open_store
-from tuning.config import StudyConfig
-from tuning.samplers import check_sampler
-from tuning.space import Choice, Range, Value, check_point, in_order
+from tuning.config import StudyConfig, check_sampler
+from tuning.space import Choice, Range, Value, check_point, in_order, nearest
 from tuning.storage import load, names
 from tuning.trial import FORGING, TrialContext, TrialSpec
 
@@ -61,13 +59,11 @@ def needs_generator(config: StudyConfig, base: TrialSpec) -> bool:
             case None:
                 return [otherwise, *points]
 
+    methods = [BalanceConfig(method=str(each)) for each in possible(f"{FORGING}method", base.balancing().method)]
     return (
         any(share and float(share) > 0 for share in possible("synthetic_share", base.synthetic_share))
         and "" in possible("generator", base.generator)
-        and any(
-            BalanceConfig(method=str(method)).needs_generator
-            for method in possible(f"{FORGING}method", base.balancing().method)
-        )
+        and any(method.needs_generator for method in methods)
     )
 
 
@@ -79,24 +75,15 @@ def check_study(config: StudyConfig, base: TrialSpec) -> TrialSpec:
     """
     for name, folder in config.generators.items():
         if not (folder / "config.json").is_file():
-            raise UserError(
-                f"no generator in {folder} (study.generators.{name}): train one with `counterforge gan train`"
-            )
+            where = f"{folder} (study.generators.{name})"
+            raise UserError(f"no generator in {where}: train one with `counterforge gan train`")
     for name, value in config.fixed.items():
         base = _checked(base, name, value, f"study.fixed.{name}")
     check_space(config.space, base, config.generators)
     in_order(config.space)
     for number, point in enumerate(config.enqueue):
         check_point(config.space, point, f"study.enqueue[{number}]")
-    check_sampler(
-        config.sampler,
-        config.space,
-        pruned_by=config.pruner,
-        folds=config.folds,
-        objectives=config.objectives,
-        constrained=bool(config.constraints),
-        trials=config.trials,
-    )
+    check_sampler(config)
     return base
 
 
@@ -121,8 +108,7 @@ def check_space(
 def _checked(base: TrialSpec, name: str, value: object, where: str, searched: Sequence[str] = ()) -> TrialSpec:
     known = TrialSpec.known()
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        remedy = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+        remedy = nearest(name, known, f"known are {', '.join(known)}")
         raise UserError(f"{where} is not a parameter of a trial: {remedy}")
     try:
         return base.with_parameters({name: value})
@@ -142,15 +128,14 @@ def refuse_other_of_same_name(name: str, config: StudyConfig, wanted: Mapping[st
         UserError: what differs, and what to do.
     """
     known = names(root, config.storage)
-    others = [each for each in known if each.rsplit("-", 1)[0] == config.name and each != name]
+    others = [each for each in known if each.rsplit("-", 1)[0] == config.name]
     if name in known or not others:
         return
-    unlike = {
-        each: differences(load(root, each, config.storage).user_attrs.get(DEFINITION, {}), wanted) for each in others
-    }
-    nearest = min(unlike, key=lambda each: len(unlike[each]))
+    definitions = {each: load(root, each, config.storage).user_attrs.get(DEFINITION, {}) for each in others}
+    unlike = {each: differences(before, wanted) for each, before in definitions.items()}
+    closest = min(unlike, key=lambda each: len(unlike[each]))
     raise UserError(
-        f"the study {nearest} has another definition ({'; '.join(unlike[nearest])}): "
+        f"the study {closest} has another definition ({'; '.join(unlike[closest])}): "
         "give study.name another value, or add --new to begin one beside it"
     )
 
@@ -158,18 +143,20 @@ def refuse_other_of_same_name(name: str, config: StudyConfig, wanted: Mapping[st
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Short sentences, one a setting that differs."""
     unlike = []
-    for key in sorted({*before, *now}):
+    for key in unequal(before, now):
         old, new = before.get(key), now.get(key)
-        if old == new:
-            continue
         if isinstance(old, Mapping) and isinstance(new, Mapping):
-            inner = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
-            unlike.append(f"{key} differs in {', '.join(inner)}")
+            unlike.append(f"{key} differs in {', '.join(unequal(old, new))}")
         elif key == "data":
             unlike.append("the faces or the generator have changed")
         else:
             unlike.append(f"{key}: {old}, now {new}")
     return unlike
+
+
+def unequal(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """The keys, sorted, under which two mappings hold different values."""
+    return [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
 
 
 # --- for workers elsewhere
@@ -193,13 +180,12 @@ def remember(
     final: FinalTraining | None = None,
 ) -> None:
     """Write down with the study what a worker needs; the data must lie at the same path for every worker."""
-    name = study.study_name
-    path = context.work.resolve() / "studies" / name / "manifest.parquet"
+    path = context.work.resolve() / "studies" / study.study_name / "manifest.parquet"
     if not path.is_file():
         context.manifest.write(path)
     content: dict[str, Any] = {
-        CONFIG: json.loads(config.model_dump_json(exclude={"storage"})),  # it may hold a password
-        BASE: json.loads(base.model_dump_json()),
+        CONFIG: config.model_dump(mode="json", exclude={"storage"}),  # it may hold a password
+        BASE: base.model_dump(mode="json"),
         RUN: run_id,
         CONTEXT: {
             "manifest": str(path),
@@ -216,7 +202,7 @@ def remember(
     }
     if final is not None:
         content[FINAL] = {
-            "base": json.loads(final.base.model_dump_json()),
+            "base": final.base.model_dump(mode="json"),
             "manifest": str(final.manifest.resolve()),
             "datasets": list(final.datasets),
         }
@@ -254,7 +240,7 @@ def recall(study: optuna.Study) -> tuple[StudyConfig, TrialSpec, TrialContext, s
         of["experiment"],
         {key: Path(value) for key, value in of["generators"].items()},
     )
-    return (StudyConfig.model_validate(known[CONFIG]), TrialSpec.model_validate(known[BASE]), context, str(known[RUN]))
+    return StudyConfig.model_validate(known[CONFIG]), TrialSpec.model_validate(known[BASE]), context, str(known[RUN])
 
 
 def recall_final(study: optuna.Study) -> FinalTraining:

@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from tuning.config import StudyConfig
-from tuning.samplers import plan, sampler
+from tuning.space import plan, sampler
 from tuning.storage import StudyStorage, patiently, retry_lost, storage_number
 
 Ended = Callable[[Sequence[FrozenTrial]], str | None]

@@ -1,13 +1,22 @@
-"""The search space of a study: which parameters of a trial are searched, between which bounds, and when they exist."""
+"""The search space of a study, and the samplers and pruners that search it.
+
+A space says which parameters of a trial are searched, between which bounds, and when they exist. A sampler is made
+anew for every trial, seeded by the study's seed and the trial's slot: what it suggests then depends on the history
+alone, and a killed study goes on as if it had not been killed (but for CMA-ES, which mixes the running number of a
+trial into its seed: it goes on, on another path). `grid` and `bruteforce` draw nothing: the slot of a trial decides its
+values, so that each combination is tried exactly once, whichever workers die.
+"""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Mapping
 from math import prod
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
+import optuna
 from optuna.distributions import (
     BaseDistribution,
     CategoricalChoiceType,
@@ -15,11 +24,22 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
+from optuna.pruners import BasePruner
+from optuna.samplers import BaseSampler
 from optuna.trial import Trial
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from core.errors import UserError
 
+SamplerName = Literal["gp", "tpe", "cmaes", "nsga2", "random", "grid", "bruteforce"]
+SAMPLERS: tuple[str, ...] = get_args(SamplerName)
+PrunerName = Literal["none", "hyperband", "median", "wilcoxon"]
+PRUNERS: tuple[str, ...] = get_args(PrunerName)
+LISTING = ("grid", "bruteforce")
+# Random trials before a model is fitted. Optuna's own default is 10, which is more than a small study has in all.
+STARTUP_TRIALS = 5
+# Children of one generation of NSGA-II. Optuna's own default is 50: a study of 60 trials would hardly evolve.
+POPULATION = 12
 Value = bool | int | float | str
 # More combinations than this are nobody's plan, and listing them would only fill the memory.
 MAX_LISTED = 100_000
@@ -52,10 +72,7 @@ class _Searched(BaseModel):
     @classmethod
     def _one_value_is_a_list(cls, content: Any) -> Any:
         if isinstance(content, Mapping) and isinstance(content.get("when"), Mapping):
-            when = {
-                name: [value] if isinstance(value, bool | int | float | str) else value
-                for name, value in content["when"].items()
-            }
+            when = {name: [value] if isinstance(value, Value) else value for name, value in content["when"].items()}
             return {**content, "when": when}
         return content
 
@@ -147,8 +164,7 @@ def in_order(space: Mapping[str, Range | Choice]) -> list[str]:
     for name, values in space.items():
         for parent, wanted in values.when.items():
             if parent not in space:
-                near = difflib.get_close_matches(parent, list(space), n=1)
-                remedy = f"did you mean {near[0]}?" if near else "search it too, or drop the condition"
+                remedy = nearest(parent, space, "search it too, or drop the condition")
                 raise UserError(f"study.space.{name}.when names {parent}, which is not searched: {remedy}")
             drawn = space[parent].listed()
             if drawn is not None and not isinstance(wanted, Span) and not set(wanted) & set(drawn):
@@ -165,6 +181,12 @@ def in_order(space: Mapping[str, Range | Choice]) -> list[str]:
         ordered += ready
         left = [name for name in left if name not in ready]
     return ordered
+
+
+def nearest(name: str, known: Iterable[str], otherwise: str) -> str:
+    """The end of a sentence about a name that is not known: a question with the one it resembles, or `otherwise`."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"did you mean {near[0]}?" if near else otherwise
 
 
 def suggest(trial: Trial, space: Mapping[str, Range | Choice]) -> dict[str, Value]:
@@ -189,37 +211,31 @@ def combinations(space: Mapping[str, Range | Choice], seed: int | None = None) -
     Raises:
         UserError: a parameter is continuous, or they are too many to list; the sentence says how many.
     """
-    order = in_order(space)
-    for name in order:
-        if space[name].listed() is None:
+    listed: dict[str, list[Value]] = {}
+    for name in in_order(space):
+        values = space[name].listed()
+        if values is None:
             raise UserError(
                 f"the continuous parameter {name} (study.space.{name}) cannot be listed: "
                 "give it choices or a step, or take sampler gp"
             )
-    most = prod(len(space[name].listed() or ()) for name in order)
+        listed[name] = values
+    most = prod(map(len, listed.values()))
     if most > MAX_LISTED:
         raise UserError(
             f"the space has up to {most:,} combinations, more than the {MAX_LISTED:,} that can be listed: "
             "use fewer choices or larger steps, or take sampler gp"
         )
-    every = list(_leaves(space, order, {}))
+    every: list[dict[str, Value]] = [{}]
+    for name, values in listed.items():
+        every = [
+            {**point, **more}
+            for point in every
+            for more in ([{name: value} for value in values] if space[name].exists(point) else [{}])
+        ]
     if seed is not None:
         every = [every[i] for i in np.random.default_rng(seed).permutation(len(every))]
     return every
-
-
-def _leaves(
-    space: Mapping[str, Range | Choice], order: Sequence[str], values: dict[str, Value]
-) -> Iterator[dict[str, Value]]:
-    if not order:
-        yield values
-        return
-    name, *rest = order
-    if not space[name].exists(values):
-        yield from _leaves(space, rest, values)
-        return
-    for value in space[name].listed() or ():
-        yield from _leaves(space, rest, {**values, name: value})
 
 
 def check_point(space: Mapping[str, Range | Choice], point: Mapping[str, object], where: str) -> None:
@@ -230,17 +246,76 @@ def check_point(space: Mapping[str, Range | Choice], point: Mapping[str, object]
     """
     for name, value in point.items():
         if name not in space:
-            near = difflib.get_close_matches(name, list(space), n=1)
-            remedy = f"did you mean {near[0]}?" if near else f"searched are {', '.join(sorted(space))}"
+            remedy = nearest(name, space, f"searched are {', '.join(sorted(space))}")
             raise UserError(f"{where}.{name} is not searched by this study: {remedy}")
-        searched = space[name]
-        drawn = searched.listed()
-        inside = (
-            value in drawn
-            if drawn is not None
-            else isinstance(searched, Range)
-            and isinstance(value, int | float)
-            and searched.low <= value <= searched.high
-        )
+        match space[name], space[name].listed():
+            case Range(low=low, high=high), None:
+                inside = isinstance(value, int | float) and low <= value <= high
+            case _, drawn:
+                inside = value in (drawn or ())
         if not inside:
             raise UserError(f"{where}.{name}: {value!r} is not in study.space.{name}: give a value that it holds")
+
+
+def described(space: Mapping[str, Range | Choice]) -> list[dict[str, str]]:
+    """The space for people: one row a parameter."""
+    rows = []
+    for name, values in space.items():
+        if isinstance(values, Choice):
+            text = " | ".join(map(str, values.choices))
+        else:
+            how = ", log" if values.log else f", step {values.step}" if values.step is not None else ""
+            text = f"{values.low} to {values.high}{how}"
+        when = []
+        for parent, wanted in values.when.items():
+            if isinstance(wanted, tuple):
+                when.append(f"{parent} is {' or '.join(map(str, wanted))}")
+            else:
+                low = f"{wanted.low:g} <= " if wanted.low is not None else ""
+                when.append(f"{low}{parent}" + (f" <= {wanted.high:g}" if wanted.high is not None else ""))
+        rows.append({"parameter": name, "values": text, "exists when": " and ".join(when)})
+    return rows
+
+
+def sampler(name: SamplerName, space: Mapping[str, Range | Choice], seed: int, slot: int) -> BaseSampler:
+    """The sampler for the trial in the given slot of its study."""
+    here = (seed * 1_000_003 + slot) % 2**32
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        match name:
+            case "gp":
+                return optuna.samplers.GPSampler(seed=here, n_startup_trials=STARTUP_TRIALS)
+            case "tpe":
+                return optuna.samplers.TPESampler(
+                    seed=here,
+                    n_startup_trials=STARTUP_TRIALS,
+                    multivariate=True,
+                    group=bool(conditional(space)),
+                    constant_liar=True,  # trials that run elsewhere count as bad for now, so that none is drawn twice
+                )
+            case "cmaes":
+                return optuna.samplers.CmaEsSampler(seed=here, n_startup_trials=STARTUP_TRIALS)
+            case "nsga2":
+                return optuna.samplers.NSGAIISampler(seed=here, population_size=POPULATION)
+            case "random" | "grid" | "bruteforce":
+                return optuna.samplers.RandomSampler(seed=here)
+
+
+def pruner(name: PrunerName, max_resource: int) -> BasePruner:
+    """The pruner, for trials that report up to `max_resource` times (epochs, or folds for wilcoxon)."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        match name:
+            case "none":
+                return optuna.pruners.NopPruner()
+            case "median":
+                return optuna.pruners.MedianPruner(n_startup_trials=STARTUP_TRIALS, n_warmup_steps=1)
+            case "hyperband":
+                return optuna.pruners.HyperbandPruner(min_resource=1, max_resource=max(max_resource, 1))
+            case "wilcoxon":
+                return optuna.pruners.WilcoxonPruner(p_threshold=0.1, n_startup_steps=2)
+
+
+def plan(name: SamplerName, space: Mapping[str, Range | Choice], seed: int) -> list[dict[str, Value]] | None:
+    """All trials of a sampler that lists its space, in the order in which they are tried; None for the others."""
+    return combinations(space, seed) if name in LISTING else None

@@ -21,7 +21,7 @@ from rich.text import Text
 
 from tuning.config import StudyConfig
 from tuning.queue import ENDED, ERROR, concluded, finished, slot_of
-from tuning.ranking import feasible, ranked
+from tuning.results import feasible, ranked
 from tuning.storage import load, names
 
 REFRESH_SECONDS = 2.0

@@ -7,7 +7,8 @@ the seed and on the trials that finished before, so that a killed study of one w
 from __future__ import annotations
 
 import json
-import sys
+import math
+import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,28 +16,26 @@ from typing import Any
 
 import optuna
 import pandas as pd
+import torch
+import torch.nn.functional as F
 from optuna.trial import FrozenTrial, TrialState
+from pydantic import ValidationError
 
+from classifier.config import DetectorConfig
+from classifier.models.backbones import head, pooled
+from classifier.models.detector import Detector
+from core.device import autocast, keep_freed_memory, pick_device, pick_precision
 from core.errors import UserError
 from tracking.runs import fail_left_running, run
+from tuning import identity
 from tuning.config import MAXIMISED, StudyConfig
-from tuning.identity import (
-    DEFINITION,
-    FinalTraining,
-    check_study,
-    definition,
-    refuse_other_of_same_name,
-    remember,
-    study_name,
-)
+from tuning.identity import DEFINITION, FinalTraining, unequal
 from tuning.queue import ENDED, ERROR, LOST, SLOT, WARM, TrialQueue, concluded, slot_of
-from tuning.ranking import RUN, clean, feasible, ranked
-from tuning.report import figures, importance
-from tuning.space import in_order
+from tuning.results import RUN, clean, feasible, figures, importance, ranked
+from tuning.space import Choice, Range, in_order
 from tuning.storage import StudyStorage, load, patiently, quiet_optuna, storage_of
 from tuning.trial import TrialContext, TrialSpec
-from tuning.worker import evaluator, work
-from tuning.workers import progress, run_on_cluster, supervise
+from tuning.worker import evaluator, progress, run_on_cluster, supervise, work
 
 
 @dataclass(frozen=True)
@@ -75,27 +74,26 @@ def launch(
     Raises:
         UserError: a configuration that no trial could be run with, or trials that keep failing.
     """
-    base = check_study(config, base)
+    base = identity.check_study(config, base)
     context = replace(context, generators={key: path.resolve() for key, path in config.generators.items()})
-    wanted = definition(config, base, context)
-    name = study_name(config, wanted)
+    wanted = identity.definition(config, base, context)
+    name = identity.study_name(config, wanted)
     if not new:
-        refuse_other_of_same_name(name, config, wanted, context.store.root)
+        identity.refuse_other_of_same_name(name, config, wanted, context.store.root)
     storage = storage_of(context.store.root, name, config.storage)
     with quiet_optuna():
         study = patiently(lambda: _open(name, config, storage, wanted, context), 0)
-        tags = {"study": name, "sampler": config.sampler, "manifest": context.manifest.digest}
         with run(
             context.store,
             context.experiment,
             name,
             key=f"study/{name}",
             parent=parent,
-            tags=tags,
+            tags={"study": name, "sampler": config.sampler, "manifest": context.manifest.digest},
             params={"trials": config.trials, "sampler": config.sampler, "pruner": config.pruner, "seed": config.seed},
             description=_description(config, context),
         ) as active:
-            remember(study, config, base, context, active.id, final)
+            identity.remember(study, config, base, context, active.id, final)
             patiently(lambda: study.set_user_attr(ENDED, None))
             ended = _run(study, storage, config, base, context, active.id, workers, cluster)
             patiently(lambda: study.set_user_attr(ENDED, ended))
@@ -128,8 +126,7 @@ def _run(
     if cluster is not None:
         run_on_cluster(cluster, storage.address, study, queue.slots, workers)
     elif workers > 1:
-        command = [sys.executable, "-m", "tuning.worker", storage.address, study.study_name]
-        supervise(command, workers, study, queue.slots, context.work / "studies" / study.study_name)
+        supervise(storage.address, workers, study, queue.slots, context.work / "studies" / study.study_name)
     else:
         with progress(study, queue.slots) as update:
 
@@ -168,22 +165,20 @@ def _warm_start(study: optuna.Study, config: StudyConfig, wanted: Mapping[str, A
     assert config.warm_start is not None
     earlier = load(context.store.root, config.warm_start, config.storage)
     before = earlier.user_attrs.get(DEFINITION, {})
-    old = before.get("space", {})
-    if old != wanted["space"]:
-        unlike = [name for name in sorted({*old, *wanted["space"]}) if old.get(name) != wanted["space"].get(name)]
+    if unlike := unequal(before.get("space", {}), wanted["space"]):
         raise UserError(
             f"study.warm_start: {earlier.study_name} searched another space ({', '.join(unlike)} differ): give both "
             "the same space, or leave warm_start out"
         )
-    same = all(before.get(key) == wanted[key] for key in ("objectives", "folds", "constraints", "data", "detector"))
-    complete = [t for t in earlier.get_trials() if t.state == TrialState.COMPLETE]
-    for trial in complete if same else ():
-        trial.user_attrs = {**trial.user_attrs, WARM: earlier.study_name}
-        study.add_trial(trial)
-    if not same:
+    complete = earlier.get_trials(states=(TrialState.COMPLETE,))
+    if {"objectives", "folds", "constraints", "data", "detector"} & {*unequal(before, wanted)}:
         old_config = StudyConfig.model_validate(earlier.user_attrs["config"])
         for slot, trial in enumerate(ranked(complete, old_config)[: min(3, config.trials)]):
             study.enqueue_trial(dict(trial.params), user_attrs={SLOT: slot})
+    else:
+        for trial in complete:
+            trial.user_attrs = {**trial.user_attrs, WARM: earlier.study_name}
+            study.add_trial(trial)
     study.set_user_attr(WARM, earlier.study_name)
 
 
@@ -221,22 +216,12 @@ def summarise(study: optuna.Study, config: StudyConfig, base: TrialSpec, run_id:
 def history(study: optuna.Study) -> pd.DataFrame:
     """One row a trial that had its turn: trial, state, value, run_id, error and a column for each parameter."""
     rows: list[dict[str, Any]] = []
-    objectives = study.metric_names or ["value"]
+    aims = ["value", *(study.metric_names or [])[1:]]  # the first objective goes by this name
     for trial in concluded(study.get_trials(deepcopy=False)):
-        attributes = trial.user_attrs
-        values = trial.values if trial.state == TrialState.COMPLETE else None
-        more = dict(zip(objectives[1:], (values or [None] * len(objectives))[1:], strict=True))
-        rows.append(
-            {
-                "trial": slot_of(trial),
-                "state": trial.state.name,
-                "value": values[0] if values else None,
-                **more,
-                **trial.params,
-                "run_id": attributes.get(RUN),
-                "error": attributes.get(ERROR),
-            }
-        )
+        values = trial.values if trial.state == TrialState.COMPLETE else [None] * len(aims)
+        row = {"trial": slot_of(trial), "state": trial.state.name, **dict(zip(aims, values, strict=True))}
+        row |= trial.params | {"run_id": trial.user_attrs.get(RUN), "error": trial.user_attrs.get(ERROR)}
+        rows.append(row)
     return pd.DataFrame(rows)
 
 
@@ -251,3 +236,78 @@ def _description(config: StudyConfig, context: TrialContext) -> str:
         f"Aim: {aims}{bounds}, on val rows of {', '.join(context.judging_datasets)}{folds}.{fixed} "
         "The children are its trials; sort them by `objective`. Figures and trials.csv are under Artifacts."
     )
+
+
+# --- what it will cost
+
+_SCALE = ("epochs", "frozen_epochs", "batch_size", "image_size")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds of one training step (head alone, everything) and of a whole trial, for one backbone."""
+
+    backbone: str
+    frozen_step: float
+    full_step: float
+    trial: float
+
+
+def trial_costs(config: StudyConfig, base: TrialSpec, faces: int) -> list[Cost]:
+    """For every backbone of the space, at the base's other settings.
+
+    Args:
+        faces: train rows that a trial passes over in an epoch; synthetic ones are added by the share searched.
+    """
+    share = _middle(config.space.get("synthetic_share"), base.synthetic_share)
+    searched = config.space.get("backbone")
+    backbones = searched.choices if isinstance(searched, Choice) else (base.detector.backbone,)
+    costs = []
+    for backbone in backbones:
+        own = {"backbone": str(backbone), "weights": "none"}
+        whole = {name: int(_middle(config.space.get(name), getattr(base.detector, name))) for name in _SCALE}
+        try:
+            detector = DetectorConfig.model_validate(base.detector.model_dump() | whole | own)
+        except ValidationError:  # the middle of two ranges need not go together
+            detector = base.detector.model_copy(update=own)
+        rows = faces * (1 + (share / (1 - share) if share else 0) / 2)
+        steps = math.ceil(rows / detector.batch_size)
+        frozen, full = step_seconds(detector, frozen=True), step_seconds(detector, frozen=False)
+        epochs = detector.frozen_epochs * frozen + (detector.epochs - detector.frozen_epochs) * full
+        costs.append(Cost(str(backbone), frozen, full, config.folds * steps * epochs * 1.2))  # a fifth for val
+    return costs
+
+
+def step_seconds(config: DetectorConfig, *, frozen: bool) -> float:
+    """One step on noise, the second of two: the first one warms up."""
+    keep_freed_memory()
+    device = pick_device(config.device)
+    detector = Detector.create(config).to(device)
+    module, precision = detector.module, pick_precision(config.precision, device, detector.module)
+    module.requires_grad_(not frozen)
+    head(module).requires_grad_(True)
+    module.train(not frozen)
+    side = config.image_size
+    random = torch.Generator().manual_seed(0)
+    faces = torch.randint(0, 256, (config.batch_size, 3, side, side), dtype=torch.uint8, generator=random).to(device)
+    fake = (torch.arange(config.batch_size, device=device) % 2).float()
+    seconds = math.inf
+    for _ in range(2):
+        began = time.perf_counter()
+        with torch.set_grad_enabled(not frozen), autocast(device, precision):
+            seen = pooled(module, detector.normalise(faces))
+        loss = F.binary_cross_entropy_with_logits(head(module)(seen.float()).squeeze(1), fake)
+        loss.backward()  # type: ignore[no-untyped-call]
+        float(loss.detach())
+        seconds = min(seconds, time.perf_counter() - began)
+    return seconds
+
+
+def _middle(values: Range | Choice | None, otherwise: float) -> float:
+    """A typical value of a searched number, or the one that is not searched."""
+    if isinstance(values, Range):
+        return math.sqrt(values.low * values.high) if values.log else (values.low + values.high) / 2
+    if isinstance(values, Choice):
+        numbers = [value for value in values.choices if isinstance(value, int | float)]
+        return sum(numbers) / len(numbers) if numbers else otherwise
+    return otherwise

@@ -1,6 +1,8 @@
-"""One worker of a study: it takes trial after trial until the study ends.
+"""Workers of a study: each takes trial after trial until the study ends.
 
-`python -m tuning.worker STORAGE STUDY` is one as `study launch --workers` starts it.
+`python -m tuning.worker STORAGE STUDY` is one, as `study launch --workers` starts several: processes of this machine,
+each with its share of the cores or a GPU. Or they are tasks of Ray; Ray Tune is not used: it would bring a second
+search space, pruner and store of results.
 """
 
 from __future__ import annotations
@@ -10,26 +12,29 @@ import logging
 import math
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import optuna
+import torch
 from optuna.trial import FrozenTrial, Trial, TrialState
 from pydantic import ValidationError
 
 from core.errors import UserError
+from core.progress import progress_bar
 from tracking.store import TrackingError
 from tuning.config import StudyConfig
 from tuning.identity import recall
-from tuning.queue import ERROR, TrialQueue, slot_of
-from tuning.ranking import FOLDER, MODEL, NOISE, RUN, check_failures, clean, stop_reason
-from tuning.samplers import pruner
-from tuning.space import Value, suggest
+from tuning.queue import ERROR, TrialQueue, finished, slot_of
+from tuning.results import FOLDER, MODEL, NOISE, RUN, check_failures, clean, stop_reason
+from tuning.space import Range, Value, pruner, suggest
 from tuning.storage import (
     AWAY,
     PATIENCE_SECONDS,
@@ -47,6 +52,7 @@ _log = logging.getLogger(__name__)
 IDLE_SECONDS = 1.0
 SAID_AFTER_SECONDS = 10.0  # of idling; workers that end together idle for less
 SAVING_SECONDS = 60.0  # that an interrupted worker gets to save what it does
+MAX_RESTARTS = 20  # workers that are killed are started again, but not for ever
 
 
 @dataclass(frozen=True)
@@ -144,7 +150,7 @@ def evaluator(
 ) -> Evaluate:
     """What runs one trial: train, validate, log, and report to the pruner."""
     epochs = config.space.get("epochs")
-    most = int(epochs.high) if epochs is not None and hasattr(epochs, "high") else base.detector.epochs
+    most = int(epochs.high) if isinstance(epochs, Range) else base.detector.epochs
     # Wilcoxon's test is over folds; the others look at epochs.
     study.pruner = pruner(config.pruner, config.folds if config.pruner == "wilcoxon" else most * config.folds)
 
@@ -165,24 +171,19 @@ def evaluator(
             on_epoch=report if config.pruner in ("hyperband", "median") else None,
             on_fold=report if config.pruner == "wilcoxon" else None,
         )
-        aims = [trained.measures[name] for name in config.objectives]
-        unknown = [name for name, value in zip(config.objectives, aims, strict=True) if math.isnan(value)]
-        if unknown:
-            raise UserError(
-                f"{unknown[0]} is not defined on the val rows of {', '.join(context.judging_datasets)}: a class has "
-                "under two groups there; take mean_auc, or add faces"
-            )
+        measures = trained.measures
+        for name in config.objectives:
+            if math.isnan(measures[name]):
+                raise UserError(
+                    f"{name} is not defined on the val rows of {', '.join(context.judging_datasets)}: a class has "
+                    "under two groups there; take mean_auc, or add faces"
+                )
+        known = {RUN: trained.run_id, MODEL: trained.model_id, FOLDER: trained.folder, NOISE: trained.error}
+        figures = {name: round(value, 6) for name, value in measures.items()}
         return Outcome(
-            aims,
-            {name: trained.measures[name] - bound for name, bound in config.constraints.items()},
-            {
-                RUN: trained.run_id,
-                MODEL: trained.model_id,
-                FOLDER: trained.folder,
-                NOISE: trained.error,
-                "seconds": round(trained.seconds, 2),
-                "measures": {name: round(value, 6) for name, value in trained.measures.items()},
-            },
+            [measures[name] for name in config.objectives],
+            {name: measures[name] - bound for name, bound in config.constraints.items()},
+            {**known, "seconds": round(trained.seconds, 2), "measures": figures},
         )
 
     return evaluate
@@ -244,6 +245,162 @@ def end_with(parent: int | None) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+# --- many workers
+
+
+@contextmanager
+def progress(study: optuna.Study, total: int) -> Iterator[Callable[..., None]]:
+    """A bar of the finished trials; what it yields brings it up to date, from the trials if they are read already."""
+
+    def done() -> int:
+        return len(finished(patiently(lambda: study.get_trials(deepcopy=False))))
+
+    with progress_bar(total, study.study_name, "trial", initial=done()) as bar:
+
+        def update(trials: Sequence[FrozenTrial] | None = None, best: str = "") -> None:
+            bar.update((done() if trials is None else len(finished(trials))) - bar.n)
+            if best:
+                bar.set_postfix(best=best)
+
+        yield update
+
+
+# --- processes of this machine
+
+
+def environments(count: int) -> list[dict[str, str]]:
+    """The environment of each worker: its share of the cores, and its own GPU where there are any."""
+    threads = str(max(1, len(os.sched_getaffinity(0)) // count))
+    shared = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"}
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is None:
+        devices = [str(i) for i in range(torch.cuda.device_count())]
+    else:
+        devices = [device for device in named.split(",") if device]
+    own = [{"CUDA_VISIBLE_DEVICES": devices[i % len(devices)]} if devices else {} for i in range(count)]
+    return [{**os.environ, **shared, **each} for each in own]
+
+
+def supervise(storage: str, workers: int, study: optuna.Study, total: int, logs: Path) -> None:
+    """Work on a study in several processes until all have ended by themselves; one that is killed is started again.
+
+    Raises:
+        UserError: a worker refused to go on, with its sentence, or workers keep being killed.
+        KeyboardInterrupt: passed on to the workers, which save what they do.
+    """
+    logs.mkdir(parents=True, exist_ok=True)
+    settings = environments(workers)
+    command = [sys.executable, "-m", "tuning.worker", storage, study.study_name, "--parent", str(os.getpid())]
+
+    def start(i: int) -> subprocess.Popen[bytes]:
+        with (logs / f"worker-{i + 1}.log").open("ab") as log:
+            return subprocess.Popen(
+                command,
+                env=settings[i],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C reaches us alone, and we tell each of them once
+            )
+
+    processes = [start(i) for i in range(workers)]
+    restarts = 0
+    try:
+        with progress(study, total) as update:
+            while any(process.poll() is None for process in processes):
+                time.sleep(0.5)
+                update()
+                for i, process in enumerate(processes):
+                    code = process.poll() or 0
+                    if code < 0 and code != -signal.SIGINT:
+                        restarts += 1
+                        if restarts > MAX_RESTARTS:
+                            raise UserError(
+                                f"workers of {study.study_name} were killed {restarts} times (the last one by "
+                                f"{signal.Signals(-code).name}): see {logs}; give them more memory, or use fewer"
+                            )
+                        processes[i] = start(i)
+                    elif code:
+                        raise UserError(_last_words(logs / f"worker-{i + 1}.log", code))
+    finally:
+        _end(processes)
+
+
+def _last_words(log: Path, code: int) -> str:
+    said = [line for line in log.read_text(errors="replace").splitlines() if line.startswith("error: ")]
+    return said[-1].removeprefix("error: ") if said else f"a worker ended with exit code {code}: see {log}"
+
+
+def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    for sign, seconds in ((signal.SIGINT, SAVING_SECONDS), (signal.SIGTERM, 10), (signal.SIGKILL, 5)):
+        left = [process for process in processes if process.poll() is None]
+        for process in left:
+            with suppress(ProcessLookupError):
+                process.send_signal(sign)
+        deadline = time.monotonic() + seconds
+        for process in left:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=max(0.1, deadline - time.monotonic()))
+
+
+# --- tasks of a cluster
+
+
+def run_on_cluster(address: str, storage: str, study: optuna.Study, total: int, workers: int) -> None:
+    """Keep `workers` tasks on a Ray cluster until the study ends; tasks of a node that dies start on another one.
+
+    They share out all GPUs of the cluster evenly.
+
+    Args:
+        address: of the cluster, or auto.
+        storage: postgresql://...; a journal serves one machine only.
+
+    Raises:
+        UserError: Ray is not installed, the cluster does not answer, the storage is a file, or a worker refused.
+    """
+    if not storage.startswith("postgresql"):
+        raise UserError(
+            "a cluster needs a database that all its machines reach: set study.storage to postgresql://user:password@host/name"
+        )
+    try:
+        import ray
+    except ImportError as error:
+        raise UserError("--cluster needs Ray: install it with `pip install 'counterforge[cluster]'`") from error
+    if not ray.is_initialized():
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise UserError(
+                f"no Ray cluster answers at {address} ({str(error).splitlines()[0][:120]}): start one with "
+                "`ray start --head`, or correct the address"
+            ) from error
+    gpus = ray.cluster_resources().get("GPU", 0) / workers
+    task: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=-1, scheduling_strategy="SPREAD")(_work)
+    pending = [task.remote(storage, study.study_name) for _ in range(workers)]
+    try:
+        with progress(study, total) as update:
+            while pending:
+                ready, pending = ray.wait(pending, timeout=1)
+                update()
+                for sentence in ray.get(ready):
+                    if sentence is not None:
+                        raise UserError(sentence)
+    except KeyboardInterrupt:
+        for reference in pending:
+            ray.cancel(reference)
+        time.sleep(1)
+        raise
+
+
+def _work(storage: str, name: str) -> str | None:
+    """One worker, on whatever node; returns the error that the user must correct."""
+    try:
+        join(storage, name)
+    except UserError as error:
+        return str(error)
+    return None
 
 
 def main() -> int:

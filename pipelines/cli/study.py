@@ -92,10 +92,11 @@ def _dry_run(config: RunConfig, workers: int, as_json: bool) -> None:
 
     from core.manifest import Manifest
     from pipelines.run import study_base
-    from tuning.cost import described, trial_costs
     from tuning.identity import check_study
     from tuning.queue import slots
+    from tuning.space import described
     from tuning.status import duration
+    from tuning.study import trial_costs
 
     assert config.study is not None
     base = check_study(config.study, study_base(config))

@@ -40,8 +40,7 @@ from tracking.runs import Run, attach
 from tracking.runs import run as tracked_run
 from tracking.store import open_store
 from tuning.trial import Trained, TrialContext, TrialSpec, train_and_log
-from tuning.worker import end_with
-from tuning.workers import environments
+from tuning.worker import end_with, environments
 
 Key = tuple[str, int]
 """Arm (or row of a matrix) and seed."""

@@ -19,7 +19,7 @@ from tuning.queue import finished
 from tuning.storage import StudyStorage, quiet_optuna
 from tuning.study import launch
 from tuning.trial import TrialContext, TrialSpec
-from tuning.workers import run_on_cluster
+from tuning.worker import run_on_cluster
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,20 @@ import optuna
 import pytest
 
 from core.errors import UserError
-from tuning.config import StudyConfig
-from tuning.samplers import PRUNERS, SAMPLERS, SamplerName, check_sampler, plan, pruner, sampler
-from tuning.space import Choice, Range, Space, distributions, suggest
+from tuning.config import StudyConfig, check_sampler
+from tuning.space import (
+    PRUNERS,
+    SAMPLERS,
+    Choice,
+    Range,
+    SamplerName,
+    Space,
+    distributions,
+    plan,
+    pruner,
+    sampler,
+    suggest,
+)
 
 NUMBERS: Space = {"x": Range(low=0.0, high=1.0, step=0.25), "n": Range(low=1, high=4)}
 CONDITIONAL: Space = {"c": Choice(choices=("a", "b")), "n": Range(low=1, high=4, when={"c": ("a",)})}
@@ -45,7 +56,7 @@ def test_a_killed_study_suggests_what_it_would_have_suggested(name: SamplerName)
 
 @pytest.mark.parametrize("name", [name for name in SAMPLERS if name not in ("cmaes", "grid")])
 def test_a_conditional_space_can_be_searched(name: SamplerName) -> None:
-    check_sampler(name, CONDITIONAL)
+    check_sampler(StudyConfig(sampler=name, space=CONDITIONAL, pruner="none"))
     study = optuna.create_study(direction="maximize")
     for place in range(9):
         study.sampler = sampler(name, CONDITIONAL, 0, place)
@@ -58,14 +69,14 @@ def test_a_conditional_space_can_be_searched(name: SamplerName) -> None:
 @pytest.mark.parametrize(
     ("name", "space", "options", "sentence"),
     [
-        ("gp", NUMBERS, {"pruned_by": "hyperband"}, "take pruner none, or sampler tpe with pruner hyperband"),
-        ("gp", NUMBERS, {"pruned_by": "wilcoxon", "folds": 5}, "gp ignores pruned trials"),
-        ("tpe", NUMBERS, {"pruned_by": "median", "objectives": ("mean_auc", "size_mb")}, "take pruner none"),
-        ("tpe", NUMBERS, {"pruned_by": "wilcoxon"}, "set folds to 5, or take pruner hyperband"),
+        ("gp", NUMBERS, {"pruner": "hyperband"}, "take pruner none, or sampler tpe with pruner hyperband"),
+        ("gp", NUMBERS, {"pruner": "wilcoxon", "folds": 5}, "gp ignores pruned trials"),
+        ("tpe", NUMBERS, {"pruner": "median", "objectives": ("mean_auc", "size_mb")}, "take pruner none"),
+        ("tpe", NUMBERS, {"pruner": "wilcoxon"}, "set folds to 5, or take pruner hyperband"),
         ("cmaes", CONDITIONAL, {}, "take sampler gp or tpe"),
         ("cmaes", {"n": Range(low=1, high=2), "x": Range(low=0.0, high=1.0, when={"n": (1,)})}, {}, "take sampler tpe"),
         ("cmaes", NUMBERS, {"objectives": ("mean_auc", "size_mb")}, "take nsga2 or gp"),
-        ("cmaes", NUMBERS, {"constrained": True}, "take sampler gp or tpe"),
+        ("cmaes", NUMBERS, {"constraints": {"ece": 0.1}}, "take sampler gp or tpe"),
         ("grid", CONDITIONAL, {}, "take sampler bruteforce"),
         ("grid", NUMBERS, {"trials": 19}, "would need 20 trials and study.trials is 19"),
         ("bruteforce", {"x": Range(low=0.0, high=1.0)}, {}, "take sampler gp"),
@@ -74,8 +85,9 @@ def test_a_conditional_space_can_be_searched(name: SamplerName) -> None:
 def test_a_wrong_pair_says_which_one_to_take(
     name: SamplerName, space: Space, options: dict[str, Any], sentence: str
 ) -> None:
+    config = StudyConfig.model_validate({"sampler": name, "space": space, **options})
     with pytest.raises(UserError, match=sentence):
-        check_sampler(name, space, **options)
+        check_sampler(config)
 
 
 def test_a_listing_sampler_plans_every_combination_once() -> None:
@@ -122,6 +134,4 @@ def test_every_pruner_lets_the_best_trial_through(name: Any) -> None:
 def test_trials_are_pruned_by_default_where_that_can_be_judged(given: dict[str, object], pruner_name: str) -> None:
     config = StudyConfig.model_validate(given)
     assert config.pruner == pruner_name
-    check_sampler(
-        config.sampler, config.space, pruned_by=config.pruner, folds=config.folds, objectives=config.objectives
-    )
+    check_sampler(config)

@@ -11,8 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from core.errors import UserError
 from tuning.config import StudyConfig
-from tuning.ranking import check_failures, hours_spent, ranked, stop_reason
-from tuning.report import figures
+from tuning.results import check_failures, figures, hours_spent, ranked, stop_reason
 
 START = datetime.datetime(2026, 1, 1)
 

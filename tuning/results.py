@@ -1,4 +1,4 @@
-"""What the finished trials say: which are the best, whether further ones still pay, and whose weights are kept.
+"""What the finished trials say: which are the best, whether further ones still pay, whose weights are kept; figures.
 
 Trials are ranked by constraints first, then by how many others beat them (Pareto), then by the first objective.
 """
@@ -7,10 +7,17 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
+from datetime import datetime
 from pathlib import Path
 from statistics import median
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import optuna
+from optuna.distributions import CategoricalDistribution
+from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
 from core.errors import UserError
@@ -18,6 +25,10 @@ from tracking.models import forget_model
 from tracking.store import Store
 from tuning.config import MAXIMISED, StudyConfig
 from tuning.queue import ERROR, concluded, finished
+from tuning.storage import quiet_optuna
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # A study in which this many trials in a row fail has a fault that more trials do not repair.
 MAX_FAILURES = 3
@@ -62,10 +73,8 @@ def stop_reason(trials: Sequence[FrozenTrial], config: StudyConfig, total: int) 
     if config.patience is not None and (gain := recent_gain(done, config)) is not None:
         value, noise = gain
         if value <= noise:
-            return (
-                f"the last {config.patience} trials gained {value:.4f} in {config.objectives[0]}, "
-                f"within the noise of {noise:.4f}"
-            )
+            aim = config.objectives[0]
+            return f"the last {config.patience} trials gained {value:.4f} in {aim}, within the noise of {noise:.4f}"
     return None
 
 
@@ -96,7 +105,7 @@ def check_failures(trials: Sequence[FrozenTrial], name: str) -> None:
     Raises:
         UserError: with the last one's reason.
     """
-    last = sorted(concluded(trials), key=lambda t: t.datetime_complete or t.datetime_start)[-MAX_FAILURES:]  # type: ignore[arg-type,return-value]
+    last = sorted(concluded(trials), key=_ended_at)[-MAX_FAILURES:]
     if len(last) == MAX_FAILURES and all(t.state == TrialState.FAIL for t in last):
         raise UserError(
             f"the last {MAX_FAILURES} trials of {name} failed: {last[-1].user_attrs[ERROR]} "
@@ -121,14 +130,88 @@ def clean(trials: Sequence[FrozenTrial], config: StudyConfig, store: Store, work
         if not (folder / "weights.safetensors").is_file() or len(list(root.glob("trained-*.json"))) > 1:
             continue
         model = trial.user_attrs.get(MODEL)
-        if model is None or model in models or forget_model(store, str(model)):
-            _empty(root)
+        if model is not None and model not in models and not forget_model(store, str(model)):
+            continue
+        # Only the records stay; `config.json` goes first, whose presence says that a detector is whole.
+        for path in sorted(root.iterdir(), key=lambda path: path.name != "config.json"):
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif not path.name.startswith(("trained-", ".lock", "history")):
+                path.unlink()
 
 
-def _empty(folder: Path) -> None:
-    """Only the records stay; `config.json` goes first, whose presence says that a detector is whole."""
-    for path in sorted(folder.iterdir(), key=lambda path: path.name != "config.json"):
-        if path.is_dir():
-            shutil.rmtree(path)
-        elif not path.name.startswith(("trained-", ".lock", "history")):
-            path.unlink()
+def _ended_at(trial: FrozenTrial) -> datetime:
+    return trial.datetime_complete or trial.datetime_start or datetime.min
+
+
+def importance(study: optuna.Study) -> dict[str, float]:
+    """Share of the first objective's variance that each parameter explains (fANOVA, Hutter et al. 2014); {} below 4."""
+    finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    values = [trial.values[0] for trial in finished if trial.values is not None]
+    if len(finished) < 4 or np.ptp(values) == 0:
+        return {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        evaluator = FanovaImportanceEvaluator(seed=0)
+        try:
+            return dict(get_param_importances(study, evaluator=evaluator, target=_first))
+        except (ValueError, RuntimeError):  # a space whose trials share no parameter, or whose parameters never varied
+            return {}
+
+
+def figures(study: optuna.Study, config: StudyConfig) -> dict[str, Figure]:
+    """Every figure that the study's trials allow, by file name."""
+    from optuna.visualization import matplotlib as plots
+
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    several = len(config.objectives) > 1
+    aim = {"target": _first if several else None, "target_name": config.objectives[0]}
+    drawn = {"history.png": _drawn(plots.plot_optimization_history, study, **aim)}
+    shares = importance(study)
+    if shares:
+        evaluator = FanovaImportanceEvaluator(seed=0)
+        drawn["importance.png"] = _drawn(plots.plot_param_importances, study, evaluator=evaluator, **aim)
+    names = list(shares) or sorted({name for t in complete for name in t.params})
+    varied = [name for name in names if len({t.params.get(name) for t in complete}) > 1]
+    if len(complete) >= 2 and varied:
+        drawn["slices.png"] = _drawn(plots.plot_slice, study, varied[:8], **aim)
+        drawn["parallel.png"] = _drawn(plots.plot_parallel_coordinate, study, varied[:8], **aim)
+        drawn["cost.png"] = cost_against_gain(complete, config)
+    chosen = {name for t in complete for name, d in t.distributions.items() if isinstance(d, CategoricalDistribution)}
+    numeric = [name for name in varied if name not in chosen]
+    if len(complete) >= 6 and len(numeric) >= 2:
+        drawn["contour.png"] = _drawn(plots.plot_contour, study, numeric[:2], **aim)
+    if several and complete:
+        pair = {"targets": lambda t: t.values[:2], "target_names": list(config.objectives[:2])}
+        drawn["pareto.png"] = _drawn(plots.plot_pareto_front, study, **pair)
+    return drawn
+
+
+def cost_against_gain(complete: Sequence[FrozenTrial], config: StudyConfig) -> Figure:
+    """The best value so far against the time spent: where the curve lies flat, more trials bought nothing."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+    axes = figure.subplots()
+    order = sorted(complete, key=_ended_at)
+    seconds = [t.duration.total_seconds() if t.duration else 0.0 for t in order]
+    best = np.maximum.accumulate([gains(t, config)[0] for t in order])
+    axes.step(np.cumsum(seconds) / 60, best if MAXIMISED[config.objectives[0]] else -best, where="post")
+    axes.set_xlabel("minutes of trials, one after another")
+    axes.set_ylabel(f"best {config.objectives[0]} so far")
+    return figure
+
+
+def _first(trial: FrozenTrial) -> float:
+    return float(trial.values[0])
+
+
+def _drawn(plot: Callable[..., Any], *arguments: Any, **options: Any) -> Figure:
+    """A figure of Optuna's, taken from pyplot, whose settings and list of figures stay as they were."""
+    from matplotlib import pyplot
+
+    with warnings.catch_warnings(), pyplot.rc_context({"figure.constrained_layout.use": True}), quiet_optuna():
+        warnings.simplefilter("ignore")  # the plots are experimental; categorical axes warn of units
+        figure: Figure = np.ravel(plot(*arguments, **options))[0].figure
+        pyplot.close(figure)
+    return figure
