@@ -69,11 +69,10 @@ class TrialQueue:
 
     def _lives(self, worker: str) -> bool:
         path = self._workers / worker
-        if not path.exists():
-            return False
         try:
-            with FileLock(path, blocking=False):
-                path.unlink(missing_ok=True)
+            if path.exists():
+                with FileLock(path, blocking=False):
+                    path.unlink(missing_ok=True)
         except Timeout:
             return True
         return False
@@ -97,13 +96,11 @@ class TrialQueue:
             trials = self._trials()
             if self._looks_due() and self.recover(trials):
                 trials = self._trials()
-            mine = [t for t in trials if t.state == TrialState.RUNNING and t.user_attrs.get(WORKER) == self.worker]
-            if mine:  # taken, but the database went away before it could say so
+            if mine := self._mine(trials):  # taken, but the database went away before it could say so
                 return self._trial(storage_number(mine[0]), mine[0].user_attrs[SLOT])
             if (sentence := ended(trials)) is not None:
                 return sentence
-            waiting = [t for t in trials if t.state == TrialState.WAITING and SLOT in t.user_attrs]
-            if waiting:
+            if waiting := [t for t in trials if t.state == TrialState.WAITING and SLOT in t.user_attrs]:
                 taken = min(waiting, key=slot_of)
                 slot, trial_id = slot_of(taken), storage_number(taken)
                 self.storage.set_attributes(taken, {WORKER: self.worker})
@@ -118,11 +115,9 @@ class TrialQueue:
 
     def _looks_due(self) -> bool:
         """Whether to look for the trials of dead workers: each time in a journal, now and then in a database."""
-        now = time.monotonic()
-        if self.storage.is_database:
-            if now < self._next_look:
-                return False
-            self._next_look = now + self.storage.beat_seconds
+        if self.storage.is_database and time.monotonic() < self._next_look:
+            return False
+        self._next_look = time.monotonic() + self.storage.beat_seconds
         return True
 
     def _trial(self, trial_id: int, slot: int) -> Trial:
@@ -137,8 +132,7 @@ class TrialQueue:
 
         def back() -> None:
             with self.storage.lock(self.study.study_name):
-                known = self.storage.read_trial(trial)
-                if known.state == TrialState.RUNNING and known.user_attrs.get(WORKER) == self.worker:
+                if any(t.number == trial.number for t in self._mine(self._trials())):
                     self.storage.set_state(trial, TrialState.WAITING)
 
         patiently(back, patience_seconds)
@@ -159,31 +153,24 @@ class TrialQueue:
         with suppress(optuna.exceptions.UpdateFinishedTrialError):
             patiently(tell)
 
-    def recover(self, trials: Sequence[FrozenTrial] | None = None) -> bool:
+    def recover(self, trials: Sequence[FrozenTrial]) -> bool:
         """Queue the trials of dead workers again; whether there were any. Call it under the study's lock."""
-        trials = self._trials() if trials is None else trials
         running = [t for t in trials if t.state == TrialState.RUNNING]
-        if self.storage.is_database:
-            if running and self.storage.fail_silent_trials(self.study):
-                trials = self._trials()
+        if running and self.storage.is_database:
+            self.storage.fail_silent_trials(self.study)
         else:
             for lost in (t for t in running if not self._lives(str(t.user_attrs.get(WORKER)))):
                 if self._deaths(trials, lost.user_attrs.get(SLOT)) >= self.config.retries:
                     self.storage.set_attributes(lost, {ERROR: LOST})
                 self.storage.set_state(lost, TrialState.FAIL)
-            if running:
-                trials = self._trials()
+        trials = self._trials() if running else trials
         # Also those of a recovery that was itself killed half-way.
         held = {t.user_attrs.get(SLOT) for t in trials if _holds(t)}
         lost_last = {t.user_attrs[SLOT]: t for t in trials if not _holds(t) and SLOT in t.user_attrs}
-        again = [
-            trial
-            for slot, trial in lost_last.items()
-            if slot not in held and self._deaths(trials, slot) <= self.config.retries
-        ]
-        for trial in again:
-            retry_lost(self.study, trial)
-        return bool(again) or bool(running)
+        free = [slot for slot in lost_last if slot not in held and self._deaths(trials, slot) <= self.config.retries]
+        for slot in free:
+            retry_lost(self.study, lost_last[slot])
+        return bool(free or running)
 
     @staticmethod
     def _deaths(trials: Sequence[FrozenTrial], slot: object) -> int:
@@ -201,6 +188,9 @@ class TrialQueue:
         if self._planned is not None:
             return dict(self._planned[slot])
         return dict(self.config.enqueue[slot]) if slot < len(self.config.enqueue) else {}
+
+    def _mine(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+        return [t for t in trials if t.state == TrialState.RUNNING and t.user_attrs.get(WORKER) == self.worker]
 
     def _trials(self) -> list[FrozenTrial]:
         return [t for t in self.study.get_trials(deepcopy=False) if WARM not in t.user_attrs]

@@ -66,30 +66,19 @@ class JournalLock:
         self._lock = FileLock(journal.with_suffix(".lock"), poll_interval=_POLL_SECONDS)
 
     def acquire(self) -> bool:
-        """Wait for the lock."""
+        """Wait for the lock, and cut off a line that a kill has torn."""
         self._lock.acquire()
-        _cut_torn_line(self._journal)
+        with suppress(FileNotFoundError), self._journal.open("r+b") as file:
+            end = file.seek(0, os.SEEK_END)
+            file.seek(max(0, end - 1))
+            if file.read() not in (b"", b"\n"):
+                start = file.seek(max(0, end - 1_000_000))
+                file.truncate(start + file.read().rfind(b"\n") + 1)
         return True
 
     def release(self) -> None:
         """Let go of it; the kernel does so too when the process ends in whatever way."""
         self._lock.release()
-
-
-def _cut_torn_line(journal: Path) -> None:
-    try:
-        with journal.open("r+b") as file:
-            end = file.seek(0, os.SEEK_END)
-            if not end:
-                return
-            file.seek(end - 1)
-            if file.read(1) == b"\n":
-                return
-            start = max(0, end - 1_000_000)
-            file.seek(start)
-            file.truncate(start + file.read().rfind(b"\n") + 1)
-    except FileNotFoundError:
-        return
 
 
 class StudyStorage:
@@ -127,12 +116,15 @@ class StudyStorage:
         Raises:
             UserError: it cannot be reached or read.
         """
-        deadline = time.monotonic() + patience_seconds
+        deadline, tries = time.monotonic() + patience_seconds, 0
         while self._storage is None:
             try:
                 self._storage = self._open_database() if self.is_database else self._open_journal()
             except (*AWAY, OSError, ValueError, ImportError) as error:
-                if isinstance(error, AWAY) and time.monotonic() < deadline:
+                tries += 1
+                # Two workers make the tables of a new database at once: the second finds half of them.
+                half_made = isinstance(error, IntegrityError | ProgrammingError) and tries < 3
+                if half_made or (isinstance(error, AWAY) and time.monotonic() < deadline):
                     time.sleep(1)
                     continue
                 lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
@@ -156,25 +148,17 @@ class StudyStorage:
                 f"study.storage {self.shown} is no PostgreSQL address: give postgresql://user:password@host/name, or "
                 "leave it out to keep the study in the tracking folder"
             )
-        address = self.address.replace("postgresql://", "postgresql+psycopg://", 1)
-        for last in (False, False, True):
-            try:
-                with _stable():
-                    self._database = RDBStorage(
-                        address,
-                        engine_kwargs={"pool_pre_ping": True, "connect_args": {"connect_timeout": 5}},
-                        heartbeat_interval=self.beat_seconds,
-                        grace_period=self._silence,
-                        # Whether a lost trial is tried again, and how often, tuning.queue decides under its lock.
-                        heartbeat_stale_trial_callback=None,
-                    )
-                # The cache that a study would put around it: finished trials are read once.
-                return get_storage(self._database)
-            except (IntegrityError, ProgrammingError):  # two workers make the tables of a new database at once
-                if last:
-                    raise
-                time.sleep(1)
-        raise AssertionError
+        with _stable():
+            self._database = RDBStorage(
+                self.address.replace("postgresql://", "postgresql+psycopg://", 1),
+                engine_kwargs={"pool_pre_ping": True, "connect_args": {"connect_timeout": 5}},
+                heartbeat_interval=self.beat_seconds,
+                grace_period=self._silence,
+                # Whether a lost trial is tried again, and how often, tuning.queue decides under its lock.
+                heartbeat_stale_trial_callback=None,
+            )
+        # The cache that a study would put around it: finished trials are read once.
+        return get_storage(self._database)
 
     @property
     def engine(self) -> Engine | None:
@@ -230,11 +214,6 @@ class StudyStorage:
         """Set the state of a trial that has no values."""
         self.open().set_trial_state_values(trial._trial_id, state)
 
-    def read_trial(self, trial: Trial) -> FrozenTrial:
-        """A trial as the storage knows it now."""
-        known: FrozenTrial = self.open().get_trial(trial._trial_id)
-        return known
-
     @contextmanager
     def heartbeat(self, trial: Trial) -> Iterator[None]:
         """For as long as a trial runs: say so to the database now and then; a journal needs none."""
@@ -256,19 +235,16 @@ class StudyStorage:
             over.set()
             thread.join(timeout=1)
 
-    def fail_silent_trials(self, study: optuna.Study) -> bool:
-        """Fail the running trials of a database whose workers fell silent; False where it is too early to tell.
+    def fail_silent_trials(self, study: optuna.Study) -> None:
+        """Fail the running trials of a database whose workers fell silent, where it is not too early to tell.
 
         A server that was away has to be up long enough for every living worker to have said so.
         """
         assert self._database is not None
         query = text("SELECT now() - pg_postmaster_start_time() > make_interval(secs => :seconds)")
-        with self._database.engine.connect() as connection:
-            if not connection.scalar(query, {"seconds": self._silence}):
-                return False
-        with _stable():
-            fail_stale_trials(study)
-        return True
+        with self._database.engine.connect() as connection, _stable():
+            if connection.scalar(query, {"seconds": self._silence}):
+                fail_stale_trials(study)
 
 
 def storage_number(trial: Trial | FrozenTrial) -> int:
@@ -337,7 +313,7 @@ def names(root: Path, storage: str | None = None) -> list[str]:
     Raises:
         UserError: the database cannot be reached.
     """
-    if storage is not None and "://" in storage:
+    if storage and "://" in storage:
         with quiet_optuna():
             return sorted(patiently(lambda: optuna.get_all_study_names(StudyStorage(storage).open()), 0))
     return sorted(path.stem for path in (root / "studies").glob(f"*{_SUFFIX}") if path.stat().st_size)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -26,6 +26,7 @@ from classifier.training import train
 from core.errors import UserError
 from core.files import read_record, sealed, write_json
 from core.manifest import Manifest
+from core.progress import Report, ignore
 from core.splits import folds as fold_of_rows
 from gan.balancing import BalanceConfig, balance
 from gan.checkpoint import generator_digest
@@ -38,7 +39,6 @@ from tuning.space import Value
 
 # What a trial may ask of the forging: any setting of BalanceConfig, by its own name behind this prefix.
 FORGING = "synthetic_"
-OnEpoch = Callable[[Mapping[str, float], int], None]
 
 
 class TrialSpec(BaseModel):
@@ -83,16 +83,16 @@ class TrialSpec(BaseModel):
         Raises:
             pydantic.ValidationError: a value is out of its range.
         """
-        own = {name: value for name, value in values.items() if name in ("synthetic_share", "psi", "generator")}
-        forging = {
-            name.removeprefix(FORGING): value
-            for name, value in values.items()
-            if name not in own and name not in DetectorConfig.model_fields and name.startswith(FORGING)
-        }
-        inner = {n: v for n, v in values.items() if n not in own and n.removeprefix(FORGING) not in forging}
-        detector = DetectorConfig.model_validate(self.detector.model_dump() | inner)
-        changed = {**self.model_dump(exclude={"detector"}), **own, "forging": {**self.forging, **forging}}
-        return TrialSpec.model_validate({**changed, "detector": detector})
+        own, forging, inner = {}, dict[str, object](self.forging), self.detector.model_dump()
+        for name, value in values.items():
+            if name in ("synthetic_share", "psi", "generator"):
+                own[name] = value
+            elif name.startswith(FORGING) and name not in DetectorConfig.model_fields:
+                forging[name.removeprefix(FORGING)] = value
+            else:
+                inner[name] = value
+        changed = {**self.model_dump(), **own, "forging": forging, "detector": DetectorConfig.model_validate(inner)}
+        return TrialSpec.model_validate(changed)
 
 
 @dataclass(frozen=True)
@@ -201,18 +201,12 @@ def validate(detector: Detector, rows: Manifest, datasets: Sequence[str], contex
     """
     scores = score(detector, rows, context.cache)
     names = rows.rows["dataset"].to_numpy()
-    val = {}
-    for dataset in dict.fromkeys(names.tolist()):
-        here = names == dataset
-        val[str(dataset)] = compute(rows.targets[here], scores[here], detector.threshold)
-    margins, lows = [], []
-    for dataset in datasets:
-        here = names == dataset
-        interval = bootstrap(rows.targets[here], scores[here], rows.groups[here], replicates=300)
-        margins.append(interval.value - interval.low)
-        lows.append(interval.low)
-    aucs = [val[dataset]["auc"] for dataset in datasets]
-    margin = math.sqrt(sum(each**2 for each in margins)) / len(datasets)
+    of = {str(dataset): names == dataset for dataset in dict.fromkeys(names.tolist())}
+    val = {each: compute(rows.targets[here], scores[here], detector.threshold) for each, here in of.items()}
+    judged = [of[dataset] for dataset in datasets]
+    intervals = [bootstrap(rows.targets[it], scores[it], rows.groups[it], replicates=300) for it in judged]
+    lows, aucs = [each.low for each in intervals], [val[dataset]["auc"] for dataset in datasets]
+    margin = math.sqrt(sum((each.value - each.low) ** 2 for each in intervals)) / len(datasets)
     measures = {
         "mean_auc": float(np.mean(aucs)),
         "worst_auc": min(aucs),
@@ -231,8 +225,8 @@ def train_and_log(
     parent: str | None = None,
     tags: Mapping[str, str] | None = None,
     folds: int = 1,
-    on_epoch: OnEpoch | None = None,
-    on_fold: OnEpoch | None = None,
+    on_epoch: Report = ignore,
+    on_fold: Report = ignore,
 ) -> Trained:
     """Train, validate and log one detector; what is finished already is read back.
 
@@ -286,20 +280,15 @@ def train_and_log(
         try:
             for fold in range(folds):
                 rows = first if fold == 0 else training_set(spec, context, fold, folds)[0]
-                offset = fold * spec.detector.epochs
 
-                def report(metrics: Mapping[str, float], epoch: int, offset: int = offset) -> None:
-                    active.metrics(metrics, offset + epoch)
-                    if on_epoch is not None:
-                        on_epoch(metrics, offset + epoch)
+                def report(metrics: Mapping[str, float], epoch: int, before: int = fold * spec.detector.epochs) -> None:
+                    active.metrics(metrics, before + epoch)
+                    on_epoch(metrics, before + epoch)
 
                 out = folder if folds == 1 else folder / f"fold-{fold}"
                 paths.append(train(rows, spec.detector, out, context.cache, report))
-                detector = Detector.load(paths[-1])
-                judged, datasets = _judged(rows, context, folds)
-                validations.append(validate(detector, judged, datasets, context))
-                if on_fold is not None:
-                    on_fold(validations[-1].measures, fold)
+                validations.append(validate(Detector.load(paths[-1]), *_judged(rows, context, folds), context))
+                on_fold(validations[-1].measures, fold)
         except optuna.TrialPruned as pruned:
             active.killed(str(pruned) or "pruned")
             raise
@@ -323,19 +312,9 @@ def train_and_log(
         history = paths[0] / "history.json"
         if history.is_file():
             active.artifact(history)
-    trained = Trained(
-        str(paths[0]),
-        active.id,
-        model_id,
-        value,
-        together.val,
-        synthetic,
-        explanation,
-        run_seconds(context.store, active.id),
-        measures,
-        together.error,
-        tuple(each.measures["mean_auc"] for each in validations),
-    )
+    reached = value, together.val, synthetic, explanation, run_seconds(context.store, active.id), measures
+    aucs = tuple(each.measures["mean_auc"] for each in validations)
+    trained = Trained(str(paths[0]), active.id, model_id, *reached, together.error, aucs)
     write_json(record, sealed(asdict(trained)))
     return trained
 
@@ -358,11 +337,9 @@ def refuse_unjudged(context: TrialContext, folds: int) -> None:
 def _judged(rows: Manifest, context: TrialContext, folds: int) -> tuple[Manifest, tuple[str, ...]]:
     """The rows that are scored, and the datasets that count."""
     datasets = context.judging_datasets
-    if folds == 1:
-        return context.manifest.select(dataset=context.datasets, split="val"), datasets
-    if context.validation_datasets:
-        return context.manifest.select(dataset=list(datasets), split="val"), datasets
-    return rows.select(split="val"), datasets
+    if folds > 1 and not context.validation_datasets:
+        return rows.select(split="val"), datasets
+    return context.manifest.select(dataset=context.datasets if folds == 1 else datasets, split="val"), datasets
 
 
 def _together(parts: Sequence[Validation]) -> Validation:

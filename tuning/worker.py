@@ -28,7 +28,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from pydantic import ValidationError
 
 from core.errors import UserError
-from core.progress import progress_bar
+from core.progress import Report, ignore, progress_bar
 from tracking.store import TrackingError
 from tuning.config import StudyConfig
 from tuning.identity import recall
@@ -168,8 +168,8 @@ def evaluator(
             parent=run_id,
             tags={"study": study.study_name, "trial": str(slot)},
             folds=config.folds,
-            on_epoch=report if config.pruner in ("hyperband", "median") else None,
-            on_fold=report if config.pruner == "wilcoxon" else None,
+            on_epoch=report if config.pruner in ("hyperband", "median") else ignore,
+            on_fold=report if config.pruner == "wilcoxon" else ignore,
         )
         measures = trained.measures
         for name in config.objectives:
@@ -189,7 +189,7 @@ def evaluator(
     return evaluate
 
 
-def _reporter(trial: Trial, config: StudyConfig) -> Callable[[Mapping[str, float], int], None]:
+def _reporter(trial: Trial, config: StudyConfig) -> Report:
     """Reports to the pruner; what was reported before the trial's worker was killed is not reported again."""
     told = reported_steps(trial)
 

@@ -53,7 +53,7 @@ def test_trials_can_be_made_with_values_and_are_told_once(tmp_path: Path) -> Non
     for _ in range(2):
         set_constraints(trial, {"size_mb": -1.0})
     assert study.get_trials()[0].constraints == {"size_mb": -1.0}
-    assert storage.read_trial(trial).user_attrs == {"place": 3}
+    assert study.get_trials()[0].user_attrs == {"place": 3}
 
 
 def test_no_other_file_uses_what_is_private() -> None:
