@@ -24,7 +24,7 @@ from mlflow.models import Model
 from core.files import sha256
 from tracking.mlflow_internals import delete_artifacts
 from tracking.registry import Registry
-from tracking.runs import MAX_PARAM, MAX_TAG, Run, flattened, git_commit, metric_name, shortened
+from tracking.runs import MAX_PARAM, MAX_TAG, Run, cleaned, flattened, git_commit, metric_name
 from tracking.store import Store, TrackingError, every_page, explained
 
 WEIGHTS, CONFIG, SUMS = "weights.safetensors", "config.json", "SHA256SUMS"
@@ -43,9 +43,8 @@ def code_version() -> str:
     """
     house = Path(__file__).parents[1]
     total = hashlib.sha256()
-    for package in _PACKAGES:
-        for file in sorted((house / package).rglob("*.py")):
-            total.update(f"{file.relative_to(house).as_posix()}\0".encode() + file.read_bytes() + b"\0")
+    for file in (file for package in _PACKAGES for file in sorted((house / package).rglob("*.py"))):
+        total.update(f"{file.relative_to(house).as_posix()}\0".encode() + file.read_bytes() + b"\0")
     try:
         version = metadata.version("counterforge")
     except metadata.PackageNotFoundError:
@@ -83,13 +82,10 @@ def log_detector(
         if model is None:
             own = {DIGEST_TAG: digest, "code": code_version()}
             own |= {"git_commit": commit} if (commit := git_commit()) else {}
+            own |= cleaned(tags or {}, MAX_TAG)
+            of = cleaned(flattened(params or {}), MAX_PARAM)
             model = client.create_logged_model(
-                run.experiment_id,
-                clean,
-                run.id,
-                tags=own | {metric_name(key): shortened(value, MAX_TAG) for key, value in (tags or {}).items()},
-                params={metric_name(k): shortened(v, MAX_PARAM) for k, v in flattened(params or {}).items()},
-                model_type=MODEL_TYPE,
+                run.experiment_id, clean, run.id, tags=own, params=of, model_type=MODEL_TYPE
             )
         with tempfile.TemporaryDirectory() as scratch:
             (Path(scratch) / SUMS).write_text(sums)

@@ -20,7 +20,7 @@ import pandas as pd
 from mlflow.exceptions import MlflowException
 
 from tracking.mlflow_internals import MODEL_VERSIONS, database_path, move_aliases_at_once
-from tracking.runs import MAX_TAG, metric_name, shortened, user
+from tracking.runs import MAX_TAG, cleaned, shortened, user
 from tracking.store import Store, TrackingError, every_page, explained
 
 DETECTOR = "counterforge-detector"
@@ -97,8 +97,7 @@ class Registry:
             if str(model.status) != "READY":
                 raise TrackingError(f"the model {model_id} is {model.status}, not READY: train it to the end first")
             lineage = {key: value for key, value in model.tags.items() if not key.startswith("mlflow.")}
-            lineage |= {metric_name(key): shortened(value, MAX_TAG) for key, value in (tags or {}).items()}
-            lineage[MODEL_TAG] = model_id
+            lineage |= cleaned(tags or {}, MAX_TAG) | {MODEL_TAG: model_id}
             known = next((version for version in self.versions() if version.model_id == model_id), None)
             if known is not None:
                 self.tag(known.number, lineage)
@@ -263,8 +262,8 @@ class Registry:
 
     def tag(self, number: int, tags: Mapping[str, Any]) -> None:
         """Set tags of a version; values over 5,000 characters are cut."""
-        for key, value in tags.items():
-            self.store.client.set_model_version_tag(self.name, str(number), metric_name(key), shortened(value, MAX_TAG))
+        for key, value in cleaned(tags, MAX_TAG).items():
+            self.store.client.set_model_version_tag(self.name, str(number), key, value)
 
     def _explained(self, doing: str) -> AbstractContextManager[None]:
         return explained(doing, self.store.tracking_uri)

@@ -126,8 +126,9 @@ class Run:
         In a re-opened run, what was logged before it was killed is left out: steps before the last one of a metric,
         and the last one if its value is the same. NaN is kept; MLflow stores infinities as the largest floats.
         """
-        now = int(time.time() * 1000)
-        name, digest = dataset or (None, None)
+        of: dict[str, Any] = {"model_id": model_id}
+        if dataset is not None:
+            of["dataset_name"], of["dataset_digest"] = dataset
         clean: dict[str, float] = {}
         for raw, value in values.items():
             key = metric_name(raw)
@@ -137,11 +138,9 @@ class Run:
                 clean[key] = float(value)
             except (TypeError, ValueError) as error:
                 raise TrackingError(f"metric {raw!r} is {value!r}, which is not a number (run {self.name})") from error
-        fresh = [
-            Metric(key, value, now, step, model_id=model_id, dataset_name=name, dataset_digest=digest)
-            for key, value in clean.items()
-            if model_id is not None or not self._is_old(key, value, step)
-        ]
+        wanted = {k: v for k, v in clean.items() if model_id is not None or not self._is_old(k, v, step)}
+        now = int(time.time() * 1000)
+        fresh = [Metric(key, value, now, step, **of) for key, value in wanted.items()]
         with explained(f"log metrics of run {self.name}", self.store.tracking_uri):
             self._outbox.put(fresh)
 
@@ -158,7 +157,7 @@ class Run:
         MLflow never overwrites a parameter. Logging the same value again does nothing; another value is recorded as
         the tag `changed.<name>` beside the old one.
         """
-        wanted = {metric_name(name): shortened(value, MAX_PARAM) for name, value in flattened(values).items()}
+        wanted = cleaned(flattened(values), MAX_PARAM)
         with explained(f"log parameters of run {self.name}", self.store.tracking_uri):
             known = self.store.client.get_run(self.id).data.params
             new = [Param(name, value) for name, value in wanted.items() if name not in known]
@@ -171,7 +170,7 @@ class Run:
 
     def tags(self, values: Mapping[str, Any]) -> None:
         """Set tags, replacing old values; values over 5,000 characters are cut."""
-        tags = [RunTag(metric_name(name), shortened(value, MAX_TAG)) for name, value in values.items()]
+        tags = [RunTag(name, value) for name, value in cleaned(values, MAX_TAG).items()]
         with explained(f"tag run {self.name}", self.store.tracking_uri):
             for start in range(0, len(tags), _PARAMS_PER_CALL):
                 self.store.client.log_batch(self.id, tags=tags[start : start + _PARAMS_PER_CALL])
@@ -406,6 +405,11 @@ def metric_name(name: str) -> str:
     return clean
 
 
+def cleaned(values: Mapping[str, Any], limit: int) -> dict[str, str]:
+    """Tags or parameters as MLflow accepts them: names in its alphabet, values cut to `limit` characters."""
+    return {metric_name(name): shortened(value, limit) for name, value in values.items()}
+
+
 def shortened(value: object, limit: int) -> str:
     """`str(value)`, cut to `limit` characters with a note of the original length."""
     text = str(value)
@@ -417,8 +421,6 @@ def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested mappings as one: `{"train": {"epochs": 3}}` becomes `{"train.epochs": 3}`."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
-        if isinstance(value, Mapping) and value:
-            flat |= flattened(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = value
+        inner = isinstance(value, Mapping) and value
+        flat |= flattened(value, f"{prefix}{name}.") if inner else {f"{prefix}{name}": value}
     return flat

@@ -138,17 +138,13 @@ class TrialQueue:
         patiently(back, patience_seconds)
 
     def finish(
-        self,
-        trial: Trial,
-        state: TrialState,
-        values: Sequence[float] | None = None,
-        attributes: Mapping[str, Any] | None = None,
+        self, trial: Trial, state: TrialState, values: Sequence[float] = (), attributes: Mapping[str, Any] | None = None
     ) -> None:
         """Write down how a trial ended. Writing it down twice does nothing."""
 
         def tell() -> None:
             self.storage.set_attributes(trial, attributes or {})
-            self.study.tell(trial.number, values, state=state, skip_if_finished=True)
+            self.study.tell(trial.number, values or None, state=state, skip_if_finished=True)
 
         with suppress(optuna.exceptions.UpdateFinishedTrialError):
             patiently(tell)

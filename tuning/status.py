@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import statistics
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import optuna
@@ -50,48 +51,37 @@ def study_status(study: optuna.Study) -> StudyStatus:
     """Read the status of a study; all trials are in `trials`, running ones first, then the best."""
     config = StudyConfig.model_validate(study.user_attrs["config"]) if "config" in study.user_attrs else StudyConfig()
     trials = study.get_trials(deepcopy=False)
-    ended = concluded(trials)
-    by_state = {state: [t for t in trials if t.state == state] for state in TrialState}
-    failed = [t for t in ended if t.state == TrialState.FAIL]
-    order = ranked(trials, config)
+    count = Counter(t.state for t in trials)
+    order, ended = ranked(trials, config), concluded(trials)
+    running = [t for t in trials if t.state == TrialState.RUNNING]
     rest = [t for t in ended if t.state != TrialState.COMPLETE]
-    done = len(finished(trials))
-    running = by_state[TrialState.RUNNING]
-    best = next((t for t in order if feasible(t)), None)
+    failed = sum(t.state == TrialState.FAIL for t in ended)
+    durations = [t.duration.total_seconds() for t in ended if t.duration is not None][-20:]
+    left = config.trials - len(finished(trials))
     return StudyStatus(
         study=study.study_name,
         total=config.trials,
-        complete=len(by_state[TrialState.COMPLETE]),
-        pruned=len(by_state[TrialState.PRUNED]),
-        failed=len(failed),
+        complete=count[TrialState.COMPLETE],
+        pruned=count[TrialState.PRUNED],
+        failed=failed,
         running=len(running),
-        waiting=len(by_state[TrialState.WAITING]),
-        lost=len(by_state[TrialState.FAIL]) - len(failed),
+        waiting=count[TrialState.WAITING],
+        lost=count[TrialState.FAIL] - failed,
         objective=config.objectives[0],
-        best_value=best.values[0] if best is not None else None,
-        seconds_left=_seconds_left(ended, config.trials - done, max(1, len(running))),
+        best_value=next((t.values[0] for t in order if feasible(t)), None),
+        seconds_left=mean(durations) * left / max(1, len(running)) if durations and left > 0 else None,
         ended=study.user_attrs.get(ENDED),
         trials=[_row(t, config) for t in (*running, *order, *rest)],
     )
 
 
-def _seconds_left(ended: list[FrozenTrial], left: int, workers: int) -> float | None:
-    durations = [t.duration.total_seconds() for t in ended if t.duration is not None]
-    if not durations or left <= 0:
-        return None
-    return statistics.mean(durations[-20:]) * left / workers
-
-
 def _row(trial: FrozenTrial, config: StudyConfig) -> dict[str, Any]:
-    values = trial.values if trial.state == TrialState.COMPLETE else None
-    state = trial.state.name.lower()
-    if values and not feasible(trial):
-        state = "breaks a constraint"
+    complete = trial.state == TrialState.COMPLETE
     taken = trial.duration or (datetime.now() - trial.datetime_start if trial.datetime_start else None)
     return {
         "trial": slot_of(trial),
-        "state": state,
-        **dict(zip(config.objectives, values or [None] * len(config.objectives), strict=True)),
+        "state": "breaks a constraint" if complete and not feasible(trial) else trial.state.name.lower(),
+        **dict(zip(config.objectives, trial.values if complete else [None] * len(config.objectives), strict=True)),
         "seconds": round(taken.total_seconds(), 1) if taken is not None else None,
         **trial.params,
         "error": trial.user_attrs.get(ERROR),
@@ -102,19 +92,14 @@ def overview(root: Path, storage: str | None = None) -> pd.DataFrame:
     """One row a study of a tracking folder or database."""
     columns = ["study", "complete", "pruned", "failed", "running", "of", "objective", "best", "left"]
     rows = []
-    for name in names(root, storage):
-        now = study_status(load(root, name, storage))
+    for now in (study_status(load(root, name, storage)) for name in names(root, storage)):
         counts = (now.complete, now.pruned, now.failed, now.running, now.total)
-        rows.append((name, *counts, now.objective, now.best_value, duration(now.seconds_left)))
+        rows.append((now.study, *counts, now.objective, now.best_value, duration(now.seconds_left)))
     return pd.DataFrame(rows, columns=columns)
 
 
 def show(
-    read: Callable[[], StudyStatus],
-    *,
-    live: bool = False,
-    trials: int = 15,
-    console: Console | None = None,
+    read: Callable[[], StudyStatus], *, live: bool = False, trials: int = 15, console: Console | None = None
 ) -> None:
     """Print the status of a study, once or, `live`, until it ends or Ctrl-C, which stops the display alone."""
     console = console or Console()
@@ -146,26 +131,20 @@ def _view(now: StudyStatus, limit: int) -> Group:
     table = Table(header_style="bold")
     rows = now.trials[:limit]
     columns = [name for name in dict.fromkeys(key for row in rows for key in row) if name != "error"]
-    if any(row["error"] for row in rows):
-        columns.append("error")
+    columns += ["error"] if any(row["error"] for row in rows) else []
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*(_cell(row.get(column)) for column in columns))
+        cells = [row.get(column) for column in columns]
+        table.add_row(*("" if c is None else f"{c:.4g}" if isinstance(c, float) else str(c) for c in cells))
     return Group(counts, table)
-
-
-def _cell(value: object) -> str:
-    if value is None:
-        return ""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def duration(seconds: float | None) -> str:
     """Hours and minutes, or seconds, for people."""
     if seconds is None:
         return ""
-    minutes = int(seconds // 60)
-    if minutes >= 60:
-        return f"{minutes // 60} h {minutes % 60:02d} min"
+    hours, minutes = divmod(int(seconds // 60), 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
     return f"{minutes} min" if minutes else f"{seconds:.0f} s"

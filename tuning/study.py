@@ -35,7 +35,7 @@ from tuning.results import RUN, clean, feasible, figures, importance, ranked
 from tuning.space import Choice, Range, in_order
 from tuning.storage import StudyStorage, load, patiently, quiet_optuna, storage_of
 from tuning.trial import TrialContext, TrialSpec
-from tuning.worker import evaluator, progress, run_on_cluster, supervise, work
+from tuning.worker import Evaluate, evaluator, progress, run_on_cluster, supervise, work
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,8 @@ def launch(
         ) as active:
             identity.remember(study, config, base, context, active.id, final)
             patiently(lambda: study.set_user_attr(ENDED, None))
-            ended = _run(study, storage, config, base, context, active.id, workers, cluster)
+            queue, evaluate = TrialQueue(study, storage, config), evaluator(study, config, base, context, active.id)
+            ended = _run(queue, evaluate, context, workers, cluster)
             patiently(lambda: study.set_user_attr(ENDED, ended))
             if not study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)):
                 # Only a trial that was given up, since every worker that took it was killed, leaves such a run behind.
@@ -111,29 +112,19 @@ def launch(
     return result
 
 
-def _run(
-    study: optuna.Study,
-    storage: StudyStorage,
-    config: StudyConfig,
-    base: TrialSpec,
-    context: TrialContext,
-    run_id: str,
-    workers: int,
-    cluster: str | None,
-) -> str:
-    queue = TrialQueue(study, storage, config)
-    evaluate = evaluator(study, config, base, context, run_id)
+def _run(queue: TrialQueue, evaluate: Evaluate, context: TrialContext, workers: int, cluster: str | None) -> str:
+    study, address = queue.study, queue.storage.address
     if cluster is not None:
-        run_on_cluster(cluster, storage.address, study, queue.slots, workers)
+        run_on_cluster(cluster, address, study, queue.slots, workers)
     elif workers > 1:
-        supervise(storage.address, workers, study, queue.slots, context.work / "studies" / study.study_name)
+        supervise(address, workers, study, queue.slots, context.work / "studies" / study.study_name)
     else:
         with progress(study, queue.slots) as update:
 
             def after(trials: Sequence[FrozenTrial]) -> None:
-                best = ranked(trials, config)
+                best = ranked(trials, queue.config)
                 update(trials, f"{best[0].values[0]:.3f}" if best else "")
-                clean(trials, config, context.store, context.work)
+                clean(trials, queue.config, context.store, context.work)
 
             return work(queue, evaluate, after=after)
     # What the workers left undone, if anything: a worker that was killed at the very end.
@@ -201,16 +192,9 @@ def summarise(study: optuna.Study, config: StudyConfig, base: TrialSpec, run_id:
             f"no trial of {study.study_name} keeps {short}; the closest one has {reached}: loosen study.constraints "
             "or widen the space"
         )
-    return StudyResult(
-        name=study.study_name,
-        run_id=run_id,
-        best=base.with_parameters(best.params),
-        best_value=best.values[0],
-        history=history(study),
-        importance=importance(study),
-        ended=ended,
-        best_run=str(best.user_attrs.get(RUN, "")),
-    )
+    spec, best_run = base.with_parameters(best.params), str(best.user_attrs.get(RUN, ""))
+    shares = importance(study)
+    return StudyResult(study.study_name, run_id, spec, best.values[0], history(study), shares, ended, best_run)
 
 
 def history(study: optuna.Study) -> pd.DataFrame:
@@ -260,10 +244,8 @@ def trial_costs(config: StudyConfig, base: TrialSpec, faces: int) -> list[Cost]:
         faces: train rows that a trial passes over in an epoch; synthetic ones are added by the share searched.
     """
     share = _middle(config.space.get("synthetic_share"), base.synthetic_share)
-    searched = config.space.get("backbone")
-    backbones = searched.choices if isinstance(searched, Choice) else (base.detector.backbone,)
-    costs = []
-    for backbone in backbones:
+    searched, costs = config.space.get("backbone"), []
+    for backbone in searched.choices if isinstance(searched, Choice) else (base.detector.backbone,):
         own = {"backbone": str(backbone), "weights": "none"}
         whole = {name: int(_middle(config.space.get(name), getattr(base.detector, name))) for name in _SCALE}
         try:

@@ -68,13 +68,10 @@ Evaluate = Callable[[Trial, dict[str, Value], int], Outcome]
 """Runs one trial: Optuna's trial, the drawn values, its slot. It may raise optuna.TrialPruned."""
 
 
-def work(
-    queue: TrialQueue,
-    evaluate: Evaluate,
-    *,
-    after: Callable[[Sequence[FrozenTrial]], None] | None = None,
-    wait: bool = True,
-) -> str:
+After = Callable[[Sequence[FrozenTrial]], None]
+
+
+def work(queue: TrialQueue, evaluate: Evaluate, *, after: After | None = None, wait: bool = True) -> str:
     """Take trials until the study ends, and return the sentence that says why it did.
 
     Args:
@@ -103,10 +100,8 @@ def work(
                 if after is not None:
                     patiently(lambda: after(study.get_trials(deepcopy=False)))
             elif wait:
-                now = time.monotonic()
-                if idle_since is None:
-                    idle_since = now
-                elif now - idle_since > SAID_AFTER_SECONDS:
+                idle_since = idle_since or time.monotonic()
+                if time.monotonic() - idle_since > SAID_AFTER_SECONDS:
                     _log.warning("the last trials are with other workers: waiting, in case one of them dies")
                     idle_since = math.inf  # said once
                 time.sleep(IDLE_SECONDS)
@@ -133,11 +128,11 @@ def _run(queue: TrialQueue, trial: Trial, evaluate: Evaluate) -> None:
         with suppress(Exception):  # the disk may be full: then the trial is found by the lock that we no longer hold
             queue.give_back(trial)
         raise
+    except UserError as error:
+        queue.finish(trial, TrialState.FAIL, attributes={ERROR: str(error)[:1000]})
     except Exception as error:
-        if not isinstance(error, UserError):
-            _log.exception("trial %d failed", slot)
-        sentence = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-        queue.finish(trial, TrialState.FAIL, attributes={ERROR: sentence[:1000]})
+        _log.exception("trial %d failed", slot)
+        queue.finish(trial, TrialState.FAIL, attributes={ERROR: f"{type(error).__name__}: {error}"[:1000]})
     else:
         queue.finish(trial, TrialState.COMPLETE, list(outcome.values), outcome.attributes)
 
