@@ -82,8 +82,8 @@ def measure(address: str, workers: int, rounds: int, sleep: float) -> dict[str, 
     storage = StudyStorage(address)
     with quiet_optuna():
         optuna.create_study(study_name=name, storage=storage.open(), direction="maximize")
-    if storage.engine is not None:
-        storage.engine.dispose()  # forked workers must not share a connection
+    if storage.database is not None:
+        storage.database.engine.dispose()  # forked workers must not share a connection
     context = multiprocessing.get_context("fork")
     ready, memory = context.Barrier(workers + 1), context.Queue()
     processes = [

@@ -75,7 +75,9 @@ def log_detector(
     digest = sha256(sums.encode())[:32]
     clean = re.sub(r"[/:.%\"']", "-", name) or "detector"  # what MLflow refuses in a model's name
     with explained(f"log the model {name}", store.tracking_uri):
-        model = _logged_before(store, run, clean, digest)
+        of_name = f"source_run_id = '{run.id}' AND name = '{clean}'"
+        known = every_page(client.search_logged_models, [run.experiment_id], of_name)
+        model = next((each for each in known if each.tags.get(DIGEST_TAG) == digest), None)  # whole or interrupted
         if model is not None and str(model.status) == "READY":
             run.metrics(metrics or {}, model_id=model.model_id)
             return str(model.model_id)
@@ -184,13 +186,6 @@ def _files(folder: Path) -> list[Path]:
         raise TrackingError(f"{folder} lacks {' and '.join(missing)}: give the folder of a finished training")
     files = (path for path in folder.iterdir() if path.is_file() and path.suffix != ".pt")
     return sorted(path for path in files if not path.name.startswith(".") and path.name not in _NO_PART_OF_A_MODEL)
-
-
-def _logged_before(store: Store, run: Run, name: str, digest: str) -> Any:
-    """The model of an earlier call, whole or interrupted, or None."""
-    wanted = f"source_run_id = '{run.id}' AND name = '{name}'"
-    models = every_page(store.client.search_logged_models, [run.experiment_id], wanted)
-    return next((model for model in models if model.tags.get(DIGEST_TAG) == digest), None)
 
 
 def _sums(folder: Path) -> dict[str, str]:

@@ -184,11 +184,7 @@ class Registry:
         return self.resolve(number)
 
     def rollback(self, why: str = "") -> Version:
-        """Swap `champion` and `previous`, and return the champion of now.
-
-        Raises:
-            TrackingError: there is no previous champion to return to.
-        """
+        """Swap `champion` and `previous`, and return the champion of now; a `TrackingError` where there is no other."""
         champion, previous = self._aliased(CHAMPION), self._aliased(PREVIOUS)
         if previous is None or champion is None or previous.number == champion.number:
             raise TrackingError(f"{self.name} has no previous champion to roll back to: {self._inventory()}")

@@ -9,13 +9,13 @@ from typing import Any, Literal, Self, get_args
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from core.errors import UserError
-from tuning.space import LISTING, Choice, PrunerName, Range, SamplerName, Space, Value, combinations, conditional
+from tuning.space import LISTING, Choice, PrunerName, Range, SamplerName, Value, combinations, conditional
 
 Objective = Literal["mean_auc", "worst_auc", "mean_auc_low", "worst_auc_low", "ece", "latency_ms", "size_mb"]
 # Whether more is better.
 MAXIMISED: dict[str, bool] = {name: "auc" in name for name in get_args(Objective)}
 
-DEFAULT_SPACE: Space = {
+DEFAULT_SPACE: dict[str, Range | Choice] = {
     "learning_rate": Range(low=1e-4, high=3e-3, log=True),
     "augmentation": Range(low=0.0, high=1.0),
     "synthetic_share": Range(low=0.2, high=0.6, step=0.1),
@@ -83,11 +83,7 @@ class StudyConfig(BaseModel):
 
 
 def check_sampler(config: StudyConfig) -> None:
-    """Refuse a sampler that cannot search such a space, or that does not go with the pruner.
-
-    Raises:
-        UserError: what does not fit, and which one to take instead.
-    """
+    """Refuse a sampler that cannot search the space or goes ill with the pruner: a `UserError` says which to take."""
     name, pruner, folds, trials = config.sampler, config.pruner, config.folds, config.trials
     chosen = ", ".join(key for key, values in config.space.items() if isinstance(values, Choice))
     sometimes = ", ".join(conditional(config.space))

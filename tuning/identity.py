@@ -19,7 +19,7 @@ from core.manifest import Manifest
 from gan.balancing import BalanceConfig
 from tracking.store import open_store
 from tuning.config import StudyConfig, check_sampler
-from tuning.space import Choice, Range, Value, check_point, in_order, nearest
+from tuning.space import Choice, Range, Space, Value, check_point, in_order, nearest
 from tuning.storage import load, names
 from tuning.trial import FORGING, TrialContext, TrialSpec
 
@@ -68,11 +68,7 @@ def needs_generator(config: StudyConfig, base: TrialSpec) -> bool:
 
 
 def check_study(config: StudyConfig, base: TrialSpec) -> TrialSpec:
-    """The trial that all others vary, with the fixed values.
-
-    Raises:
-        UserError: anything in the configuration that no trial could be run with.
-    """
+    """The trial that all others vary, with the fixed values; a `UserError` for what no trial could be run with."""
     for name, folder in config.generators.items():
         if not (folder / "config.json").is_file():
             where = f"{folder} (study.generators.{name})"
@@ -87,14 +83,8 @@ def check_study(config: StudyConfig, base: TrialSpec) -> TrialSpec:
     return base
 
 
-def check_space(
-    space: Mapping[str, Range | Choice], base: TrialSpec, generators: Mapping[str, Path] | None = None
-) -> None:
-    """Refuse parameters that no trial has, and values that no trial takes, before the first trial starts.
-
-    Raises:
-        UserError: with the nearest right name.
-    """
+def check_space(space: Space, base: TrialSpec, generators: Mapping[str, Path] | None = None) -> None:
+    """Refuse parameters that no trial has (a `UserError` names the nearest right one) and values that none takes."""
     for name, values in space.items():
         for value in values.choices if isinstance(values, Choice) else (values.low, values.high):
             _checked(base, name, value, f"study.space.{name}", [other for other in space if other != name])
@@ -122,11 +112,7 @@ def _checked(base: TrialSpec, name: str, value: object, where: str, searched: Se
 
 
 def refuse_other_of_same_name(name: str, config: StudyConfig, wanted: Mapping[str, Any], root: Path) -> None:
-    """Refuse a study whose name another definition has taken, unless it exists itself already.
-
-    Raises:
-        UserError: what differs, and what to do.
-    """
+    """Refuse a name that another definition has taken, unless the study exists: a `UserError` says what differs."""
     known = names(root, config.storage)
     others = [each for each in known if each.rsplit("-", 1)[0] == config.name]
     if name in known or not others:
@@ -213,11 +199,7 @@ def remember(
 
 
 def recall(study: optuna.Study) -> tuple[StudyConfig, TrialSpec, TrialContext, str]:
-    """What `remember` wrote.
-
-    Raises:
-        UserError: it is missing, or the data are not where they were.
-    """
+    """What `remember` wrote; a `UserError` where it is missing, or the data are not where they were."""
     known = study.user_attrs
     if CONTEXT not in known:
         raise UserError(f"the study {study.study_name} was not made by `counterforge study launch`: launch it anew")
@@ -244,11 +226,7 @@ def recall(study: optuna.Study) -> tuple[StudyConfig, TrialSpec, TrialContext, s
 
 
 def recall_final(study: optuna.Study) -> FinalTraining:
-    """What the winner is trained by, as `remember` wrote it.
-
-    Raises:
-        UserError: it is missing.
-    """
+    """What the winner is trained by, as `remember` wrote it; a `UserError` where it is missing."""
     known = study.user_attrs.get(FINAL)
     if known is None:
         raise UserError(

@@ -100,11 +100,7 @@ def recent_gain(done: Sequence[FrozenTrial], config: StudyConfig) -> tuple[float
 
 
 def check_failures(trials: Sequence[FrozenTrial], name: str) -> None:
-    """Give up where the last trials all failed.
-
-    Raises:
-        UserError: with the last one's reason.
-    """
+    """Give up where the last trials all failed: a `UserError` with the last one's reason."""
     last = sorted(concluded(trials), key=_ended_at)[-MAX_FAILURES:]
     if len(last) == MAX_FAILURES and all(t.state == TrialState.FAIL for t in last):
         raise UserError(

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import difflib
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from math import prod
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import optuna
@@ -32,9 +33,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from core.errors import UserError
 
 SamplerName = Literal["gp", "tpe", "cmaes", "nsga2", "random", "grid", "bruteforce"]
-SAMPLERS: tuple[str, ...] = get_args(SamplerName)
 PrunerName = Literal["none", "hyperband", "median", "wilcoxon"]
-PRUNERS: tuple[str, ...] = get_args(PrunerName)
 LISTING = ("grid", "bruteforce")
 # Random trials before a model is fitted. Optuna's own default is 10, which is more than a small study has in all.
 STARTUP_TRIALS = 5
@@ -142,20 +141,20 @@ class Choice(_Searched):
         return list(self.choices)
 
 
-Space = dict[str, Range | Choice]
+Space = Mapping[str, Range | Choice]
 
 
-def distributions(space: Mapping[str, Range | Choice]) -> dict[str, BaseDistribution]:
+def distributions(space: Space) -> dict[str, BaseDistribution]:
     """Optuna's distributions by parameter name, sorted so that the order in the file does not matter."""
     return {name: space[name].distribution() for name in sorted(space)}
 
 
-def conditional(space: Mapping[str, Range | Choice]) -> list[str]:
+def conditional(space: Space) -> list[str]:
     """Names of the parameters that not every trial has."""
     return sorted(name for name, values in space.items() if values.when)
 
 
-def in_order(space: Mapping[str, Range | Choice]) -> list[str]:
+def in_order(space: Space) -> list[str]:
     """The names such that each comes after those that decide whether it exists; sorted otherwise.
 
     Raises:
@@ -189,7 +188,7 @@ def nearest(name: str, known: Iterable[str], otherwise: str) -> str:
     return f"did you mean {near[0]}?" if near else otherwise
 
 
-def suggest(trial: Trial, space: Mapping[str, Range | Choice]) -> dict[str, Value]:
+def suggest(trial: Trial, space: Space) -> dict[str, Value]:
     """Draw every parameter that the trial has."""
     values: dict[str, Value] = {}
     for name in in_order(space):
@@ -205,7 +204,7 @@ def suggest(trial: Trial, space: Mapping[str, Range | Choice]) -> dict[str, Valu
     return values
 
 
-def combinations(space: Mapping[str, Range | Choice], seed: int | None = None) -> list[dict[str, Value]]:
+def combinations(space: Space, seed: int | None = None) -> list[dict[str, Value]]:
     """Every combination once, in the order of the space or, by a seed, shuffled.
 
     Raises:
@@ -238,12 +237,8 @@ def combinations(space: Mapping[str, Range | Choice], seed: int | None = None) -
     return every
 
 
-def check_point(space: Mapping[str, Range | Choice], point: Mapping[str, object], where: str) -> None:
-    """Refuse a starting point that the space does not hold.
-
-    Raises:
-        UserError: an unknown name (with the nearest right one), or a value that is never drawn.
-    """
+def check_point(space: Space, point: Mapping[str, object], where: str) -> None:
+    """Refuse a starting point with a name that is not searched, or a value that is never drawn, by a `UserError`."""
     for name, value in point.items():
         if name not in space:
             remedy = nearest(name, space, f"searched are {', '.join(sorted(space))}")
@@ -257,7 +252,7 @@ def check_point(space: Mapping[str, Range | Choice], point: Mapping[str, object]
             raise UserError(f"{where}.{name}: {value!r} is not in study.space.{name}: give a value that it holds")
 
 
-def described(space: Mapping[str, Range | Choice]) -> list[dict[str, str]]:
+def described(space: Space) -> list[dict[str, str]]:
     """The space for people: one row a parameter."""
     rows = []
     for name, values in space.items():
@@ -277,45 +272,47 @@ def described(space: Mapping[str, Range | Choice]) -> list[dict[str, str]]:
     return rows
 
 
-def sampler(name: SamplerName, space: Mapping[str, Range | Choice], seed: int, slot: int) -> BaseSampler:
+@contextmanager
+def stable() -> Iterator[None]:
+    """Without the warnings that an interface of Optuna is experimental: the range of its versions is pinned."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        yield
+
+
+@stable()
+def sampler(name: SamplerName, space: Space, seed: int, slot: int) -> BaseSampler:
     """The sampler for the trial in the given slot of its study."""
     here = (seed * 1_000_003 + slot) % 2**32
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        match name:
-            case "gp":
-                return optuna.samplers.GPSampler(seed=here, n_startup_trials=STARTUP_TRIALS)
-            case "tpe":
-                return optuna.samplers.TPESampler(
-                    seed=here,
-                    n_startup_trials=STARTUP_TRIALS,
-                    multivariate=True,
-                    group=bool(conditional(space)),
-                    constant_liar=True,  # trials that run elsewhere count as bad for now, so that none is drawn twice
-                )
-            case "cmaes":
-                return optuna.samplers.CmaEsSampler(seed=here, n_startup_trials=STARTUP_TRIALS)
-            case "nsga2":
-                return optuna.samplers.NSGAIISampler(seed=here, population_size=POPULATION)
-            case "random" | "grid" | "bruteforce":
-                return optuna.samplers.RandomSampler(seed=here)
+    match name:
+        case "gp":
+            return optuna.samplers.GPSampler(seed=here, n_startup_trials=STARTUP_TRIALS)
+        case "tpe":
+            # A constant liar: trials that run elsewhere count as bad for now, so that none is drawn twice.
+            known: dict[str, Any] = {"seed": here, "n_startup_trials": STARTUP_TRIALS, "constant_liar": True}
+            return optuna.samplers.TPESampler(multivariate=True, group=bool(conditional(space)), **known)
+        case "cmaes":
+            return optuna.samplers.CmaEsSampler(seed=here, n_startup_trials=STARTUP_TRIALS)
+        case "nsga2":
+            return optuna.samplers.NSGAIISampler(seed=here, population_size=POPULATION)
+        case "random" | "grid" | "bruteforce":
+            return optuna.samplers.RandomSampler(seed=here)
 
 
+@stable()
 def pruner(name: PrunerName, max_resource: int) -> BasePruner:
     """The pruner, for trials that report up to `max_resource` times (epochs, or folds for wilcoxon)."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        match name:
-            case "none":
-                return optuna.pruners.NopPruner()
-            case "median":
-                return optuna.pruners.MedianPruner(n_startup_trials=STARTUP_TRIALS, n_warmup_steps=1)
-            case "hyperband":
-                return optuna.pruners.HyperbandPruner(min_resource=1, max_resource=max(max_resource, 1))
-            case "wilcoxon":
-                return optuna.pruners.WilcoxonPruner(p_threshold=0.1, n_startup_steps=2)
+    match name:
+        case "none":
+            return optuna.pruners.NopPruner()
+        case "median":
+            return optuna.pruners.MedianPruner(n_startup_trials=STARTUP_TRIALS, n_warmup_steps=1)
+        case "hyperband":
+            return optuna.pruners.HyperbandPruner(min_resource=1, max_resource=max(max_resource, 1))
+        case "wilcoxon":
+            return optuna.pruners.WilcoxonPruner(p_threshold=0.1, n_startup_steps=2)
 
 
-def plan(name: SamplerName, space: Mapping[str, Range | Choice], seed: int) -> list[dict[str, Value]] | None:
+def plan(name: SamplerName, space: Space, seed: int) -> list[dict[str, Value]] | None:
     """All trials of a sampler that lists its space, in the order in which they are tried; None for the others."""
     return combinations(space, seed) if name in LISTING else None

@@ -17,7 +17,6 @@ import logging
 import os
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -36,10 +35,11 @@ from optuna.storages import (
 )
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
-from sqlalchemy import Engine, text
+from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
 
 from core.errors import UserError
+from tuning.space import stable
 
 # A worker over a database counts as dead after so long a silence; it says six times as often that it lives.
 SILENCE_SECONDS = int(os.environ.get("COUNTERFORGE_SILENCE_SECONDS", "90"))
@@ -86,13 +86,14 @@ class StudyStorage:
 
     Attributes:
         address: what `optuna-dashboard` and `study worker` take: the path of a journal, or a URL.
+        database: Optuna's, once it is open; None for a journal.
     """
 
     def __init__(self, address: str, *, beat_seconds: int = BEAT_SECONDS, silence_seconds: int = SILENCE_SECONDS):
         self.address = address
         self.beat_seconds, self._silence = beat_seconds, silence_seconds
         self._storage: Any = None  # Optuna keeps the type with the heartbeat to itself
-        self._database: RDBStorage | None = None
+        self.database: RDBStorage | None = None
 
     @property
     def is_database(self) -> bool:
@@ -111,11 +112,7 @@ class StudyStorage:
         return self.address.replace(f":{password}@", ":...@") if password else self.address
 
     def open(self, patience_seconds: float = 0) -> Any:
-        """Optuna's storage, opened once; a database that is away is waited for as long as is said.
-
-        Raises:
-            UserError: it cannot be reached or read.
-        """
+        """Optuna's storage, opened once; a `UserError` where a database stays away, or is none."""
         deadline, tries = time.monotonic() + patience_seconds, 0
         while self._storage is None:
             try:
@@ -148,8 +145,8 @@ class StudyStorage:
                 f"study.storage {self.shown} is no PostgreSQL address: give postgresql://user:password@host/name, or "
                 "leave it out to keep the study in the tracking folder"
             )
-        with _stable():
-            self._database = RDBStorage(
+        with stable():
+            self.database = RDBStorage(
                 self.address.replace("postgresql://", "postgresql+psycopg://", 1),
                 engine_kwargs={"pool_pre_ping": True, "connect_args": {"connect_timeout": 5}},
                 heartbeat_interval=self.beat_seconds,
@@ -158,12 +155,7 @@ class StudyStorage:
                 heartbeat_stale_trial_callback=None,
             )
         # The cache that a study would put around it: finished trials are read once.
-        return get_storage(self._database)
-
-    @property
-    def engine(self) -> Engine | None:
-        """Of the database once it is open, None for a journal."""
-        return None if self._database is None else self._database.engine
+        return get_storage(self.database)
 
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:
@@ -173,22 +165,22 @@ class StudyStorage:
         takes back all of it together, and nobody writes on who lost the lock without knowing.
         """
         storage = self.open()
-        if self._database is None:
+        if self.database is None:
             with FileLock(self.path.with_suffix(".queue"), poll_interval=_POLL_SECONDS):
                 yield
             return
         key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
         try:
-            with self._database.engine.begin() as connection:  # the lock ends with it, or when it is lost
+            with self.database.engine.begin() as connection:  # the lock ends with it, or when it is lost
                 connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
-                self._database.remove_session()
-                self._database.scoped_session(bind=connection, join_transaction_mode="create_savepoint")
+                self.database.remove_session()
+                self.database.scoped_session(bind=connection, join_transaction_mode="create_savepoint")
                 try:
                     yield
                 finally:
-                    self._database.remove_session()
+                    self.database.remove_session()
         except BaseException:
-            storage.__init__(self._database)  # Optuna's cache must not remember what was taken back
+            storage.__init__(self.database)  # Optuna's cache must not remember what was taken back
             raise
 
     # --- trials, one step at a time
@@ -240,9 +232,9 @@ class StudyStorage:
 
         A server that was away has to be up long enough for every living worker to have said so.
         """
-        assert self._database is not None
+        assert self.database is not None
         query = text("SELECT now() - pg_postmaster_start_time() > make_interval(secs => :seconds)")
-        with self._database.engine.connect() as connection, _stable():
+        with self.database.engine.connect() as connection, stable():
             if connection.scalar(query, {"seconds": self._silence}):
                 fail_stale_trials(study)
 
@@ -254,7 +246,7 @@ def storage_number(trial: Trial | FrozenTrial) -> int:
 
 def reported_steps(trial: Trial) -> set[int]:
     """The steps that were reported to the pruner, by whichever worker."""
-    with _stable():
+    with stable():
         return set(trial.study._storage.get_trial(trial._trial_id).intermediate_values)
 
 
@@ -268,24 +260,12 @@ def set_constraints(trial: Trial, constraints: Mapping[str, float]) -> None:
 
 def retry_lost(study: optuna.Study, trial: FrozenTrial) -> None:
     """Queue a trial whose worker died again: the same values, the same slot in the study."""
-    with _stable():
+    with stable():
         RetryHeartbeatStaleTrialCallback(inherit_intermediate_values=True)(study, trial)
 
 
-@contextmanager
-def _stable() -> Iterator[None]:
-    """Without the warnings that an interface of Optuna is experimental: the range of its versions is pinned."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        yield
-
-
 def patiently(call: Callable[[], _Result], seconds: float = PATIENCE_SECONDS) -> _Result:
-    """The result of `call`, tried again while the database is away.
-
-    Raises:
-        StorageAwayError: it stayed away for `seconds`.
-    """
+    """The result of `call`, tried again while the database is away; a `StorageAwayError` after `seconds`."""
     deadline, pause = time.monotonic() + seconds, 0.2
     while True:
         try:
@@ -308,11 +288,7 @@ def storage_of(root: Path, name: str, storage: str | None = None) -> StudyStorag
 
 
 def names(root: Path, storage: str | None = None) -> list[str]:
-    """The names of all studies of a tracking folder, or of a database.
-
-    Raises:
-        UserError: the database cannot be reached.
-    """
+    """The names of all studies of a tracking folder, or of a database; a `UserError` where that is away."""
     if storage and "://" in storage:
         with quiet_optuna():
             return sorted(patiently(lambda: optuna.get_all_study_names(StudyStorage(storage).open()), 0))
@@ -320,11 +296,7 @@ def names(root: Path, storage: str | None = None) -> list[str]:
 
 
 def load(root: Path, name: str, storage: str | None = None) -> optuna.Study:
-    """A study by its name, or by the beginning of it if that is unambiguous.
-
-    Raises:
-        UserError: there is none, or there are several, or the database cannot be reached.
-    """
+    """A study by its name, or by the beginning of it; a `UserError` where there is none, or there are several."""
     known = names(root, storage)
     matches = [name] if name in known else [each for each in known if each.startswith(name)]
     where = StudyStorage(storage).shown if storage else str(root)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import time
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -32,7 +31,7 @@ from tuning.config import MAXIMISED, StudyConfig
 from tuning.identity import DEFINITION, FinalTraining, unequal
 from tuning.queue import ENDED, ERROR, LOST, SLOT, WARM, TrialQueue, concluded, slot_of
 from tuning.results import RUN, clean, feasible, figures, importance, ranked
-from tuning.space import Choice, Range, in_order
+from tuning.space import Choice, Range, in_order, stable
 from tuning.storage import StudyStorage, load, patiently, quiet_optuna, storage_of
 from tuning.trial import TrialContext, TrialSpec
 from tuning.worker import Evaluate, evaluator, progress, run_on_cluster, supervise, work
@@ -139,8 +138,7 @@ def _open(
         study = optuna.create_study(study_name=name, storage=opened, directions=config.directions, load_if_exists=True)
         if study.user_attrs.get(DEFINITION) != wanted:
             study.set_user_attr(DEFINITION, dict(wanted))
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            with stable():
                 study.set_metric_names(list(config.objectives))
         if config.warm_start is not None and WARM not in study.user_attrs:
             _warm_start(study, config, wanted, context)
@@ -174,11 +172,7 @@ def _warm_start(study: optuna.Study, config: StudyConfig, wanted: Mapping[str, A
 
 
 def summarise(study: optuna.Study, config: StudyConfig, base: TrialSpec, run_id: str, ended: str) -> StudyResult:
-    """The best trial and the history.
-
-    Raises:
-        UserError: no trial was finished, or none keeps the constraints.
-    """
+    """The best trial and the history; a `UserError` where no trial was finished, or none keeps the constraints."""
     trials = study.get_trials(deepcopy=False)
     order = ranked(trials, config)
     if not order:

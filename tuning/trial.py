@@ -78,11 +78,7 @@ class TrialSpec(BaseModel):
         return [*DetectorConfig.model_fields, "synthetic_share", "psi", "generator", *forging]
 
     def with_parameters(self, values: Mapping[str, object]) -> TrialSpec:
-        """A copy in which the named parameters, of the detector, the forging or the trial, have other values.
-
-        Raises:
-            pydantic.ValidationError: a value is out of its range.
-        """
+        """A copy in which the named parameters have other values; a `ValidationError` where one is out of range."""
         own, forging, inner = {}, dict[str, object](self.forging), self.detector.model_dump()
         for name, value in values.items():
             if name in ("synthetic_share", "psi", "generator"):
@@ -131,10 +127,6 @@ class TrialContext:
         """Whose val rows choose between detectors."""
         return self.validation_datasets or self.train_datasets
 
-    def generator_of(self, spec: TrialSpec) -> Path | None:
-        """The generator that a trial takes its synthetic faces from."""
-        return self.generators[spec.generator] if spec.generator else self.generator
-
 
 @dataclass(frozen=True)
 class Trained:
@@ -175,7 +167,7 @@ def training_set(spec: TrialSpec, context: TrialContext, fold: int = 0, folds: i
         rows = Manifest.build(rows.rows.assign(split=split), rows.root, where=f"fold {fold + 1} of {folds}")
     if not spec.synthetic_share:
         return rows, 0, "no synthetic faces"
-    generator = context.generator_of(spec)
+    generator = context.generators[spec.generator] if spec.generator else context.generator
     if generator is None and spec.balancing().needs_generator:
         raise UserError(
             f"synthetic_share {spec.synthetic_share} needs a generator: train one with `counterforge gan train`"
@@ -248,6 +240,7 @@ def train_and_log(
     refuse_unjudged(context, folds)
     folder.mkdir(parents=True, exist_ok=True)
     first, synthetic, explanation = training_set(spec, context, 0, folds)
+    counts = first.rows.groupby(["split", "label"]).size()
     lineage = {
         "manifest": context.manifest.digest,
         "training_manifest": first.digest,
@@ -272,7 +265,7 @@ def train_and_log(
             "+".join(context.train_datasets) + ("+synthetic" if synthetic else ""),
             digest=first.digest,
             source=str(first.root),
-            counts=_counts(first),
+            counts={f"{split}/{label}": n for (split, label), n in counts.items()},
             context="training",
         )
         paths: list[Path] = []
@@ -353,8 +346,3 @@ def _together(parts: Sequence[Validation]) -> Validation:
     measures = {name: float(np.mean([part.measures[name] for part in parts])) for name in parts[0].measures}
     spread = float(np.std([part.measures["mean_auc"] for part in parts], ddof=1)) / math.sqrt(len(parts))
     return Validation(val, measures, float(np.nanmax([spread, np.mean([part.error for part in parts])])))
-
-
-def _counts(manifest: Manifest) -> dict[str, int]:
-    groups = manifest.rows.groupby(["split", "label"]).size()
-    return {f"{split}/{label}": int(count) for (split, label), count in groups.items()}

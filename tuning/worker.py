@@ -202,11 +202,7 @@ def _reporter(trial: Trial, config: StudyConfig) -> Report:
 
 
 def join(address: str, name: str) -> str:
-    """Work on a study that was launched elsewhere until it ends; the sentence says why it did.
-
-    Raises:
-        UserError: there is no such study, or its data are not on this machine.
-    """
+    """Work on a study launched elsewhere until it ends, and say why; a `UserError` where it or its data is missing."""
     storage = StudyStorage(address)
     with quiet_optuna():
         try:

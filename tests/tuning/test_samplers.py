@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import optuna
 import pytest
@@ -10,9 +10,8 @@ import pytest
 from core.errors import UserError
 from tuning.config import StudyConfig, check_sampler
 from tuning.space import (
-    PRUNERS,
-    SAMPLERS,
     Choice,
+    PrunerName,
     Range,
     SamplerName,
     Space,
@@ -27,7 +26,7 @@ NUMBERS: Space = {"x": Range(low=0.0, high=1.0, step=0.25), "n": Range(low=1, hi
 CONDITIONAL: Space = {"c": Choice(choices=("a", "b")), "n": Range(low=1, high=4, when={"c": ("a",)})}
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", get_args(SamplerName))
 def test_a_killed_study_suggests_what_it_would_have_suggested(name: SamplerName) -> None:
     def suggestions(kill_after: int | None) -> list[dict[str, object]]:
         storage = optuna.storages.InMemoryStorage()
@@ -54,7 +53,7 @@ def test_a_killed_study_suggests_what_it_would_have_suggested(name: SamplerName)
         assert suggestions(6) == uninterrupted
 
 
-@pytest.mark.parametrize("name", [name for name in SAMPLERS if name not in ("cmaes", "grid")])
+@pytest.mark.parametrize("name", [name for name in get_args(SamplerName) if name not in ("cmaes", "grid")])
 def test_a_conditional_space_can_be_searched(name: SamplerName) -> None:
     check_sampler(StudyConfig(sampler=name, space=CONDITIONAL, pruner="none"))
     study = optuna.create_study(direction="maximize")
@@ -99,7 +98,7 @@ def test_a_listing_sampler_plans_every_combination_once() -> None:
     assert plan("gp", NUMBERS, 1) is None
 
 
-@pytest.mark.parametrize("name", PRUNERS)
+@pytest.mark.parametrize("name", get_args(PrunerName))
 def test_every_pruner_lets_the_best_trial_through(name: Any) -> None:
     study = optuna.create_study(
         direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0), pruner=pruner(name, 9)
