@@ -25,17 +25,10 @@ os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # jobs draw bars of their own
 
 _HOMES = {
-    "Registry": "registry",
-    "Run": "runs",
-    "Store": "store",
-    "TrackingError": "store",
-    "Version": "registry",
-    "fetch_model": "models",
-    "log_detector": "models",
-    "open_store": "store",
-    "run": "runs",
-    "score_model": "models",
-    "test_openings": "runs",
+    **dict.fromkeys(("fetch_model", "log_detector", "score_model"), "models"),
+    **dict.fromkeys(("Registry", "Version"), "registry"),
+    **dict.fromkeys(("Run", "run", "test_openings"), "runs"),
+    **dict.fromkeys(("Store", "TrackingError", "open_store"), "store"),
 }
 __all__ = [*_HOMES]
 __getattr__ = lazy_exports(__name__, _HOMES)

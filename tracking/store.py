@@ -49,23 +49,17 @@ class TrackingError(UserError):
 
 
 # What the libraries below say, and what the user can do about it. The first match counts.
-_REMEDIES = (
-    ("disk is full", "free some disk space and run the same command again"),
-    ("no space left", "free some disk space and run the same command again"),
-    ("readonly database", "make the folder writable for this user"),
-    ("read-only file system", "choose a folder on a disk that can be written"),
-    ("permission denied", "make the folder writable for this user"),
-    (
-        "database is locked",
-        "another job holds it: wait for that job, or share one MLflow server (see mlruns/README.md)",
-    ),
-    ("malformed", "the database is damaged: restore it from a copy"),
-    ("schema", "bring it up to date with `mlflow db upgrade` after making a copy"),
-    ("max retries exceeded", "start the MLflow server again and run the same command again"),
-    ("failed with exception", "start the MLflow server again and run the same command again"),
-    ("does not exist", "check the name or id"),
-    ("not found", "check the name or id"),
-)
+_REMEDIES = {
+    "disk is full|no space left": "free some disk space and run the same command again",
+    "readonly database|permission denied": "make the folder writable for this user",
+    "read-only file system": "choose a folder on a disk that can be written",
+    "database is locked": "another job holds it: wait for that job, or share one MLflow server (see mlruns/README.md)",
+    "malformed": "the database is damaged: restore it from a copy",
+    "schema": "bring it up to date with `mlflow db upgrade` after making a copy",
+    "max retries exceeded|failed with exception": "start the MLflow server again and run the same command again",
+    "does not exist|not found": "check the name or id",
+    "": "see the message and run the command again",
+}
 
 
 def first_line(error: BaseException) -> str:
@@ -87,8 +81,7 @@ def explained(doing: str, where: str) -> Iterator[None]:
     except TrackingError:
         raise
     except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
-        said, otherwise = str(error).lower(), "see the message and run the command again"
-        remedy = next((remedy for sign, remedy in _REMEDIES if sign in said), otherwise)
+        remedy = next(remedy for signs, remedy in _REMEDIES.items() if re.search(signs, str(error), re.IGNORECASE))
         raise TrackingError(f"cannot {doing} ({where}): {first_line(error).rstrip('.')}; {remedy}") from error
 
 

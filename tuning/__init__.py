@@ -18,15 +18,10 @@ if TYPE_CHECKING:
     from tuning.trial import train_and_log as train_and_log
 
 _HOMES = {
-    "Choice": "space",
-    "Range": "space",
-    "StudyConfig": "config",
-    "StudyResult": "study",
-    "TrialContext": "trial",
-    "TrialSpec": "trial",
-    "launch": "study",
-    "load": "storage",
-    "train_and_log": "trial",
+    **dict.fromkeys(("Choice", "Range"), "space"),
+    **dict.fromkeys(("StudyResult", "launch"), "study"),
+    **dict.fromkeys(("TrialContext", "TrialSpec", "train_and_log"), "trial"),
+    **{"StudyConfig": "config", "load": "storage"},
 }
 __all__ = [*_HOMES]
 __getattr__ = lazy_exports(__name__, _HOMES)

@@ -18,13 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalChoiceType,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 from optuna.trial import Trial
@@ -133,8 +127,7 @@ class Choice(_Searched):
 
     def distribution(self) -> BaseDistribution:
         """The same choices in Optuna's words."""
-        values: tuple[CategoricalChoiceType, ...] = self.choices
-        return CategoricalDistribution(values)
+        return CategoricalDistribution(self.choices)
 
     def listed(self) -> list[Value] | None:
         """Every value."""

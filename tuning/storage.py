@@ -25,14 +25,7 @@ from urllib.parse import urlsplit
 
 import optuna
 from filelock import FileLock
-from optuna.storages import (
-    BaseStorage,
-    JournalStorage,
-    RDBStorage,
-    RetryHeartbeatStaleTrialCallback,
-    fail_stale_trials,
-    get_storage,
-)
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage, get_storage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy import text
@@ -236,7 +229,7 @@ class StudyStorage:
         query = text("SELECT now() - pg_postmaster_start_time() > make_interval(secs => :seconds)")
         with self.database.engine.connect() as connection, stable():
             if connection.scalar(query, {"seconds": self._silence}):
-                fail_stale_trials(study)
+                optuna.storages.fail_stale_trials(study)
 
 
 def storage_number(trial: Trial | FrozenTrial) -> int:
@@ -261,7 +254,7 @@ def set_constraints(trial: Trial, constraints: Mapping[str, float]) -> None:
 def retry_lost(study: optuna.Study, trial: FrozenTrial) -> None:
     """Queue a trial whose worker died again: the same values, the same slot in the study."""
     with stable():
-        RetryHeartbeatStaleTrialCallback(inherit_intermediate_values=True)(study, trial)
+        optuna.storages.RetryHeartbeatStaleTrialCallback(inherit_intermediate_values=True)(study, trial)
 
 
 def patiently(call: Callable[[], _Result], seconds: float = PATIENCE_SECONDS) -> _Result:

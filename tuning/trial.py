@@ -165,13 +165,11 @@ def training_set(spec: TrialSpec, context: TrialContext, fold: int = 0, folds: i
         dealt = fold_of_rows(rows.rows["identity"], rows.rows["source"], folds)
         split = np.where(dealt == fold, "val", "train")
         rows = Manifest.build(rows.rows.assign(split=split), rows.root, where=f"fold {fold + 1} of {folds}")
-    if not spec.synthetic_share:
+    if not (share := spec.synthetic_share):
         return rows, 0, "no synthetic faces"
     generator = context.generators[spec.generator] if spec.generator else context.generator
     if generator is None and spec.balancing().needs_generator:
-        raise UserError(
-            f"synthetic_share {spec.synthetic_share} needs a generator: train one with `counterforge gan train`"
-        )
+        raise UserError(f"synthetic_share {share} needs a generator: train one with `counterforge gan train`")
     balanced = balance(rows, generator, spec.balancing(), context.work / "synthetic")
     return balanced.manifest, balanced.added, balanced.explanation
 

@@ -140,10 +140,8 @@ def _run(queue: TrialQueue, trial: Trial, evaluate: Evaluate) -> None:
 # --- detectors as trials
 
 
-def evaluator(
-    study: optuna.Study, config: StudyConfig, base: TrialSpec, context: TrialContext, run_id: str
-) -> Evaluate:
-    """What runs one trial: train, validate, log, and report to the pruner."""
+def evaluator(study: optuna.Study, config: StudyConfig, base: TrialSpec, context: TrialContext, run: str) -> Evaluate:
+    """What runs one trial below the run of the study: train, validate, log, and report to the pruner."""
     epochs = config.space.get("epochs")
     most = int(epochs.high) if isinstance(epochs, Range) else base.detector.epochs
     # Wilcoxon's test is over folds; the others look at epochs.
@@ -160,7 +158,7 @@ def evaluator(
             spec,
             context,
             name=f"trial-{slot:03d}",
-            parent=run_id,
+            parent=run,
             tags={"study": study.study_name, "trial": str(slot)},
             folds=config.folds,
             on_epoch=report if config.pruner in ("hyperband", "median") else ignore,
