@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -102,29 +102,24 @@ def has_tables(database: sqlite3.Connection) -> bool:
     return bool(database.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (EXPERIMENTS,)).fetchall())
 
 
-def move_aliases_at_once(
-    file: Path,
-    name: str,
-    wanted: Mapping[str, int | None],
-    deciding: str,
-    allowed: Callable[[int | None], bool],
-    tag: tuple[str, str],
-) -> None:
-    """Set aliases of a registered model (None removes one) and a tag of it in one transaction.
+_OF_ALIAS = "WHERE workspace = ? AND name = ? AND alias = ?"
 
-    Args:
-        allowed: is told the version with the alias `deciding`, inside of the transaction; False changes nothing, an
-            exception passes through.
-    """
+
+def aliased(database: sqlite3.Connection, name: str, alias: str) -> int | None:
+    """The version of a registered model that has the alias."""
+    of = (DEFAULT_WORKSPACE_NAME, name, alias)
+    row = database.execute(f"SELECT version FROM {ALIASES} {_OF_ALIAS}", of).fetchone()
+    return int(row[0]) if row else None
+
+
+def set_aliases(
+    database: sqlite3.Connection, name: str, wanted: Mapping[str, int | None], tag: tuple[str, str]
+) -> None:
+    """Set aliases of a registered model (None removes one) and a tag of it."""
     model = (DEFAULT_WORKSPACE_NAME, name)
-    where = "workspace = ? AND name = ? AND alias = ?"
-    with transaction(file, LOCK_SECONDS) as database:
-        row = database.execute(f"SELECT version FROM {ALIASES} WHERE {where}", (*model, deciding)).fetchone()
-        if not allowed(int(row[0]) if row else None):
-            return
-        for alias, number in wanted.items():
-            database.execute(f"DELETE FROM {ALIASES} WHERE {where}", (*model, alias))
-            if number is not None:
-                values = (*model, alias, number)
-                database.execute(f"INSERT INTO {ALIASES} (workspace, name, alias, version) VALUES (?, ?, ?, ?)", values)
-        database.execute(f"INSERT INTO {TAGS} (workspace, name, key, value) VALUES (?, ?, ?, ?)", (*model, *tag))
+    for alias, number in wanted.items():
+        database.execute(f"DELETE FROM {ALIASES} {_OF_ALIAS}", (*model, alias))
+        if number is not None:
+            values = (*model, alias, number)
+            database.execute(f"INSERT INTO {ALIASES} (workspace, name, alias, version) VALUES (?, ?, ?, ?)", values)
+    database.execute(f"INSERT INTO {TAGS} (workspace, name, key, value) VALUES (?, ?, ?, ?)", (*model, *tag))

@@ -29,7 +29,7 @@ from tracking.store import Store, TrackingError, every_page, explained
 
 WEIGHTS, CONFIG, SUMS = "weights.safetensors", "config.json", "SHA256SUMS"
 DIGEST_TAG = "counterforge.digest"
-MODEL_TYPE = "counterforge-detector"
+_TYPE = "counterforge-detector"
 _NO_PART_OF_A_MODEL = {SUMS, "MLmodel", "registered_model_meta"}
 _PACKAGES = ("core", "metrics", "faces", "gan", "classifier", "tracking", "tuning", "pipelines", "serving")
 
@@ -86,9 +86,7 @@ def log_detector(
             own |= {"git_commit": commit} if (commit := git_commit()) else {}
             own |= cleaned(tags or {}, MAX_TAG)
             of = cleaned(flattened(params or {}), MAX_PARAM)
-            model = client.create_logged_model(
-                run.experiment_id, clean, run.id, tags=own, params=of, model_type=MODEL_TYPE
-            )
+            model = client.create_logged_model(run.experiment_id, clean, run.id, tags=own, params=of, model_type=_TYPE)
         with tempfile.TemporaryDirectory() as scratch:
             (Path(scratch) / SUMS).write_text(sums)
             size = sum(path.stat().st_size for path in files)

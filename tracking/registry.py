@@ -19,7 +19,7 @@ from typing import Any
 import pandas as pd
 from mlflow.exceptions import MlflowException
 
-from tracking.mlflow_internals import MODEL_VERSIONS, database_path, move_aliases_at_once
+from tracking.mlflow_internals import LOCK_SECONDS, MODEL_VERSIONS, aliased, database_path, set_aliases, transaction
 from tracking.runs import MAX_TAG, cleaned, shortened, user
 from tracking.store import Store, TrackingError, every_page, explained
 
@@ -290,8 +290,9 @@ class Registry:
             if self.store.is_server:
                 self._through_a_server(wanted, record, tag)
             else:
-                file = database_path(self.store.tracking_uri)
-                move_aliases_at_once(file, self.name, wanted, CHAMPION, lambda now: not self._is_done(record, now), tag)
+                with transaction(database_path(self.store.tracking_uri), LOCK_SECONDS) as database:
+                    if not self._is_done(record, aliased(database, self.name, CHAMPION)):
+                        set_aliases(database, self.name, wanted, tag)
 
     def _through_a_server(self, wanted: Mapping[str, int | None], record: Event, tag: tuple[str, str]) -> None:
         """The champion goes last, so that a kill between two calls leaves one, and the same call again completes it."""

@@ -12,10 +12,8 @@ import logging
 import math
 import posixpath
 import re
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -176,21 +174,10 @@ class Run:
                 self.store.client.log_batch(self.id, tags=tags[start : start + _PARAMS_PER_CALL])
 
     def figure(self, figure: Any, name: str) -> None:
-        """Log a picture as `figures/<name>`: a Matplotlib figure, a PIL image, or the path of a file.
-
-        A name without a suffix gets the file's, or else `.png`.
-        """
-        path = Path(figure) if isinstance(figure, str | Path) else None
-        file = name if Path(name).suffix else name + (path.suffix if path else ".png")
+        """Log a Matplotlib figure as `figures/<name>`; a name without a suffix gets `.png`."""
+        file = name if Path(name).suffix else f"{name}.png"
         with explained(f"log the figure {name} of run {self.name}", self.store.tracking_uri):
-            if path is not None:
-                with tempfile.TemporaryDirectory() as folder:
-                    renamed = shutil.copyfile(path, Path(folder) / Path(file).name)
-                    self.store.client.log_artifact(self.id, str(renamed), posixpath.dirname(f"figures/{file}"))
-            elif hasattr(figure, "savefig"):
-                self.store.client.log_figure(self.id, figure, f"figures/{file}")
-            else:
-                self.store.client.log_image(self.id, figure, f"figures/{file}")
+            self.store.client.log_figure(self.id, figure, f"figures/{file}")
 
     def text(self, name: str, content: str) -> None:
         """Log `content` as the artifact `name`, such as `report.html`."""

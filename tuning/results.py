@@ -66,10 +66,8 @@ def stop_reason(trials: Sequence[FrozenTrial], config: StudyConfig, total: int) 
     done = finished(trials)
     if len(done) >= total:
         return f"all {total} trials are done"
-    if config.hours is not None:
-        spent = hours_spent(trials)
-        if spent >= config.hours:
-            return f"{spent:.2f} of {config.hours:g} hours are spent"
+    if config.hours is not None and (spent := hours_spent(trials)) >= config.hours:
+        return f"{spent:.2f} of {config.hours:g} hours are spent"
     if config.patience is not None and (gain := recent_gain(done, config)) is not None:
         value, noise = gain
         if value <= noise:
@@ -193,8 +191,7 @@ def cost_against_gain(complete: Sequence[FrozenTrial], config: StudyConfig) -> F
     seconds = [t.duration.total_seconds() if t.duration else 0.0 for t in order]
     best = np.maximum.accumulate([gains(t, config)[0] for t in order])
     axes.step(np.cumsum(seconds) / 60, best if MAXIMISED[config.objectives[0]] else -best, where="post")
-    axes.set_xlabel("minutes of trials, one after another")
-    axes.set_ylabel(f"best {config.objectives[0]} so far")
+    axes.set(xlabel="minutes of trials, one after another", ylabel=f"best {config.objectives[0]} so far")
     return figure
 
 

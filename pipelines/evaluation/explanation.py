@@ -113,7 +113,7 @@ def explain_model(store: Store, model: str, manifest: Manifest, out: Path, cache
         if len(test):
             open_test_rows(active, test, [folder])
         explained = explain_faces(load_detector(folder, "cpu"), manifest, out, cache, **options)
-        active.figure(explained.picture, PICTURE)
+        active.artifact(explained.picture, "figures")
         for row in explained.localisation.to_dict("records"):
             name = f"{row['figure']}/{row['method']}"
             active.metrics({name: row["value"], f"{name}/over_box": row["difference"]}, model_id=found.model_id)

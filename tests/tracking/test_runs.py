@@ -216,8 +216,7 @@ def test_artifacts_of_every_kind(store: Store, experiment: str, tmp_path: Path) 
     Image.new("RGB", (4, 4)).save(tmp_path / "x.jpg")
     with run(store, experiment, "r", key="k") as handle:
         handle.figure(Figure(), "curve")
-        handle.figure(Image.new("RGB", (4, 4)), "grid.png")
-        handle.figure(tmp_path / "x.jpg", "deep/samples")
+        handle.figure(Figure(), "deep/grid.jpg")
         handle.text("report.html", "<p>ü</p>")
         handle.artifact(tmp_path / "folder", "extra")
         handle.artifact(tmp_path / "x.jpg")
@@ -225,7 +224,7 @@ def test_artifacts_of_every_kind(store: Store, experiment: str, tmp_path: Path) 
             handle.artifact(tmp_path / "none")
     base = Path(store.client.download_artifacts(handle.id, ""))
     found = {str(path.relative_to(base)) for path in base.rglob("*") if path.is_file()}
-    figures = {"figures/curve.png", "figures/grid.png", "figures/deep/samples.jpg"}
+    figures = {"figures/curve.png", "figures/deep/grid.jpg"}
     assert found == figures | {"report.html", "extra/folder/sub/a.txt", "x.jpg"}
     assert (base / "report.html").read_text() == "<p>ü</p>"
 
