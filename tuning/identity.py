@@ -50,14 +50,10 @@ def needs_generator(config: StudyConfig, base: TrialSpec) -> bool:
     base = base.with_parameters(config.fixed)
 
     def possible(name: str, otherwise: Value) -> list[Value]:
-        points = [point[name] for point in config.enqueue if name in point]
-        match config.space.get(name):
-            case Choice(choices=choices):
-                return [*choices, *points]
-            case Range(high=high):
-                return [high, *points]
-            case None:
-                return [otherwise, *points]
+        searched = config.space.get(name)
+        highest = searched.high if isinstance(searched, Range) else otherwise
+        drawn = searched.choices if isinstance(searched, Choice) else (highest,)
+        return [*drawn, *(point[name] for point in config.enqueue if name in point)]
 
     methods = [BalanceConfig(method=str(each)) for each in possible(f"{FORGING}method", base.balancing().method)]
     return (

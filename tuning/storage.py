@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -248,7 +249,7 @@ def set_constraints(trial: Trial, constraints: Mapping[str, float]) -> None:
     known = patiently(lambda: trial.storage.get_trial_system_attrs(trial._trial_id)) if constraints else {}
     for name, value in constraints.items():
         if f"constraints:{name}" not in known:
-            patiently(lambda name=name, value=value: trial.set_constraint(name, value))  # type: ignore[misc]
+            patiently(partial(trial.set_constraint, name, value))
 
 
 def retry_lost(study: optuna.Study, trial: FrozenTrial) -> None:

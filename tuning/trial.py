@@ -63,13 +63,10 @@ class TrialSpec(BaseModel):
 
     def parameters(self) -> dict[str, object]:
         """Flat names and values, as MLflow shows them."""
-        return {
-            **self.detector.model_dump(mode="json"),
-            "synthetic_share": self.synthetic_share,
-            "psi": self.psi if self.synthetic_share else None,
-            **({"generator": self.generator} if self.generator else {}),
-            **{f"{FORGING}{name}": value for name, value in self.forging.items()},
-        }
+        share, named = self.synthetic_share, {"generator": self.generator} if self.generator else {}
+        own = {"synthetic_share": share, "psi": self.psi if share else None, **named}
+        forging = {f"{FORGING}{name}": value for name, value in self.forging.items()}
+        return {**self.detector.model_dump(mode="json"), **own, **forging}
 
     @staticmethod
     def known() -> list[str]:
