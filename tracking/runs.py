@@ -265,13 +265,8 @@ def run(
         parent: the id of the parent run, which may belong to another process.
     """
     own = {KEY_TAG: key, "mlflow.source.name": Path(sys.argv[0]).name or "python", "mlflow.source.type": "LOCAL"}
-    optional = {
-        "mlflow.source.git.commit": git_commit(),
-        "mlflow.parentRunId": parent,
-        "mlflow.note.content": description,
-        "mlflow.user": user(),
-    }
-    own |= {name: value for name, value in optional.items() if value}
+    more = {"source.git.commit": git_commit(), "parentRunId": parent, "note.content": description, "user": user()}
+    own |= {f"mlflow.{name}": value for name, value in more.items() if value}
     found = find_run(store, experiment, key)
     handle = _reopened(store, found, name) if found else _made(store, experiment, name, own)
     handle.tags((own if found else {}) | dict(tags or {}))

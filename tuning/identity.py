@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import optuna
+from optuna import Study
 from pydantic import ValidationError
 
 from core.errors import UserError
@@ -25,8 +25,8 @@ from tuning.trial import FORGING, TrialContext, TrialSpec
 
 # Settings that decide when a study ends and where it lives, but not what its trials are.
 _FREE = {"name", "trials", "hours", "patience", "retries", "keep", "warm_start", "storage", "generators"}
-DEFINITION, CONFIG, BASE, CONTEXT, RUN = "definition", "config", "base", "materials", "run_id"  # user attributes
-FINAL = "final"
+# User attributes of the study.
+DEFINITION, CONFIG, BASE, CONTEXT, RUN, FINAL = "definition", "config", "base", "materials", "run_id", "final"
 
 
 def definition(config: StudyConfig, base: TrialSpec, context: TrialContext) -> dict[str, Any]:
@@ -154,12 +154,12 @@ class FinalTraining:
 
 
 def remember(
-    study: optuna.Study,
+    study: Study,
     config: StudyConfig,
     base: TrialSpec,
     context: TrialContext,
-    run_id: str,
-    final: FinalTraining | None = None,
+    run: str,
+    final: FinalTraining | None,
 ) -> None:
     """Write down with the study what a worker needs; the data must lie at the same path for every worker."""
     path = context.work.resolve() / "studies" / study.study_name / "manifest.parquet"
@@ -168,7 +168,7 @@ def remember(
     content: dict[str, Any] = {
         CONFIG: config.model_dump(mode="json", exclude={"storage"}),  # it may hold a password
         BASE: base.model_dump(mode="json"),
-        RUN: run_id,
+        RUN: run,
         CONTEXT: {
             "manifest": str(path),
             "train_datasets": list(context.train_datasets),
@@ -183,18 +183,15 @@ def remember(
         },
     }
     if final is not None:
-        content[FINAL] = {
-            "base": final.base.model_dump(mode="json"),
-            "manifest": str(final.manifest.resolve()),
-            "datasets": list(final.datasets),
-        }
+        whole, manifest = final.base.model_dump(mode="json"), str(final.manifest.resolve())
+        content[FINAL] = {"base": whole, "manifest": manifest, "datasets": list(final.datasets)}
     known = study.user_attrs
     for key, value in content.items():
         if known.get(key) != value:
             study.set_user_attr(key, value)
 
 
-def recall(study: optuna.Study) -> tuple[StudyConfig, TrialSpec, TrialContext, str]:
+def recall(study: Study) -> tuple[StudyConfig, TrialSpec, TrialContext, str]:
     """What `remember` wrote; a `UserError` where it is missing, or the data are not where they were."""
     known = study.user_attrs
     if CONTEXT not in known:
@@ -221,7 +218,7 @@ def recall(study: optuna.Study) -> tuple[StudyConfig, TrialSpec, TrialContext, s
     return StudyConfig.model_validate(known[CONFIG]), TrialSpec.model_validate(known[BASE]), context, str(known[RUN])
 
 
-def recall_final(study: optuna.Study) -> FinalTraining:
+def recall_final(study: Study) -> FinalTraining:
     """What the winner is trained by, as `remember` wrote it; a `UserError` where it is missing."""
     known = study.user_attrs.get(FINAL)
     if known is None:

@@ -161,8 +161,7 @@ def figures(study: optuna.Study, config: StudyConfig) -> dict[str, Figure]:
     several = len(config.objectives) > 1
     aim = {"target": _first if several else None, "target_name": config.objectives[0]}
     drawn = {"history.png": _drawn(plots.plot_optimization_history, study, **aim)}
-    shares = importance(study)
-    if shares:
+    if shares := importance(study):
         evaluator = FanovaImportanceEvaluator(seed=0)
         drawn["importance.png"] = _drawn(plots.plot_param_importances, study, evaluator=evaluator, **aim)
     names = list(shares) or sorted({name for t in complete for name in t.params})

@@ -52,27 +52,21 @@ class StorageAwayError(UserError):
     """The database of a study did not come back in time; the trial at hand loses no retry."""
 
 
-class JournalLock:
-    """A lock on a file beside the journal; the process that gets it repairs the journal's end."""
+class JournalLock(FileLock):
+    """A lock on a file beside the journal; the process that gets it cuts off a line that a kill has torn."""
 
-    def __init__(self, journal: Path) -> None:
-        self._journal = journal
-        self._lock = FileLock(journal.with_suffix(".lock"), poll_interval=_POLL_SECONDS)
+    journal: Path
 
-    def acquire(self) -> bool:
-        """Wait for the lock, and cut off a line that a kill has torn."""
-        self._lock.acquire()
-        with suppress(FileNotFoundError), self._journal.open("r+b") as file:
+    def acquire(self, *arguments: Any, **options: Any) -> Any:
+        """Wait for the lock, which the kernel lets go of too when the process ends in whatever way."""
+        held = super().acquire(*arguments, **options)
+        with suppress(FileNotFoundError), self.journal.open("r+b") as file:
             end = file.seek(0, os.SEEK_END)
             file.seek(max(0, end - 1))
             if file.read() not in (b"", b"\n"):
                 start = file.seek(max(0, end - 1_000_000))
                 file.truncate(start + file.read().rfind(b"\n") + 1)
-        return True
-
-    def release(self) -> None:
-        """Let go of it; the kernel does so too when the process ends in whatever way."""
-        self._lock.release()
+        return held
 
 
 class StudyStorage:
@@ -127,10 +121,10 @@ class StudyStorage:
 
     def _open_journal(self) -> BaseStorage:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        lock = JournalLock(self.path)
-        with suppress(PermissionError):  # a reader need not repair it
-            lock.acquire()
-            lock.release()
+        lock = JournalLock(self.path.with_suffix(".lock"), poll_interval=_POLL_SECONDS)
+        lock.journal = self.path
+        with suppress(PermissionError), lock:  # a reader need not repair it
+            pass
         return JournalStorage(JournalFileBackend(self.address, lock_obj=lock))  # type: ignore[arg-type]
 
     def _open_database(self) -> BaseStorage:

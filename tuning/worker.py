@@ -350,9 +350,8 @@ def run_on_cluster(address: str, storage: str, study: optuna.Study, total: int, 
         UserError: Ray is not installed, the cluster does not answer, the storage is a file, or a worker refused.
     """
     if not storage.startswith("postgresql"):
-        raise UserError(
-            "a cluster needs a database that all its machines reach: set study.storage to postgresql://user:password@host/name"
-        )
+        remedy = "set study.storage to postgresql://user:password@host/name"
+        raise UserError(f"a cluster needs a database that all its machines reach: {remedy}")
     try:
         import ray
     except ImportError as error:
