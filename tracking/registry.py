@@ -215,11 +215,7 @@ class Registry:
         return self._aliased(CHAMPION)
 
     def resolve(self, version: int | str) -> Version:
-        """The version called by its number (`3`, `"3"`, `"v3"`), its alias, or its `models:/` address.
-
-        Raises:
-            TrackingError: there is none; the message lists what exists.
-        """
+        """The version of a number (`3`, `v3`), alias or `models:/` address; else a `TrackingError` lists all."""
         text = str(version).strip().removeprefix("models:/").removeprefix(self.name).lstrip("/@")
         number = text.removeprefix("v")
         found = next((v for v in self.versions() if str(v.number) == number or text in v.aliases), None)

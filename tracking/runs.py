@@ -217,11 +217,9 @@ class Run:
                         raise
 
     def opened_test(self, opening: str, datasets: Sequence[str], note: str) -> None:
-        """Record on this run that sealed test rows of `datasets` were opened; `test_openings` counts.
+        """Record on this run that sealed test rows of `datasets` were opened, and what; `test_openings` counts.
 
-        Args:
-            opening: digest of the models and the rows; openings of one digest are one, in whatever runs they stand.
-            note: what was opened, for people.
+        `opening` is a digest of the models and the rows; openings of one digest are one, in whatever runs they stand.
         """
         self.tags({f"{OPENED_TEST}/{opening}/{dataset}": note for dataset in datasets})
 
@@ -376,11 +374,7 @@ def _reopened(store: Store, run_id: str, name: str) -> Run:
 
 
 def metric_name(name: str) -> str:
-    """`name` as MLflow accepts it: other signs than letters, digits, `_ - . /` and space become `_`.
-
-    Raises:
-        TrackingError: nothing is left of it, or it is longer than 250 characters.
-    """
+    """`name` with `_` for all but letters, digits, `_ - . /` and space; a `TrackingError` for none or over 250."""
     clean = posixpath.normpath(re.sub(r"[^/\w.\- ]", "_", name).strip("/ ") or ".")
     if clean.startswith(".") or len(clean) > MAX_NAME:
         raise TrackingError(f"{name[:80]!r} cannot name a metric or parameter: use letters, digits, _, -, . and /")

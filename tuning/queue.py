@@ -82,10 +82,7 @@ class TrialQueue:
     def take(self, ended: Ended = lambda _: None) -> Trial | str | None:
         """The next trial, already running in the worker's name; None where others hold all that are left.
 
-        Waits for a database that is away.
-
-        Args:
-            ended: looks at all trials first; a sentence of its ends the study here, and is returned.
+        Waits for a database that is away. `ended` looks at all trials first; its sentence ends the study here.
         """
         return patiently(lambda: self._take(ended))
 

@@ -148,11 +148,7 @@ def conditional(space: Space) -> list[str]:
 
 
 def in_order(space: Space) -> list[str]:
-    """The names such that each comes after those that decide whether it exists; sorted otherwise.
-
-    Raises:
-        UserError: a condition names what is not searched, a value that is never drawn, or leads back to itself.
-    """
+    """The names, sorted, each after those that decide whether it exists; a `UserError` for impossible conditions."""
     for name, values in space.items():
         for parent, wanted in values.when.items():
             if parent not in space:
@@ -198,11 +194,7 @@ def suggest(trial: Trial, space: Space) -> dict[str, Value]:
 
 
 def combinations(space: Space, seed: int | None = None) -> list[dict[str, Value]]:
-    """Every combination once, in the order of the space or, by a seed, shuffled.
-
-    Raises:
-        UserError: a parameter is continuous, or they are too many to list; the sentence says how many.
-    """
+    """Every combination once, by a seed shuffled; a `UserError` where a value is continuous, or they are too many."""
     listed: dict[str, list[Value]] = {}
     for name in in_order(space):
         values = space[name].listed()

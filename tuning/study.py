@@ -146,11 +146,7 @@ def _open(
 
 
 def _warm_start(study: optuna.Study, config: StudyConfig, wanted: Mapping[str, Any], context: TrialContext) -> None:
-    """Learn from an earlier study: by its trials where they measured the same, or else by starting at its best.
-
-    Raises:
-        UserError: the spaces differ.
-    """
+    """Learn from an earlier study of the same space: by its trials if they measured the same, or else by its best."""
     assert config.warm_start is not None
     earlier = load(context.store.root, config.warm_start, config.storage)
     before = earlier.user_attrs.get(DEFINITION, {})
@@ -234,8 +230,7 @@ class Cost:
 def trial_costs(config: StudyConfig, base: TrialSpec, faces: int) -> list[Cost]:
     """For every backbone of the space, at the base's other settings.
 
-    Args:
-        faces: train rows that a trial passes over in an epoch; synthetic ones are added by the share searched.
+    `faces` are the train rows that a trial passes over in an epoch; synthetic ones are added by the share searched.
     """
     share = _middle(config.space.get("synthetic_share"), base.synthetic_share)
     searched, costs = config.space.get("backbone"), []
