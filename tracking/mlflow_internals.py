@@ -89,10 +89,10 @@ def write_database(path: Path) -> None:
 
 
 @contextmanager
-def transaction(file: Path, wait_seconds: float) -> Iterator[sqlite3.Connection]:
+def transaction(file: Path) -> Iterator[sqlite3.Connection]:
     """A transaction that may write from the start: kept as the block ends, taken back where the block raises."""
     uri = f"{file.as_uri()}?mode=rw"
-    with closing(sqlite3.connect(uri, uri=True, timeout=wait_seconds, isolation_level=None)) as database, database:
+    with closing(sqlite3.connect(uri, uri=True, timeout=LOCK_SECONDS, isolation_level=None)) as database, database:
         database.execute("BEGIN IMMEDIATE")
         yield database
 

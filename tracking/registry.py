@@ -19,7 +19,7 @@ from typing import Any
 import pandas as pd
 from mlflow.exceptions import MlflowException
 
-from tracking.mlflow_internals import LOCK_SECONDS, MODEL_VERSIONS, aliased, database_path, set_aliases, transaction
+from tracking.mlflow_internals import MODEL_VERSIONS, aliased, database_path, set_aliases, transaction
 from tracking.runs import MAX_TAG, cleaned, shortened, user
 from tracking.store import Store, TrackingError, every_page, explained
 
@@ -286,7 +286,7 @@ class Registry:
             if self.store.is_server:
                 self._through_a_server(wanted, record, tag)
             else:
-                with transaction(database_path(self.store.tracking_uri), LOCK_SECONDS) as database:
+                with transaction(database_path(self.store.tracking_uri)) as database:
                     if not self._is_done(record, aliased(database, self.name, CHAMPION)):
                         set_aliases(database, self.name, wanted, tag)
 

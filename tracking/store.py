@@ -26,16 +26,7 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
 from core.errors import UserError
-from tracking.mlflow_internals import (
-    EXPERIMENT_KIND,
-    LOCK_SECONDS,
-    SCHEME,
-    database_path,
-    has_tables,
-    register_repository,
-    transaction,
-    write_database,
-)
+from tracking import mlflow_internals as internals
 
 DEFAULT_ROOT = Path("mlruns")
 DATABASE = "mlflow.db"
@@ -139,9 +130,9 @@ class Store:
             if found is None:
                 # A server decides by itself; a fresh folder keeps a deleted and a new experiment of one name apart.
                 folder = f"{re.sub(r'[^A-Za-z0-9_-]+', '-', name).strip('-')[:60]}-{uuid.uuid4().hex[:6]}"
-                location = None if self.is_server else f"{SCHEME}:/{folder}"
+                location = None if self.is_server else f"{internals.SCHEME}:/{folder}"
                 try:
-                    return str(self.client.create_experiment(name, artifact_location=location, tags=EXPERIMENT_KIND))
+                    return str(self.client.create_experiment(name, location, tags=internals.EXPERIMENT_KIND))
                 except MlflowException as error:
                     if error.error_code != "RESOURCE_ALREADY_EXISTS":
                         raise
@@ -151,9 +142,9 @@ class Store:
                 f"the experiment {name!r} was deleted ({self.tracking_uri}): restore it with "
                 f"`mlflow experiments restore -x {found.experiment_id}`, or choose another project name"
             )
-        if not EXPERIMENT_KIND.keys() & found.tags.keys():  # made by an older version
+        if not internals.EXPERIMENT_KIND.keys() & found.tags.keys():  # made by an older version
             with explained(f"tag the experiment {name!r}", self.tracking_uri):
-                for key, value in EXPERIMENT_KIND.items():
+                for key, value in internals.EXPERIMENT_KIND.items():
                     self.client.set_experiment_tag(found.experiment_id, key, value)
         return str(found.experiment_id)
 
@@ -168,19 +159,19 @@ def open_store(root: Path = DEFAULT_ROOT) -> Store:
         TrackingError: the server does not answer, the folder cannot be written, less than 100 MB are free, the
             database is damaged or of another version of MLflow, or the variable asks for what is not offered.
     """
-    register_repository()
+    internals.register_repository()
     root = Path(root).absolute()
     wanted = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
     if urlsplit(wanted).scheme in ("http", "https"):
         store = Store(wanted.rstrip("/"), root)
         _check_server(store)
-    elif wanted and database_path(wanted) != root / DATABASE:
+    elif wanted and internals.database_path(wanted) != root / DATABASE:
         raise TrackingError(
             f"MLFLOW_TRACKING_URI is {wanted!r}, and only the http(s) address of an MLflow server is understood: start "
             f"one over it with `mlflow server --backend-store-uri`, or unset the variable to use {root}"
         )
     else:
-        store = Store(f"sqlite:///{root / DATABASE}?timeout={LOCK_SECONDS}", root)
+        store = Store(f"sqlite:///{root / DATABASE}?timeout={internals.LOCK_SECONDS}", root)
         _check_folder(root)
         _check_database(root / DATABASE)
         with explained("read the tracking database", str(root / DATABASE)):
@@ -243,19 +234,21 @@ def _check_database(path: Path) -> None:
         draft = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
         try:
             with explained("make the tracking database", str(path)):
-                write_database(draft)
+                internals.write_database(draft)
                 _publish(draft, path)
         finally:
             draft.unlink(missing_ok=True)
     try:
-        with transaction(path, LOCK_SECONDS) as database:  # fails where nothing could be written, without writing
-            if not has_tables(database):
+        with internals.transaction(
+            path, internals.LOCK_SECONDS
+        ) as database:  # fails where nothing could be written, without writing
+            if not internals.has_tables(database):
                 raise sqlite3.DatabaseError("it holds no MLflow tables")
     except sqlite3.Error as error:
         if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
             raise TrackingError(
-                f"{path} was locked by another process for {LOCK_SECONDS} seconds: run the same command again, and if "
-                "that does not help, end the process that holds it"
+                f"{path} was locked by another process for {internals.LOCK_SECONDS} seconds: run the same command "
+                "again, and if that does not help, end the process that holds it"
             ) from error
         raise TrackingError(
             f"{path} cannot be used as the tracking database ({first_line(error)}): move it away to start a new one, "

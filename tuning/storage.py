@@ -194,6 +194,13 @@ class StudyStorage:
         """Set the state of a trial that has no values."""
         self.open().set_trial_state_values(trial._trial_id, state)
 
+    def set_constraints(self, trial: Trial, constraints: Mapping[str, float]) -> None:
+        """Tell a trial's constraints (feasible <= 0); those that are told already are left out."""
+        known = patiently(lambda: self.open().get_trial_system_attrs(trial._trial_id)) if constraints else {}
+        for name, value in constraints.items():
+            if f"constraints:{name}" not in known:
+                patiently(partial(trial.set_constraint, name, value))
+
     @contextmanager
     def heartbeat(self, trial: Trial) -> Iterator[None]:
         """For as long as a trial runs: say so to the database now and then; a journal needs none."""
@@ -236,14 +243,6 @@ def reported_steps(trial: Trial) -> set[int]:
     """The steps that were reported to the pruner, by whichever worker."""
     with stable():
         return set(trial.study._storage.get_trial(trial._trial_id).intermediate_values)
-
-
-def set_constraints(trial: Trial, constraints: Mapping[str, float]) -> None:
-    """Tell a trial's constraints (feasible <= 0); those that are told already are left out."""
-    known = patiently(lambda: trial.storage.get_trial_system_attrs(trial._trial_id)) if constraints else {}
-    for name, value in constraints.items():
-        if f"constraints:{name}" not in known:
-            patiently(partial(trial.set_constraint, name, value))
 
 
 def retry_lost(study: optuna.Study, trial: FrozenTrial) -> None:

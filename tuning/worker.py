@@ -43,7 +43,6 @@ from tuning.storage import (
     patiently,
     quiet_optuna,
     reported_steps,
-    set_constraints,
 )
 from tuning.trial import TrialContext, TrialSpec, train_and_log
 
@@ -116,7 +115,7 @@ def _run(queue: TrialQueue, trial: Trial, evaluate: Evaluate) -> None:
             # Not patiently: a value that the database has and could not confirm would be drawn a second time.
             values = suggest(trial, queue.config.space)
             outcome = evaluate(trial, values, slot)
-            set_constraints(trial, outcome.constraints)
+            queue.storage.set_constraints(trial, outcome.constraints)
     except optuna.TrialPruned:
         queue.finish(trial, TrialState.PRUNED)
     except AWAY:

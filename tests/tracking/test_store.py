@@ -257,7 +257,7 @@ def test_a_damaged_or_foreign_database(content: bytes | None, tmp_path: Path) ->
 
 
 def test_a_database_that_another_process_holds(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tracking.store.LOCK_SECONDS", 0.1)
+    monkeypatch.setattr("tracking.mlflow_internals.LOCK_SECONDS", 0.1)
     with closing(sqlite3.connect(store.root / "mlflow.db", isolation_level=None)) as holder:
         holder.execute("BEGIN IMMEDIATE")
         with pytest.raises(TrackingError, match=r"was locked by another process .*run the same command"):

@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, Trial
 
 import tuning
 from tuning.space import Range, suggest
-from tuning.storage import StudyStorage, reported_steps, set_constraints, storage_number
+from tuning.storage import StudyStorage, reported_steps, storage_number
 
 PRIVATE = {
     "BaseStorage": (BaseStorage, ("create_new_trial", "set_trial_user_attr", "set_trial_state_values",
@@ -51,7 +51,7 @@ def test_trials_can_be_made_with_values_and_are_told_once(tmp_path: Path) -> Non
     trial.report(0.5, 2)
     assert reported_steps(trial) == {2}
     for _ in range(2):
-        set_constraints(trial, {"size_mb": -1.0})
+        storage.set_constraints(trial, {"size_mb": -1.0})
     assert study.get_trials()[0].constraints == {"size_mb": -1.0}
     assert study.get_trials()[0].user_attrs == {"place": 3}
 
