@@ -239,9 +239,7 @@ def _check_database(path: Path) -> None:
         finally:
             draft.unlink(missing_ok=True)
     try:
-        with internals.transaction(
-            path, internals.LOCK_SECONDS
-        ) as database:  # fails where nothing could be written, without writing
+        with internals.transaction(path) as database:  # fails where nothing could be written, without writing
             if not internals.has_tables(database):
                 raise sqlite3.DatabaseError("it holds no MLflow tables")
     except sqlite3.Error as error:
