@@ -196,6 +196,5 @@ def _sums(folder: Path) -> dict[str, str]:
 
 
 def _is_intact(folder: Path, digest: str) -> bool:
-    if not (folder / SUMS).is_file() or sha256(folder / SUMS)[:32] != digest:
-        return False
-    return all((folder / n).is_file() and sha256(folder / n) == expected for n, expected in _sums(folder).items())
+    known = (folder / SUMS).is_file() and sha256(folder / SUMS)[:32] == digest
+    return known and all((folder / n).is_file() and sha256(folder / n) == its for n, its in _sums(folder).items())

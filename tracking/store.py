@@ -116,9 +116,8 @@ class Store:
         before = os.environ.get("MLFLOW_TRACKING_URI")
         mlflow.set_tracking_uri(self.tracking_uri)
         mlflow.set_registry_uri(self.tracking_uri)
-        if before is None:
-            os.environ.pop("MLFLOW_TRACKING_URI", None)
-        else:
+        os.environ.pop("MLFLOW_TRACKING_URI", None)
+        if before is not None:
             os.environ["MLFLOW_TRACKING_URI"] = before
 
     def experiment(self, name: str) -> str:

@@ -6,13 +6,13 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from subprocess import PIPE, STDOUT, Popen, TimeoutExpired
 
 import requests
 
@@ -79,7 +79,7 @@ class Server:
     """A running MLflow server."""
 
     address: str
-    process: subprocess.Popen[bytes]
+    process: Popen[bytes]
 
 
 @contextmanager
@@ -95,23 +95,17 @@ def serve(root: Path, port: int = 0, host: str = "127.0.0.1") -> Iterator[Server
     port = _free_port(host, port)
     reachable = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host
     address = f"http://{f'[{reachable}]' if ':' in reachable else reachable}:{port}"
-    environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+    env = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
     # Without job execution and with one worker the server starts twice as fast and is two processes, not a dozen.
-    environment |= {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    env |= {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", host, "--port", str(port)]
     command += ["--backend-store-uri", f"sqlite:///{root / DATABASE}?timeout={LOCK_SECONDS}"]
     command += ["--artifacts-destination", str(root / ARTIFACTS)]
+    # In a session of its own: Ctrl-C reaches us alone, and we end the server's processes together.
+    command = ["sh", "-c", _TIED_TO_US, "sh", *command]
     with (
         (root / LOG).open("wb") as log,
-        subprocess.Popen(
-            ["sh", "-c", _TIED_TO_US, "sh", *command],
-            env=environment,
-            cwd=root,
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C reaches us alone, and we end the server's processes together
-        ) as process,
+        Popen(command, env=env, cwd=root, stdin=PIPE, stdout=log, stderr=STDOUT, start_new_session=True) as process,
     ):
         try:
             _await_answer(address, process, root / LOG)
@@ -120,7 +114,7 @@ def serve(root: Path, port: int = 0, host: str = "127.0.0.1") -> Iterator[Server
             for number in (signal.SIGTERM, signal.SIGKILL):
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, number)
-                with suppress(subprocess.TimeoutExpired):
+                with suppress(TimeoutExpired):
                     process.wait(timeout=5)
                     break
 
@@ -133,7 +127,7 @@ def _free_port(host: str, port: int) -> int:
         raise TrackingError(f"cannot listen on {host}:{port} ({error}): choose another port") from error
 
 
-def _await_answer(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
+def _await_answer(address: str, process: Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline:
         if process.poll() is not None:

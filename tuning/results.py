@@ -148,7 +148,7 @@ def importance(study: optuna.Study) -> dict[str, float]:
         warnings.simplefilter("ignore")
         evaluator = FanovaImportanceEvaluator(seed=0)
         try:
-            return dict(get_param_importances(study, evaluator=evaluator, target=_first))
+            return dict(get_param_importances(study, evaluator=evaluator, target=lambda t: t.values[0]))
         except (ValueError, RuntimeError):  # a space whose trials share no parameter, or whose parameters never varied
             return {}
 
@@ -159,7 +159,7 @@ def figures(study: optuna.Study, config: StudyConfig) -> dict[str, Figure]:
 
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     several = len(config.objectives) > 1
-    aim = {"target": _first if several else None, "target_name": config.objectives[0]}
+    aim = {"target": (lambda t: t.values[0]) if several else None, "target_name": config.objectives[0]}
     drawn = {"history.png": _drawn(plots.plot_optimization_history, study, **aim)}
     if shares := importance(study):
         evaluator = FanovaImportanceEvaluator(seed=0)
@@ -192,10 +192,6 @@ def cost_against_gain(complete: Sequence[FrozenTrial], config: StudyConfig) -> F
     axes.step(np.cumsum(seconds) / 60, best if MAXIMISED[config.objectives[0]] else -best, where="post")
     axes.set(xlabel="minutes of trials, one after another", ylabel=f"best {config.objectives[0]} so far")
     return figure
-
-
-def _first(trial: FrozenTrial) -> float:
-    return float(trial.values[0])
 
 
 def _drawn(plot: Callable[..., Any], *arguments: Any, **options: Any) -> Figure:

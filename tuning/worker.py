@@ -12,7 +12,6 @@ import logging
 import math
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -20,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from subprocess import DEVNULL, STDOUT, Popen, TimeoutExpired
 from typing import Any
 
 import optuna
@@ -255,9 +255,6 @@ def progress(study: optuna.Study, total: int) -> Iterator[Callable[..., None]]:
         yield update
 
 
-# --- processes of this machine
-
-
 def environments(count: int) -> list[dict[str, str]]:
     """The environment of each worker: its share of the cores, and its own GPU where there are any."""
     threads = str(max(1, len(os.sched_getaffinity(0)) // count))
@@ -282,16 +279,10 @@ def supervise(storage: str, workers: int, study: optuna.Study, total: int, logs:
     settings = environments(workers)
     command = [sys.executable, "-m", "tuning.worker", storage, study.study_name, "--parent", str(os.getpid())]
 
-    def start(i: int) -> subprocess.Popen[bytes]:
+    def start(i: int) -> Popen[bytes]:
+        # In a session of its own: Ctrl-C reaches us alone, and we tell each of them once.
         with (logs / f"worker-{i + 1}.log").open("ab") as log:
-            return subprocess.Popen(
-                command,
-                env=settings[i],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C reaches us alone, and we tell each of them once
-            )
+            return Popen(command, env=settings[i], stdin=DEVNULL, stdout=log, stderr=STDOUT, start_new_session=True)
 
     processes = [start(i) for i in range(workers)]
     restarts = 0
@@ -321,7 +312,7 @@ def _last_words(log: Path, code: int) -> str:
     return said[-1].removeprefix("error: ") if said else f"a worker ended with exit code {code}: see {log}"
 
 
-def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+def _end(processes: Sequence[Popen[bytes]]) -> None:
     for sign, seconds in ((signal.SIGINT, SAVING_SECONDS), (signal.SIGTERM, 10), (signal.SIGKILL, 5)):
         left = [process for process in processes if process.poll() is None]
         for process in left:
@@ -329,7 +320,7 @@ def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
                 process.send_signal(sign)
         deadline = time.monotonic() + seconds
         for process in left:
-            with suppress(subprocess.TimeoutExpired):
+            with suppress(TimeoutExpired):
                 process.wait(timeout=max(0.1, deadline - time.monotonic()))
 
 
