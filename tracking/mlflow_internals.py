@@ -112,12 +112,10 @@ def aliased(database: sqlite3.Connection, name: str, alias: str) -> int | None:
     return int(row[0]) if row else None
 
 
-def set_aliases(
-    database: sqlite3.Connection, name: str, wanted: Mapping[str, int | None], tag: tuple[str, str]
-) -> None:
+def set_aliases(database: sqlite3.Connection, name: str, moves: Mapping[str, int | None], tag: tuple[str, str]) -> None:
     """Set aliases of a registered model (None removes one) and a tag of it."""
     model = (DEFAULT_WORKSPACE_NAME, name)
-    for alias, number in wanted.items():
+    for alias, number in moves.items():
         database.execute(f"DELETE FROM {ALIASES} {_OF_ALIAS}", (*model, alias))
         if number is not None:
             values = (*model, alias, number)

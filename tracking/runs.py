@@ -331,7 +331,7 @@ def test_openings(store: Store, experiment: str) -> dict[str, int]:
 
     Runs of older versions hold counts of their own as the metric `test_opened/<dataset>`; they are added.
     """
-    openings: set[tuple[str, str]] = set()
+    openings: set[str] = set()
     counts: Counter[str] = Counter()
     prefix = f"{OPENED_TEST}/"
     experiment_id = store.experiment(experiment)
@@ -340,11 +340,8 @@ def test_openings(store: Store, experiment: str) -> dict[str, int]:
             for name, value in each.data.metrics.items():
                 if name.startswith(prefix):
                     counts[name.removeprefix(prefix)] += int(value)
-            for name in each.data.tags:
-                if name.startswith(prefix):
-                    _, opening, dataset = name.split("/", 2)
-                    openings.add((opening, dataset))
-    return dict(sorted((counts + Counter(dataset for _, dataset in openings)).items()))
+            openings |= {name for name in each.data.tags if name.startswith(prefix)}
+    return dict(sorted((counts + Counter(name.split("/", 2)[2] for name in openings)).items()))
 
 
 def user() -> str | None:

@@ -45,9 +45,7 @@ class StudyConfig(BaseModel):
     )
 
     objectives: tuple[Objective, ...] = Field(("mean_auc",), min_length=1, description="several: a Pareto front")
-    constraints: dict[Literal["ece", "latency_ms", "size_mb"], float] = Field(
-        default_factory=dict, description="upper bounds"
-    )
+    constraints: dict[Literal["ece", "latency_ms", "size_mb"], float] = Field({}, description="upper bounds")
     folds: int = Field(1, ge=1, le=20, description="1: the manifest's own val; more: cross-validation by group")
     pruner: PrunerName = Field(
         default_factory=_default_pruner,

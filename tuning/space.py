@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from math import prod
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import optuna
@@ -22,7 +22,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 from optuna.trial import Trial
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
 
 from core.errors import UserError
 
@@ -52,7 +52,8 @@ class Span(BaseModel):
         return number and (self.low is None or value >= self.low) and (self.high is None or value <= self.high)  # type: ignore[operator]
 
 
-Condition = tuple[Value, ...] | Span
+Condition = Annotated[tuple[Value, ...] | Span, BeforeValidator(lambda its: [its] if isinstance(its, Value) else its)]
+"""One of several values, or within a span; one value may stand for a list of it."""
 
 
 class _Searched(BaseModel):
@@ -60,14 +61,6 @@ class _Searched(BaseModel):
 
     when: dict[str, Condition] = {}
     """The parameter exists only where each named one has one of these values: {backbone: [resnet50, vit_small]}."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _one_value_is_a_list(cls, content: Any) -> Any:
-        if isinstance(content, Mapping) and isinstance(content.get("when"), Mapping):
-            when = {name: [value] if isinstance(value, Value) else value for name, value in content["when"].items()}
-            return {**content, "when": when}
-        return content
 
     def exists(self, values: Mapping[str, object]) -> bool:
         """Whether a trial with these values has the parameter; one that a missing parameter allows is missing too."""

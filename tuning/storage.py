@@ -12,7 +12,6 @@ set one by one, the session and the cache of a database, the keys of its system 
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
 import threading
@@ -50,6 +49,17 @@ _log = logging.getLogger(__name__)
 
 class StorageAwayError(UserError):
     """The database of a study did not come back in time; the trial at hand loses no retry."""
+
+
+@contextmanager
+def quiet_optuna() -> Iterator[None]:
+    """Optuna reports by our progress bar and not by its own log lines."""
+    level = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(logging.WARNING)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(level)
 
 
 class JournalLock(FileLock):
@@ -274,14 +284,15 @@ def storage_of(root: Path, name: str, storage: str | None = None) -> StudyStorag
     return StudyStorage(storage or str(root / "studies" / f"{name}{_SUFFIX}"))
 
 
+@quiet_optuna()
 def names(root: Path, storage: str | None = None) -> list[str]:
     """The names of all studies of a tracking folder, or of a database; a `UserError` where that is away."""
     if storage and "://" in storage:
-        with quiet_optuna():
-            return sorted(patiently(lambda: optuna.get_all_study_names(StudyStorage(storage).open()), 0))
+        return sorted(patiently(lambda: optuna.get_all_study_names(StudyStorage(storage).open()), 0))
     return sorted(path.stem for path in (root / "studies").glob(f"*{_SUFFIX}") if path.stat().st_size)
 
 
+@quiet_optuna()
 def load(root: Path, name: str, storage: str | None = None) -> optuna.Study:
     """A study by its name, or by the beginning of it; a `UserError` where there is none, or there are several."""
     known = names(root, storage)
@@ -291,21 +302,9 @@ def load(root: Path, name: str, storage: str | None = None) -> optuna.Study:
         problem = "several studies begin with" if matches else "no study is called"
         raise UserError(f"{problem} {name!r} in {where}: there is {', '.join(matches or known) or 'none yet'}")
     its_storage = storage_of(root, matches[0], storage)
-    with quiet_optuna():
-        try:
-            return optuna.load_study(study_name=matches[0], storage=its_storage.open())
-        except KeyError as error:
-            raise UserError(f"the study {matches[0]} in {where} was never begun: launch it again") from error
-        except (json.JSONDecodeError, ValueError) as error:
-            raise UserError(f"{its_storage.shown} is damaged ({error}): restore it from a copy") from error
-
-
-@contextmanager
-def quiet_optuna() -> Iterator[None]:
-    """Optuna reports by our progress bar and not by its own log lines."""
-    level = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(logging.WARNING)
     try:
-        yield
-    finally:
-        optuna.logging.set_verbosity(level)
+        return optuna.load_study(study_name=matches[0], storage=its_storage.open())
+    except KeyError as error:
+        raise UserError(f"the study {matches[0]} in {where} was never begun: launch it again") from error
+    except ValueError as error:  # JSON's too
+        raise UserError(f"{its_storage.shown} is damaged ({error}): restore it from a copy") from error
