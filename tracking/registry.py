@@ -24,10 +24,8 @@ from tracking.runs import MAX_TAG, cleaned, shortened, user
 from tracking.store import Store, TrackingError, every_page, explained
 
 DETECTOR = "counterforge-detector"
-MODEL_TAG = "counterforge.model_id"
-REPORT_TAG = "gate_report"
+MODEL_TAG, REPORT_TAG, HISTORY = "counterforge.model_id", "gate_report", "history."
 CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous", "challenger"
-HISTORY = "history."
 _MAX_WHY = 4000
 
 

@@ -31,15 +31,12 @@ from tracking.store import Store, TrackingError, every_page, explained, quick_re
 
 KEY_TAG, ATTEMPTS_TAG = "counterforge.key", "counterforge.attempts"
 ERROR_TAG, KILLED_TAG, OPENED_TEST = "error", "killed_because", "test_opened"
-# Limits of one request.
-_PARAMS_PER_CALL, _METRICS_PER_CALL = 100, 1000
-# How long after a failure the server is left in peace: each try may cost seconds where it hangs.
-PAUSE_SECONDS = 5.0
+_PARAMS_PER_CALL, _METRICS_PER_CALL = 100, 1000  # limits of one request
+PAUSE_SECONDS = 5.0  # after a failure the server is left in peace: each try may cost seconds where it hangs
 # Limits of MLflow's database columns.
 MAX_NAME, MAX_PARAM, MAX_TAG, MAX_DATASET_NAME, MAX_DIGEST = 250, 6000, 5000, 500, 36
 # What one command logs on a model, as `<name>/<dataset>`, and the gate of promotion reads.
-ROBUST_WORST_AUC = "robust_worst_auc"
-PROBE_AUC = "probe_auc"
+ROBUST_WORST_AUC, PROBE_AUC = "robust_worst_auc", "probe_auc"
 
 _log = logging.getLogger(__name__)
 
@@ -303,10 +300,9 @@ def fail_left_running(store: Store, experiment: str, parent: str, why: str, pref
 
     Call it when nobody works on them any more. `prefix` restricts it to runs whose name begins so. Returns their ids.
     """
-    experiment_id = store.experiment(experiment)
     children = f"tags.`mlflow.parentRunId` = '{parent}' and attributes.status = 'RUNNING'"
     with explained(f"close what was left running below {parent}", store.tracking_uri):
-        found = store.client.search_runs([experiment_id], children, max_results=1000)
+        found = store.client.search_runs([store.experiment(experiment)], children, max_results=1000)
         left = [str(each.info.run_id) for each in found if each.info.run_name.startswith(prefix)]
         for run_id in left:
             store.client.set_tag(run_id, ERROR_TAG, why)
@@ -318,11 +314,9 @@ def find_run(store: Store, experiment: str, key: str) -> str | None:
     """The id of the run for `key` in `experiment`, or None. Deleted runs do not count."""
     if not key or len(key) > MAX_NAME or set(key) & set("'\"`\\\n"):
         raise TrackingError(f"the run key {key[:80]!r} must be 1 to {MAX_NAME} characters without quotes")
-    experiment_id = store.experiment(experiment)
+    where, of_key, first = [store.experiment(experiment)], f"tags.`{KEY_TAG}` = '{key}'", ["attributes.start_time ASC"]
     with explained(f"look for the run {key}", store.tracking_uri):
-        found = store.client.search_runs(
-            [experiment_id], f"tags.`{KEY_TAG}` = '{key}'", max_results=1, order_by=["attributes.start_time ASC"]
-        )
+        found = store.client.search_runs(where, of_key, max_results=1, order_by=first)
     return str(found[0].info.run_id) if found else None
 
 
@@ -332,11 +326,9 @@ def test_openings(store: Store, experiment: str) -> dict[str, int]:
     Runs of older versions hold counts of their own as the metric `test_opened/<dataset>`; they are added.
     """
     openings: set[str] = set()
-    counts: Counter[str] = Counter()
-    prefix = f"{OPENED_TEST}/"
-    experiment_id = store.experiment(experiment)
+    counts, prefix = Counter[str](), f"{OPENED_TEST}/"
     with explained("count the openings of test rows", store.tracking_uri):
-        for each in every_page(store.client.search_runs, [experiment_id], max_results=1000):
+        for each in every_page(store.client.search_runs, [store.experiment(experiment)], max_results=1000):
             for name, value in each.data.metrics.items():
                 if name.startswith(prefix):
                     counts[name.removeprefix(prefix)] += int(value)

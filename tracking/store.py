@@ -219,8 +219,7 @@ def _check_folder(root: Path) -> None:
             f"the tracking folder {root} cannot be written ({first_line(error)}): make it writable, free disk space, "
             "or choose another folder"
         ) from error
-    free = shutil.disk_usage(root).free / 1e6
-    if free < MIN_FREE_MEGABYTES:
+    if (free := shutil.disk_usage(root).free / 1e6) < MIN_FREE_MEGABYTES:
         raise TrackingError(
             f"only {free:.0f} MB are free on the disk of {root}, and {MIN_FREE_MEGABYTES} are needed to start: free "
             "some, or choose another folder"

@@ -86,10 +86,7 @@ class Server:
 def serve(root: Path, port: int = 0, host: str = "127.0.0.1") -> Iterator[Server]:
     """An MLflow server over the folder `root` that answers, for the time of the block. Port 0 takes a free one.
 
-    It ends with this process, even where that is killed outright.
-
-    Raises:
-        TrackingError: the port is taken, or the server does not start.
+    It ends with this process, even where that is killed outright. A `TrackingError` where it does not start.
     """
     root = Path(root).absolute()
     port = _free_port(host, port)

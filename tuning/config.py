@@ -58,9 +58,7 @@ class StudyConfig(BaseModel):
     retries: int = Field(5, ge=0, description="how often a trial is resumed whose worker was killed")
     keep: int = Field(5, ge=1, description="trials whose weights stay on disk and in MLflow: the best ones")
     warm_start: str | None = Field(None, description="an earlier study over the same space to learn from")
-    storage: str | None = Field(
-        None, description="postgresql://... for many machines; by default a journal in the tracking folder"
-    )
+    storage: str | None = Field(None, description="postgresql://... for many machines, or else a journal in mlruns")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -297,8 +297,7 @@ def train_and_log(
         )
         known = {name: figure for name, figure in measures.items() if not math.isnan(figure)}
         active.metrics({"objective": value, "synthetic_faces": synthetic, **figures, **known}, 0)
-        history = paths[0] / "history.json"
-        if history.is_file():
+        if (history := paths[0] / "history.json").is_file():
             active.artifact(history)
     reached = value, together.val, synthetic, explanation, run_seconds(context.store, active.id), measures
     aucs = tuple(each.measures["mean_auc"] for each in validations)

@@ -47,8 +47,7 @@ from tuning.storage import (
 from tuning.trial import TrialContext, TrialSpec, train_and_log
 
 _log = logging.getLogger(__name__)
-# How often a worker that finds every slot taken looks whether one became free.
-IDLE_SECONDS = 1.0
+IDLE_SECONDS = 1.0  # after which a worker that finds every slot taken looks whether one became free
 SAID_AFTER_SECONDS = 10.0  # of idling; workers that end together idle for less
 SAVING_SECONDS = 60.0  # that an interrupted worker gets to save what it does
 MAX_RESTARTS = 20  # workers that are killed are started again, but not for ever
