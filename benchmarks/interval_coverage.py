@@ -23,7 +23,7 @@ from scipy.special import expit
 from scipy.stats import norm
 
 from metrics.binary import Ranked
-from metrics.intervals import bootstrap, paired_difference
+from metrics.intervals import bootstrap_all, paired_difference
 
 GROUPS, AUCS = (30, 60, 120), (0.7, 0.9, 0.97)
 FRAMES, WITHIN = 5.0, 0.5  # frames a person on average; share of the variance that is between people
@@ -83,7 +83,7 @@ def _one(job: tuple[int, float, bool, int, int, int]) -> dict[str, Any]:
         scores, other = (_scores(random, person, groups) for _ in range(2))
         score = expit(shift * fake + scores)
         rival = expit(shift * fake + 0.8 * scores + 0.6 * other)  # as good, and correlated with it
-        ours = bootstrap(fake, score, person, replicates=replicates, seed=draw)
+        ours = bootstrap_all(fake, score, person, ("auc",), replicates=replicates, seed=draw)["auc"]
         held["ours"] += ours.low <= auc <= ours.high
         low, high = _by_frame(fake, score, replicates, random)
         held["by_frame"] += low <= auc <= high

@@ -13,12 +13,7 @@ if TYPE_CHECKING:
     from faces.orl import embedded as embedded
     from faces.sheets import contact_sheet as contact_sheet
 
-_HOMES = {
-    "IngestConfig": "extraction",
-    "contact_sheet": "sheets",
-    "embedded": "orl",
-    "ingest": "ingest",
-    "load_crops": "loading",
-}
+_HOMES = {"IngestConfig": "extraction", "contact_sheet": "sheets", "embedded": "orl"}
+_HOMES |= {"ingest": "ingest", "load_crops": "loading"}
 __all__ = [*_HOMES]
 __getattr__ = lazy_exports(__name__, _HOMES)

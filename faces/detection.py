@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Protocol
 
@@ -220,12 +221,9 @@ def _one_thread() -> Iterator[None]:
 
 
 def _by_size(frames: Sequence[Pixels], batch: int) -> Iterator[list[int]]:
-    sizes: dict[tuple[int, ...], list[int]] = {}
-    for i, frame in enumerate(frames):
-        sizes.setdefault(frame.shape, []).append(i)
-    for indices in sizes.values():
-        for start in range(0, len(indices), batch):
-            yield indices[start : start + batch]
+    for _, same in groupby(sorted(range(len(frames)), key=lambda i: frames[i].shape), lambda i: frames[i].shape):
+        indices = list(same)
+        yield from (indices[start : start + batch] for start in range(0, len(indices), batch))
 
 
 def _scaled(frame: Pixels, scale: float) -> Pixels:

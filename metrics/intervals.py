@@ -176,22 +176,6 @@ def _spread(strata: Sequence[NDArray[np.intp]], deviation: float, influence: Flo
     return float(deviation) * sqrt(corrected / second), df
 
 
-def bootstrap(
-    targets: ArrayLike,
-    scores: ArrayLike,
-    groups: ArrayLike,
-    metric: str = "auc",
-    level: float = 0.95,
-    replicates: int = 2000,
-    seed: int = 0,
-    threshold: float = 0.5,
-) -> Interval:
-    """The interval of one metric, a key of `RANKED`. See `bootstrap_all`."""
-    return bootstrap_all(
-        targets, scores, groups, (metric,), level=level, replicates=replicates, seed=seed, threshold=threshold
-    )[metric]
-
-
 def bootstrap_all(
     targets: ArrayLike,
     scores: ArrayLike,

@@ -31,7 +31,7 @@ from core.splits import folds as fold_of_rows
 from gan.balancing import BalanceConfig, balance
 from gan.checkpoint import generator_digest
 from metrics.binary import compute
-from metrics.intervals import bootstrap
+from metrics.intervals import bootstrap_all
 from tracking.models import log_detector
 from tracking.runs import run, run_seconds
 from tracking.store import Store
@@ -191,7 +191,9 @@ def validate(detector: Detector, rows: Manifest, datasets: Sequence[str], contex
     of = {str(dataset): names == dataset for dataset in dict.fromkeys(names.tolist())}
     val = {each: compute(rows.targets[here], scores[here], detector.threshold) for each, here in of.items()}
     judged = [of[dataset] for dataset in datasets]
-    intervals = [bootstrap(rows.targets[it], scores[it], rows.groups[it], replicates=300) for it in judged]
+    intervals = [
+        bootstrap_all(rows.targets[it], scores[it], rows.groups[it], ("auc",), replicates=300)["auc"] for it in judged
+    ]
     lows, aucs = [each.low for each in intervals], [val[dataset]["auc"] for dataset in datasets]
     margin = math.sqrt(sum((each.value - each.low) ** 2 for each in intervals)) / len(datasets)
     measures = {

@@ -189,25 +189,16 @@ def _of_the_pixels(pixels: NDArray[np.uint8]) -> dict[str, object]:
     low, middle, high = np.searchsorted(cumulated, (0.01, 0.5, 0.99)).tolist()
     red, green, blue, _ = cv2.mean(pixels)
     saturation = cv2.cvtColor(pixels, cv2.COLOR_RGB2HSV)[..., 1]
-    found: dict[str, object] = {
-        "cb_mean": cb_mean,
-        "cr_mean": cr_mean,
-        "cb_std": cb_std,
-        "cr_std": cr_std,
-        "saturation": cv2.mean(saturation)[0],
-        "red_green": red - green,
-        "blue_green": blue - green,
-        "luma_mean": y_mean,
-        "luma_std": y_std,
-        "luma_1": float(low),
-        "luma_50": float(middle),
-        "luma_99": float(high),
-        "black": float(cumulated[2]),
-        "white": float(1 - cumulated[252]),
-    }
+    colour = (cb_mean, cr_mean, cb_std, cr_std, cv2.mean(saturation)[0], red - green, blue - green)
+    brightness = (y_mean, y_std, low, middle, high, cumulated[2], 1 - cumulated[252])
+    found = _named("colour", *colour) | _named("brightness", *brightness)
     if min(luma.shape) < 16:
         return found | dict.fromkeys((*FAMILIES["noise"], *FAMILIES["sharpness"], "blockiness"), math.nan)
     return found | _noise(luma, histogram) | _sharpness(luma) | {"blockiness": _blockiness(luma)}
+
+
+def _named(family: str, *values: float) -> dict[str, object]:
+    return dict(zip(FAMILIES[family], map(float, values), strict=True))
 
 
 def _noise(luma: NDArray[np.float32], histogram: NDArray[np.int64]) -> dict[str, object]:
@@ -222,12 +213,8 @@ def _noise(luma: NDArray[np.float32], histogram: NDArray[np.int64]) -> dict[str,
     # Grey levels that are empty between full ones tell of a stretched contrast or of few colours.
     used = np.flatnonzero(histogram)
     inside = histogram[used[0] : used[-1] + 1]
-    return {
-        "log_noise": math.log(sigma + 0.05),
-        "log_noise_flat": math.log(flat + 0.05),
-        "log_noise_tail": math.log((float(np.sqrt((size**2).mean())) + 0.05) / (sigma + 0.05)),
-        "empty_levels": float((inside == 0).mean()),
-    }
+    tail = math.log((float(np.sqrt((size**2).mean())) + 0.05) / (sigma + 0.05))
+    return _named("noise", math.log(sigma + 0.05), math.log(flat + 0.05), tail, (inside == 0).mean())
 
 
 def _sharpness(luma: NDArray[np.float32]) -> dict[str, object]:
@@ -240,12 +227,9 @@ def _sharpness(luma: NDArray[np.float32]) -> dict[str, object]:
     radius = radial_frequencies(height, width)
     total = float(energy.sum()) + 1e-6
     edges = (0.0625, 0.125, 0.25, 1.0)
-    bands = [float(energy[(radius >= a) & (radius < b)].sum()) / total for a, b in pairwise(edges)]
-    return {
-        "log_laplacian": math.log(float(laplacian.var()) + 0.1),
-        "log_gradient": math.log(float(gradient.mean()) + 0.1),
-        **{f"log_band_{name}": math.log(e + 1e-9) for name, e in zip(("low", "middle", "high"), bands, strict=True)},
-    }
+    bands = (float(energy[(radius >= a) & (radius < b)].sum()) / total for a, b in pairwise(edges))
+    strengths = float(laplacian.var()) + 0.1, float(gradient.mean()) + 0.1
+    return _named("sharpness", *map(math.log, strengths), *(math.log(share + 1e-9) for share in bands))
 
 
 def _blockiness(luma: NDArray[np.float32]) -> float:

@@ -26,7 +26,9 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from metrics.binary import Floats, Ints
-from metrics.intervals import bootstrap
+from metrics.intervals import bootstrap_all
+
+Names = NDArray[np.generic]  # of identities, videos and photographs
 
 LOGISTIC, BOOSTING, NOTHING = "logistic", "boosting", "nothing"
 _ENOUGH = 50  # rows of one inner fold from which it decides alone
@@ -47,14 +49,7 @@ class Probe:
 
 
 def probe(
-    values: Floats,
-    targets: Ints,
-    groups: NDArray[np.generic],
-    sources: NDArray[np.generic] | None = None,
-    *,
-    folds: int = 5,
-    seed: int = 0,
-    level: float = 0.95,
+    values: Floats, targets: Ints, groups: Names, sources: Names | None = None, *, folds: int = 5, seed: int = 0
 ) -> tuple[Probe, Floats]:
     """The probe of values [N, D] (nan: unknown), and its out-of-fold scores [N] in [0, 1].
 
@@ -67,7 +62,7 @@ def probe(
     if folds < 2:
         return Probe(nan, nan, nan, NOTHING), scores
     if not values.shape[1]:
-        return Probe(*auc_by_source(targets, scores, groups, sources, level), NOTHING), scores
+        return Probe(*auc_by_source(targets, scores, groups, sources), NOTHING), scores
     taken = []
     with threadpool_limits(1):  # small fits: more threads would only wait for each other
         for train, rest in StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(values, targets, groups):
@@ -77,7 +72,7 @@ def probe(
             taken.append(name)
             scores[rest] = _scored(name, values, targets, train, rest, seed)
     most = BOOSTING if taken.count(BOOSTING) * 2 > len(taken) else LOGISTIC
-    return Probe(*auc_by_source(targets, scores, groups, sources, level), most), scores
+    return Probe(*auc_by_source(targets, scores, groups, sources), most), scores
 
 
 def _scored(name: str, values: Floats, targets: Ints, train: Ints, rest: Ints, seed: int) -> Floats:
@@ -95,22 +90,18 @@ def _scored(name: str, values: Floats, targets: Ints, train: Ints, rest: Ints, s
 
 
 def auc_by_source(
-    targets: Ints,
-    scores: Floats,
-    groups: NDArray[np.generic],
-    sources: NDArray[np.generic] | None = None,
-    level: float = 0.95,
+    targets: Ints, scores: Floats, groups: Names, sources: Names | None = None
 ) -> tuple[float, float, float]:
     """AUC, low and high as a detector's are: a source's score is the mean of its rows, groups are bootstrapped."""
     if sources is not None:
         frame = pd.DataFrame({"source": sources, "target": targets, "group": groups, "score": scores})
         means = frame.groupby(["source", "target", "group"], as_index=False)["score"].mean()
         targets, scores, groups = (means[name].to_numpy() for name in ("target", "score", "group"))
-    interval = bootstrap(targets, scores, groups, "auc", level)
+    interval = bootstrap_all(targets, scores, groups, ("auc",))["auc"]
     return interval.value, interval.low, interval.high
 
 
-def _better(values: Floats, targets: Ints, groups: NDArray[np.generic], seed: int) -> str:
+def _better(values: Floats, targets: Ints, groups: Names, seed: int) -> str:
     """The model with the higher AUC on inner folds; the simpler one where they cannot be told apart."""
     folds = min(3, *(len(np.unique(groups[targets == kind])) for kind in (0, 1)))
     if folds < 2:

@@ -25,7 +25,7 @@ from classifier.evaluation import (
 from core.errors import UserError
 from core.manifest import Manifest
 from metrics.binary import NAMES, compute
-from metrics.intervals import bootstrap, paired_difference
+from metrics.intervals import bootstrap_all, paired_difference
 
 
 def make_manifest(seed: int = 0, people: int = 24) -> tuple[Manifest, np.ndarray]:
@@ -87,7 +87,7 @@ def test_each_data_set_has_its_metrics_counts_and_intervals(
             (((t == 1) & (s < 0.45)).sum(), ((t == 1) & (s >= 0.45)).sum()),
         )
         assert tuple(result.intervals) == WITH_INTERVALS
-        auc = bootstrap(t, s, g, replicates=200, seed=3)
+        auc = bootstrap_all(t, s, g, ("auc",), replicates=200, seed=3)["auc"]
         assert result.intervals["auc"].value == result.metrics["auc"] == auc.value
         assert (result.intervals["auc"].low, result.intervals["auc"].high) == pytest.approx((auc.low, auc.high))
     assert evaluation.results["photos"].groups == 24  # without identity, the source

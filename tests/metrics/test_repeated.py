@@ -8,7 +8,7 @@ from scipy.special import expit
 from scipy.stats import false_discovery_control
 from sklearn.metrics import roc_auc_score
 
-from metrics.intervals import bootstrap, paired_difference
+from metrics.intervals import bootstrap_all, paired_difference
 from metrics.repeated import Sample, holm, mean_over_sets, over_seeds, two_sided
 
 
@@ -34,7 +34,7 @@ def test_one_seed_is_the_interval_over_groups() -> None:
     sample = drawn(np.random.default_rng(0), 0.5, seeds=1)
     found = over_seeds(sample, "none", replicates=400)
     a, b = sample.scores["more"][0], sample.scores["none"][0]
-    plain = bootstrap(sample.targets, a, sample.groups, replicates=400)
+    plain = bootstrap_all(sample.targets, a, sample.groups, replicates=400)["auc"]
     pair = paired_difference(sample.targets, a, b, sample.groups, replicates=400)
     own = found["more"].interval
     assert (own.value, own.low, own.high) == pytest.approx((plain.value, plain.low, plain.high), abs=1e-12)

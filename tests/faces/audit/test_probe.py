@@ -11,7 +11,7 @@ from sklearn.metrics import roc_auc_score
 
 from classifier.evaluation import per_source, score_table
 from faces.audit.probe import BOOSTING, LOGISTIC, NOTHING, auc_by_source, probe
-from metrics.intervals import bootstrap
+from metrics.intervals import bootstrap_all
 
 
 def test_auc_and_interval_are_those_of_a_detector_with_the_same_scores() -> None:
@@ -30,7 +30,7 @@ def test_auc_and_interval_are_those_of_a_detector_with_the_same_scores() -> None
         }
     )
     judged = per_source(score_table(rows, scores))
-    interval = bootstrap(judged["label"] == "fake", judged["score"], judged["group"], "auc")
+    interval = bootstrap_all(judged["label"] == "fake", judged["score"], judged["group"])["auc"]
     found = auc_by_source(targets, scores, groups, sources)
     assert found == pytest.approx((interval.value, interval.low, interval.high), abs=1e-12)
     assert auc_by_source(targets, scores, groups)[0] == pytest.approx(roc_auc_score(targets, scores), abs=1e-12)
