@@ -32,9 +32,6 @@ def _arms(arms: tuple[str, ...]) -> tuple[str, ...]:
 def _seeds(seeds: tuple[int, ...]) -> tuple[int, ...]:
     if not seeds:
         raise ValueError("no seed to train by: give some, such as [0, 1, 2]")
-    for seed in seeds:
-        if not 0 <= seed < 2**31:
-            raise ValueError(f"the seed {seed} is not in 0 to {2**31 - 1}: give another one")
     _once("the seed", seeds)
     return seeds
 
@@ -51,7 +48,7 @@ def _once(what: str, values: tuple[object, ...]) -> None:
 
 
 Arms = Annotated[tuple[str, ...], AfterValidator(_arms)]
-Seeds = Annotated[tuple[int, ...], AfterValidator(_seeds)]
+Seeds = Annotated[tuple[Annotated[int, Field(ge=0, lt=2**31)], ...], AfterValidator(_seeds)]
 Method = Annotated[str, AfterValidator(_method)]
 
 
@@ -61,10 +58,12 @@ class SourceConfig(IngestConfig):
     source: Path
 
 
-class DatasetsConfig(BaseModel):
-    """Which dataset plays which part. What stands in no list is test only."""
-
+class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DatasetsConfig(_Section):
+    """Which dataset plays which part. What stands in no list is test only."""
 
     train: tuple[str, ...] = Field(min_length=1, description="train and val rows of these shape the detectors")
     validation: tuple[str, ...] = Field((), description="left out of training; their val rows choose between detectors")
@@ -78,10 +77,8 @@ class DatasetsConfig(BaseModel):
         return self
 
 
-class ComparisonConfig(BaseModel):
+class ComparisonConfig(_Section):
     """What `compare` trains: arms, seeds, and where the generator comes from."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     arms: Arms = Field(ARMS, description="see pipelines.experiments.arms; mixtures of methods are joined by +")
     seeds: Seeds = Field((0, 1, 2), description="each arm is trained once by each")
@@ -91,10 +88,8 @@ class ComparisonConfig(BaseModel):
     @model_validator(mode="after")
     def _has_a_reference(self) -> ComparisonConfig:
         if self.reference not in self.arms:
-            raise ValueError(
-                f"the reference {self.reference!r} is not among the arms {', '.join(self.arms)}: "
-                "add it, or name another"
-            )
+            among = f"among the arms {', '.join(self.arms)}"
+            raise ValueError(f"the reference {self.reference!r} is not {among}: add it, or name another")
         return self
 
     @property
@@ -103,39 +98,31 @@ class ComparisonConfig(BaseModel):
         return Path(self.generator) if self.generator not in ("train", "none") else None
 
 
-class ExperimentConfig(BaseModel):
+class ExperimentConfig(_Section):
     """What `run` compares; see `pipelines.experiments.arms.trials_of_run` for the arms by default."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     arms: Arms | None = Field(None, description="as in `comparison`, the reference first; by default from other keys")
     seeds: Seeds | None = Field(None, description="each arm is trained once by each; by default detector.seed alone")
 
 
-class MatrixConfig(BaseModel):
+class MatrixConfig(_Section):
     """Which detectors a cross-dataset generalisation matrix trains."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     mode: Mode = Field("one-by-one", description="a row for each dataset, for all but one, or for all methods but one")
     datasets: tuple[str, ...] = Field((), description="to train on; by default all with both labels in train and val")
     seeds: Seeds = Field((0,), description="each row is trained once by each")
 
 
-class PromotionConfig(BaseModel):
+class PromotionConfig(_Section):
     """When the best detector of a run becomes the champion."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     enabled: bool = True
     datasets: tuple[str, ...] = Field((), description="test datasets that the gate looks at; all by default")
     gate: Gate = Gate()
 
 
-class RunConfig(BaseModel):
+class RunConfig(_Section):
     """From media to a promoted model."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     project: str = Field(pattern=r"^[\w.-]+$", description="name of the MLflow experiment")
     out: Path = Field(description="folder of everything but the tracking database")

@@ -1,15 +1,19 @@
-"""What every pipeline starts from: the faces as a manifest, and a generator that has learnt from their train reals."""
+"""What every pipeline starts from: steps that are done once, the faces as a manifest, and a generator of faces."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from core.errors import UserError
+from core.files import digest, read_record, sealed, write_json
 from core.manifest import Manifest, concatenate
 from core.splits import split_of
 from faces.extraction import IngestConfig
@@ -17,10 +21,55 @@ from faces.ingest import ingest
 from faces.orl import embedded
 from faces.sheets import contact_sheet
 from pipelines.configuration import RunConfig
-from pipelines.steps import Steps
 from pipelines.training import train_and_log_generator
 from tracking.store import Store
 from tuning.trial import TrialContext
+
+
+@dataclass
+class Steps:
+    """Runs the steps of a pipeline, and skips those whose inputs have not changed.
+
+    A step leaves a small JSON record in `folder`: the digest of its inputs, its result and the seconds that it took. It
+    is written after the work, so that a killed step is done again (each step goes on where it was by itself), and so is
+    one whose record is damaged.
+    """
+
+    folder: Path
+    total: int
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def do(
+        self,
+        name: str,
+        inputs: Sequence[str],
+        work: Callable[[], dict[str, Any]],
+        outputs: Callable[[dict[str, Any]], Iterable[Path | str]] = lambda _: (),
+    ) -> dict[str, Any]:
+        """The result of `work`, from the record if inputs are the same and its output files still stand.
+
+        Args:
+            name: of the step; one record a name.
+            inputs: texts that decide the result (digests, configurations).
+            work: returns what JSON can hold.
+            outputs: files and folders that the result speaks of.
+        """
+        key = digest(*inputs, length=64)
+        record = self.folder / f"{name}.json"
+        title = f"[{len(self.seconds) + 1}/{self.total}] {name}"
+        known = read_record(record) or {}
+        same = known.keys() == {"inputs", "seconds", "result"} and known["inputs"] == key
+        if same and all(Path(path).exists() for path in outputs(known["result"])):
+            self.seconds[name] = float(known["seconds"])
+            print(f"{title}: unchanged, done before in {known['seconds']:.0f} s", file=sys.stderr)
+            return dict(known["result"])
+        print(f"{title} ...", file=sys.stderr)
+        started = time.monotonic()
+        result = work()
+        self.seconds[name] = time.monotonic() - started
+        write_json(record, sealed({"inputs": key, "seconds": self.seconds[name], "result": result}))
+        print(f"{title}: {self.seconds[name]:.0f} s", file=sys.stderr)
+        return result
 
 
 @dataclass(frozen=True)
@@ -63,17 +112,12 @@ def prepare_dataset(config: RunConfig, store: Store, steps: Steps) -> Dataset:
 def train_or_load_generator(config: RunConfig, context: TrialContext, steps: Steps, parent: str | None = None) -> Path:
     """Train a generator on the train reals of the train datasets, unless that is done already; its checkpoint."""
     faces = context.manifest.select(dataset=config.datasets.train)
-    inputs = [
-        faces.select(split="train", label="real").digest,
-        config.gan.model_dump_json(),
-        tracking_identity(context),
-    ]
+    learnt = faces.select(split="train", label="real").digest
+    out, cache, store = config.out / "generator", context.cache, context.store
     made = steps.do(
         "generator",
-        inputs,
-        lambda: train_and_log_generator(
-            faces, config.gan, config.out / "generator", context.cache, context.store, config.project, parent
-        ),
+        [learnt, config.gan.model_dump_json(), tracking_identity(context)],
+        lambda: train_and_log_generator(faces, config.gan, out, cache, store, config.project, parent),
         lambda r: [r["generator"]],
     )
     return Path(made["generator"])

@@ -37,8 +37,8 @@ from tuning.results import FOLDER, MODEL, hours_spent, ranked
 from tuning.results import figures as study_figures
 from tuning.status import duration
 from tuning.storage import load
-from tuning.study import summarise
-from tuning.trial import TrialContext, TrialSpec, train_and_log, validate
+from tuning.study import StudyResult, summarise
+from tuning.trial import train_and_log, validate
 
 _CAPTIONS = {
     "history.png": "The objective of each trial, in order, and the best so far.",
@@ -119,24 +119,14 @@ def next_commands(verdict: Mapping[str, Any]) -> tuple[str, str, str]:
 
 @dataclass(frozen=True)
 class Review:
-    """The result of a study: its best trial, that trial's scores on val and on the sealed rows, and its trials.
+    """The result of a study, and its best trial's scores on val and on the sealed rows, which were opened so often.
 
-    `optimism` has the columns dataset, seed, val, test, low, high, optimism (val minus test); `parameters` are those
-    of the best trial that were searched; `front` holds the trials on the Pareto front where there are several
-    objectives.
+    `optimism` has the columns dataset, seed, val, test, low, high, optimism (val minus test).
     """
 
-    study: str
-    config: StudyConfig
-    best: TrialSpec
-    best_value: float
-    parameters: Mapping[str, Any]
+    result: StudyResult
     optimism: pd.DataFrame
-    importance: Mapping[str, float]
     openings: Mapping[str, int]
-    front: tuple[int, ...]
-    history: pd.DataFrame
-    hours: float
 
 
 def review_study(study: optuna.Study, *, seeds: int = 0, sealed: bool = True) -> Review:
@@ -144,15 +134,14 @@ def review_study(study: optuna.Study, *, seeds: int = 0, sealed: bool = True) ->
 
     Args:
         seeds: how many times the best recipe is trained again, each time with another seed.
-        sealed: open the sealed test rows of the study's datasets; False shows val only.
+        sealed: open the sealed test rows of those of the study's datasets that hold both labels; False shows val only.
 
     Raises:
         UserError: no trial was finished, or the study's data are not on this machine.
     """
     config, base, context, run_id = recall(study)
     result = summarise(study, config, base, run_id, "reviewed")
-    trials, name = study.get_trials(deepcopy=False), study.study_name
-    best = ranked(trials, config)[0]
+    name, best = study.study_name, ranked(study.get_trials(deepcopy=False), config)[0]
     own, model_id = Path(str(best.user_attrs[FOLDER])), str(best.user_attrs[MODEL])
     if not (own / "config.json").is_file():  # it was trained on another machine
         own = fetch_model(context.store, model_id, context.work / "reviewed" / model_id)
@@ -164,7 +153,9 @@ def review_study(study: optuna.Study, *, seeds: int = 0, sealed: bool = True) ->
         spec = result.best.with_parameters({"seed": seed})
         trained = train_and_log(spec, context, name=f"best with seed {seed}", parent=run_id, tags=tags)
         candidates.append((seed, trained.path, trained.val))
-    rows = _test_rows(context) if sealed else None
+    test = context.manifest.select(split="test")
+    both = [name for name in context.datasets if len(set(test.select(dataset=name).rows["label"])) == 2]
+    rows = sealed_rows(context.manifest, both) if sealed and both else None
     with run(
         context.store,
         context.experiment,
@@ -179,19 +170,7 @@ def review_study(study: optuna.Study, *, seeds: int = 0, sealed: bool = True) ->
         scores = [row for candidate in candidates for row in _scores(*candidate, rows, context.cache, active)]
         optimism = pd.DataFrame(scores, columns=["dataset", "seed", "val", "test", "low", "high", "optimism"])
         active.text("optimism.csv", optimism.to_csv(index=False))
-    return Review(
-        study=name,
-        config=config,
-        best=result.best,
-        best_value=result.best_value,
-        parameters=best.params,
-        optimism=optimism,
-        importance=result.importance,
-        openings=test_openings(context.store, context.experiment),
-        front=tuple(sorted(map(slot_of, study.best_trials))) if len(config.objectives) > 1 else (),
-        history=result.history,
-        hours=hours_spent(trials),
-    )
+    return Review(result, optimism, test_openings(context.store, context.experiment))
 
 
 def write_study_report(
@@ -204,7 +183,8 @@ def write_study_report(
         commands: what to type next.
     """
     config, _, context, run_id = recall(study)
-    parent = attach(context.store, run_id)
+    parent, history, trials = attach(context.store, run_id), review.result.history, study.get_trials(deepcopy=False)
+    parameters = ranked(trials, config)[0].params
     drawn = study_figures(study, config)
     for name, figure in drawn.items():
         parent.figure(figure, name)
@@ -212,27 +192,23 @@ def write_study_report(
     _write_page(
         path,
         "study_report.html",
-        title=f"Study {review.study}",
-        review=review,
-        counts=", ".join(f"{n} {name.lower()}" for name, n in review.history["state"].value_counts().items()),
-        spent=duration(review.hours * 3600),
-        parameters=[{"parameter": name, "value": value} for name, value in review.parameters.items()],
+        title=f"Study {study.study_name}",
+        config=config,
+        best_value=review.result.best_value,
+        counts=", ".join(f"{n} {name.lower()}" for name, n in history["state"].value_counts().items()),
+        spent=duration(hours_spent(trials) * 3600),
+        parameters=[{"parameter": name, "value": value} for name, value in parameters.items()],
+        front=sorted(map(slot_of, study.best_trials)) if len(config.objectives) > 1 else [],
         scores=review.optimism.to_dict("records"),
+        openings=review.openings,
         conclusion=_conclusion(review.optimism),
         pictures={_CAPTIONS[name]: _png(figure) for name, figure in drawn.items()},
-        trials=review.history.drop(columns=["run_id"]).to_dict("records"),
+        trials=history.drop(columns=["run_id"]).to_dict("records"),
         commands=commands,
     )
     parent.artifact(path)
     parent.tags({"reviewed": "yes", "test_openings": json.dumps(review.openings)})
     return path
-
-
-def _test_rows(context: TrialContext) -> Manifest | None:
-    """The sealed rows of the study's own datasets that hold both labels."""
-    rows = context.manifest.select(split="test")
-    datasets = [name for name in context.datasets if len(set(rows.select(dataset=name).rows["label"])) == 2]
-    return sealed_rows(context.manifest, datasets) if datasets else None
 
 
 def _scores(
@@ -277,13 +253,8 @@ def _png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def _embedded(picture: bytes) -> str:
-    """A PNG file as a `data:` address."""
-    return f"data:image/png;base64,{base64.b64encode(picture).decode()}"
-
-
 def _write_page(path: Path, template: str, **content: Any) -> None:
     """Render a template of the folder `templates`, which extends base.html; HTML is escaped in all that it shows."""
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True)
-    environment.filters["embedded"] = _embedded
+    environment.filters["embedded"] = lambda picture: f"data:image/png;base64,{base64.b64encode(picture).decode()}"
     write_text(path, environment.get_template(template).render(**content))

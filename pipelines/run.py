@@ -13,10 +13,9 @@ from pipelines.configuration import RunConfig
 from pipelines.evaluation.audit import audit_step, log_audit, warnings_of
 from pipelines.experiments.arms import Arm, base_trial, trials_of_run
 from pipelines.experiments.comparison import Comparison, compare_arms
-from pipelines.inputs import Dataset, prepare_dataset, tracking_identity, train_or_load_generator
+from pipelines.inputs import Dataset, Steps, prepare_dataset, tracking_identity, train_or_load_generator
 from pipelines.release.promotion import evaluate_gate, register_candidate
 from pipelines.reports import write_run_report
-from pipelines.steps import Steps
 from tracking.runs import Run
 from tracking.runs import run as tracked_run
 from tracking.store import open_store
@@ -33,7 +32,7 @@ class Outcome:
         comparison: its arms on the sealed test rows.
         candidate: the arm that was put forward for promotion, chosen on val rows.
         verdict: the gate's, in JSON's types: version, promoted, reason, champion, ...
-        seconds: of each step, by name; `skipped` are those whose inputs had not changed.
+        seconds: of each step, by name.
     """
 
     comparison: Comparison
@@ -41,7 +40,6 @@ class Outcome:
     candidate: str
     verdict: dict[str, Any]
     seconds: dict[str, float]
-    skipped: tuple[str, ...]
 
 
 def execute(config: RunConfig) -> Outcome:
@@ -71,7 +69,7 @@ def execute(config: RunConfig) -> Outcome:
         verdict = loop.release(candidate)
         warnings = _warn(run, audited, comparison, candidate["arm"])
         report = loop.report(comparison, candidate, study, verdict, warnings)
-    return Outcome(comparison, report, candidate["arm"], verdict, steps.seconds, tuple(steps.done_before))
+    return Outcome(comparison, report, candidate["arm"], verdict, steps.seconds)
 
 
 def search(config: RunConfig, *, workers: int = 1, new: bool = False, cluster: str | None = None) -> StudyResult:
@@ -143,9 +141,8 @@ class _Loop:
                 "importance": result.importance,
             }
 
-        specs = [base.model_dump_json(), final.base.model_dump_json()]
-        inputs = [context.digest, tracking_identity(context), searched.model_dump_json(), *specs]
-        return self.steps.do("study", inputs, work)
+        settings = [of.model_dump_json() for of in (searched, base, final.base)]
+        return self.steps.do("study", [context.digest, tracking_identity(context), *settings], work)
 
     def experiment(self, best: TrialSpec) -> Comparison:
         """Arms by seeds on the sealed test rows, the first arm being the reference."""
@@ -166,14 +163,14 @@ class _Loop:
         config, store = self.config, self.context.store
 
         def work() -> dict[str, Any]:
+            tags = {name: candidate[name] for name in ("arm", "objective")}
             version = register_candidate(
                 store,
                 candidate["model_id"],
                 self.dataset.file,
                 project=config.project,
                 datasets=config.datasets.test,
-                tags={name: candidate[name] for name in ("arm", "objective")}
-                | {"synthetic_faces": candidate["synthetic"]},
+                tags=tags | {"synthetic_faces": candidate["synthetic"]},
             )
             if not config.promotion.enabled:
                 return {"version": version, "promoted": False, "reason": "promotion.enabled is false", "champion": None}
@@ -225,13 +222,13 @@ def _candidate(comparison: Comparison) -> dict[str, Any]:
     """
     detectors = [row for row in comparison.detectors.to_dict("records") if not Arm.parse(row["arm"]).all_fakes]
     means = comparison.detectors.groupby("arm")["objective"].mean()
-    arm = max(dict.fromkeys(row["arm"] for row in detectors), key=lambda name: means[name])
+    arm = max(detectors, key=lambda row: means[row["arm"]])["arm"]
     return max((row for row in detectors if row["arm"] == arm), key=lambda row: row["objective"])
 
 
 def _warn(run: Run, audited: Mapping[str, Any], comparison: Comparison, arm: str) -> list[str]:
     """What the audit says, and where a probe comes near the candidate; on the run and the models, too."""
-    reached = comparison.table[comparison.table["arm"] == arm].set_index("dataset")
-    near = warnings_of(audited, {name: {"auc": row.auc, "auc_low": row.low} for name, row in reached.iterrows()})
+    reached = comparison.table[comparison.table["arm"] == arm].itertuples()
+    near = warnings_of(audited, {row.dataset: {"auc": row.auc, "auc_low": row.low} for row in reached})
     log_audit(run, audited, near, list(comparison.detectors["model_id"]))
     return [*audited["verdicts"], *(f"Warning: {sentence}" for sentence in near)]

@@ -17,7 +17,6 @@ from mlflow.exceptions import MlflowException
 
 from classifier.config import DetectorConfig
 from classifier.evaluation import remark_on_training
-from classifier.models.detector import Detector
 from classifier.models.ensemble import Combination, Ensemble
 from classifier.stacking import combine
 from classifier.training import HISTORY
@@ -196,7 +195,14 @@ def train_ensemble(
         UserError: under two models, an ensemble among them, or val lacks a class.
     """
     rows = Manifest.read(manifest)
-    found, members = _members(store, models)
+    if len(models) < 2:
+        raise UserError(f"an ensemble needs two models or more, not {len(models)}: name more of them")
+    found, members = [find_model(store, name) for name in models], []
+    for name, model in zip(models, found, strict=True):
+        member = model.load()
+        if isinstance(member, Ensemble):
+            raise UserError(f"{name} is an ensemble itself: name its members instead")
+        members.append(member)
     combined = combine(members, rows.select(dataset=list(datasets)) if datasets else rows, cache, combination)
     made = combined.ensemble
     folder = made.save(out)
@@ -246,18 +252,6 @@ def train_ensemble(
         "members": table,
         "note": f"{', '.join(strangers)}: {note}" if strangers else "",
     }
-
-
-def _members(store: Store, names: Sequence[str]) -> tuple[list[Model], list[Detector]]:
-    if len(names) < 2:
-        raise UserError(f"an ensemble needs two models or more, not {len(names)}: name more of them")
-    found, members = [find_model(store, name) for name in names], []
-    for name, model in zip(names, found, strict=True):
-        member = model.load()
-        if isinstance(member, Ensemble):
-            raise UserError(f"{name} is an ensemble itself: name its members instead")
-        members.append(member)
-    return found, members
 
 
 def _lineage(names: Sequence[str], found: Sequence[Model]) -> dict[str, str]:

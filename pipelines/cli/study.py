@@ -169,12 +169,12 @@ def report(
 
     study = load(mlruns.absolute(), name, storage)
     review = review_study(study, seeds=seeds, sealed=sealed)
-    commands = _commands(review.study, mlruns, storage, "register")
+    found, commands = review.result, _commands(review.result.name, mlruns, storage, "register")
     path = write_study_report(study, review, out=out, commands=commands)
-    result = {"study": review.study, "best": review.best.model_dump(mode="json"), "best_value": review.best_value}
-    result |= {"scores": review.optimism.to_dict("records"), "importance": review.importance}
+    result = {"study": found.name, "best": found.best.model_dump(mode="json"), "best_value": found.best_value}
+    result |= {"scores": review.optimism.to_dict("records"), "importance": found.importance}
     result |= {"report": path, "next": commands}
-    title = f"the best trial of {review.study}: AUC on val, and on sealed test rows"
+    title = f"the best trial of {found.name}: AUC on val, and on sealed test rows"
     text = f"report in {path}, and in the study's run{_next(commands)}"
     opt.answer(result, as_json, text, (review.optimism, title))
 

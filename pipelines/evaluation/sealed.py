@@ -111,19 +111,18 @@ def open_test_rows(run: Run, rows: Manifest, models: Iterable[Path]) -> None:
     repeated and by however many processes (`tracking.runs.test_openings`). A model is told by its weights, whether it
     is a folder or a version.
     """
-    digests = sorted({_weights_digest(folder) for folder in models})
-    opening = digest(rows.digest, *digests)
-    run.opened_test(opening, sorted(set(rows.rows["dataset"])), f"rows {rows.digest}, models {', '.join(digests)}")
+    digests = set()
+    for folder in models:
+        if not (described := read_description(folder) or {}).get("digest"):
+            raise UserError(f"no model in {folder} (config.json is missing): give the folder of a finished training")
+        digests.add(str(described["digest"]))
+    opening = digest(rows.digest, *sorted(digests))
+    run.opened_test(
+        opening, sorted(set(rows.rows["dataset"])), f"rows {rows.digest}, models {', '.join(sorted(digests))}"
+    )
 
 
 def score_rows(model: Path, rows: Manifest, cache: Path, device: str = "cpu") -> Scored:
     """The scores of the model in a folder. Test rows are opened by `open_test_rows` before."""
     loaded = load_detector(model, device)
     return Scored(rows, score(loaded, rows, cache), loaded.threshold, loaded.band)
-
-
-def _weights_digest(folder: Path) -> str:
-    described = read_description(folder)
-    if described is None or "digest" not in described:
-        raise UserError(f"no model in {folder} (config.json is missing): give the folder of a finished training")
-    return str(described["digest"])

@@ -26,8 +26,7 @@ from pipelines.evaluation.sealed import known, sealed_rows
 from pipelines.experiments.arms import Arm, Trials, forged, needing_generator, trials_to_compare
 from pipelines.experiments.conclusions import NO_DIFFERENCE, conclusions, notes, significant
 from pipelines.experiments.runner import Key, Measured, Result, TrainJob, by_dataset, cells, estimate, measured, wide
-from pipelines.inputs import prepare_dataset, train_or_load_generator
-from pipelines.steps import Steps
+from pipelines.inputs import Steps, prepare_dataset, train_or_load_generator
 from tracking.runs import test_openings
 from tracking.store import open_store
 from tuning.trial import TrialContext

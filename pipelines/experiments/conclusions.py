@@ -12,7 +12,6 @@ ALPHA = 0.05
 # Fewer show next to nothing of the chance that lies in a seed, so that nothing is claimed of them.
 CLAIM_SEEDS = 3
 NO_DIFFERENCE = "no significant difference"
-_NO_HELP = "synthetic faces did not help {}"
 _WORDS = {
     "helped": "helped",
     "harmed": "did harm",
@@ -47,32 +46,27 @@ def conclusions(differences: pd.DataFrame, reference: str, forged: Sequence[str]
     rows = differences.to_dict("records")
     kinds = {(r["arm"], r["dataset"]): outcome(r["low"], r["high"], r["p_holm"], seeds) for r in rows}
     figures = {(r["arm"], r["dataset"]): f"{r['value']:+.3f} [{r['low']:+.3f}, {r['high']:+.3f}]" for r in rows}
-    own = differences[differences["arm"].isin(forged)]
     sentences = []
-    for dataset, of in own.groupby("dataset", sort=False):
-        on = _where(str(dataset))
-        parts = []
-        for kind, words in (("helped", f"helped {on}"), ("harmed", f"did harm {on}")):
-            which = [f"{arm} {figures[arm, dataset]}" for arm in of["arm"] if kinds[arm, dataset] == kind]
-            if which:
-                parts.append(f"synthetic faces {words}: {', '.join(which)}")
+    for dataset, of in differences[differences["arm"].isin(forged)].groupby("dataset", sort=False):
+        on, parts = _where(str(dataset)), []
+        for kind in ("helped", "harmed"):
+            if which := [f"{arm} {figures[arm, dataset]}" for arm in of["arm"] if kinds[arm, dataset] == kind]:
+                parts.append(f"synthetic faces {_WORDS[kind]} {on}: {', '.join(which)}")
         if not parts and of["low"].isna().all():
             parts.append(f"whether synthetic faces helped {on} cannot be told: too few identities or sources")
         elif not parts:
             best = str(of.loc[of["value"].idxmax(), "arm"])
             of_several = f", the best of {len(of)}" if len(of) > 1 else ""
-            inconclusive = any(kinds[arm, dataset] == "perhaps" for arm in of["arm"])
-            said = f"the effect of synthetic faces {on} is inconclusive" if inconclusive else _NO_HELP.format(on)
+            said = f"synthetic faces did not help {on}"
+            if any(kinds[arm, dataset] == "perhaps" for arm in of["arm"]):
+                said = f"the effect of synthetic faces {on} is inconclusive"
             parts.append(f"{said}: {figures[best, dataset]} for {best}{of_several}")
         sentence = "; ".join(parts)
         sentences.append(sentence[:1].upper() + sentence[1:])
-    return (
-        *sentences,
-        *(
-            f"{arm} against {reference}, {_where(dataset)}: {_WORDS[kind]}, AUC {figures[arm, dataset]}"
-            for (arm, dataset), kind in kinds.items()
-        ),
-    )
+    for (arm, dataset), kind in kinds.items():
+        figure = figures[arm, dataset]
+        sentences.append(f"{arm} against {reference}, {_where(dataset)}: {_WORDS[kind]}, AUC {figure}")
+    return tuple(sentences)
 
 
 def significant(sentences: Sequence[str]) -> list[str]:
@@ -89,16 +83,16 @@ def notes(
         table: columns dataset, groups.
         needing_generator: the arms whose faces come from a generator.
     """
-    said = [
+    what = (
         f"Each difference is the mean over {seeds} seeds of an arm's AUC minus that of {reference} by the same seed, "
-        "by source; its 95 % interval covers both another draw of identities or sources and another seed.",
-        f"p-values are Holm's over all {len(differences)} differences.",
-    ]
+        "by source; its 95 % interval covers both another draw of identities or sources and another seed."
+    )
     if seeds == 1:
-        said[0] = (
+        what = (
             f"Each difference is an arm's AUC minus that of {reference}, by source, from a single seed: the 95 % "
             "interval covers another draw of identities or sources, and not another seed."
         )
+    said = [what, f"p-values are Holm's over all {len(differences)} differences."]
     if seeds < CLAIM_SEEDS:
         said.append(f"Nothing is claimed: {seeds} of at least {CLAIM_SEEDS} seeds.")
     if needing_generator:

@@ -22,8 +22,7 @@ from core.manifest import Manifest
 from pipelines.configuration import MatrixConfig, RunConfig
 from pipelines.evaluation.sealed import known, sealed_rows
 from pipelines.experiments.runner import Measured, Result, TrainJob, cells, estimate, measured
-from pipelines.inputs import prepare_dataset
-from pipelines.steps import Steps
+from pipelines.inputs import Steps, prepare_dataset
 from tracking.runs import attach, test_openings
 from tracking.store import open_store
 from tuning.trial import TrialSpec

@@ -112,10 +112,9 @@ def export_version(
             from PyTorch, or `sign` is no such key.
     """
     key = _key(sign, private=True) if sign else None
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out} is a file: choose a new or an empty folder")
-    if out.exists() and any(out.iterdir()):
-        raise UserError(f"{out} holds something already: choose a new or an empty folder")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        what = "holds something already" if out.is_dir() else "is a file"
+        raise UserError(f"{out} {what}: choose a new or an empty folder")
     out.parent.mkdir(parents=True, exist_ok=True)
     sentences: dict[str, str] = {}
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:
@@ -124,15 +123,15 @@ def export_version(
             (folder / file).unlink(missing_ok=True)
         model = load_detector(folder, "cpu")
         if onnx or int8:
-            faces = _faces(version, manifest)
+            here = manifest or Path(version.tags.get("test_manifest_path", "-")).is_file()
+            faces = lineage_manifest(version, manifest) if here else None
             sentences = _export_files(model, folder, faces, cache, int8)
             if not onnx:
                 (folder / FLOAT).unlink()
                 sentences.pop(FLOAT)
         missing = untraced(store, version, model)
-        (folder / CARD).write_text(
-            version_card(store, version, [f"`{name}`: {text}" for name, text in sentences.items()]), encoding="utf-8"
-        )
+        extra = [f"`{name}`: {text}" for name, text in sentences.items()]
+        (folder / CARD).write_text(version_card(store, version, extra), encoding="utf-8")
         write_json(folder / LINEAGE, _lineage(store, version, missing))
         names = sorted(path.name for path in folder.iterdir())
         sums = "".join(f"{sha256(folder / name)}  {name}\n" for name in names)
@@ -289,10 +288,10 @@ def _signed_by(folder: Path, sums: bytes, trust: Path) -> str:
 
 def _export_files(model: FaceModel, folder: Path, faces: Manifest | None, cache: Path, int8: bool) -> dict[str, str]:
     """`model.onnx` and, if asked for, `model.int8.onnx`; a sentence about each."""
-    size = model.config.image_size
+    size, what = model.config.image_size, ""
     val = _some(faces.select(split="val"), _PARITY_FACES) if faces is not None else None
     if val is not None and len(val):
-        crops, what = load_crops(val, size, cache), ""
+        crops = load_crops(val, size, cache)
     else:
         pixels = np.random.default_rng(0).integers(0, 256, (32, size, size, 3), dtype=np.uint8)
         val, crops, what = None, Crops(pixels, np.arange(len(pixels))), " of noise"
@@ -318,13 +317,6 @@ def _export_files(model: FaceModel, folder: Path, faces: Manifest | None, cache:
     return sentences
 
 
-def _faces(version: Version, given: Path | None) -> Manifest | None:
-    """The lineage's manifest, or None where it is not on this machine."""
-    if given is None and not Path(version.tags.get("test_manifest_path", "-")).is_file():
-        return None
-    return lineage_manifest(version, given)
-
-
 def _some(manifest: Manifest, count: int) -> Manifest:
     """At most so many rows, chosen by their hashes, of every dataset, class and method as they come."""
     chosen = manifest.rows["sha256"].rank(method="first") <= count
@@ -332,7 +324,8 @@ def _some(manifest: Manifest, count: int) -> Manifest:
 
 
 def _lineage(store: Store, version: Version, missing: list[str]) -> dict[str, Any]:
-    logged = store.client.get_logged_model(version.model_id)
+    left = {key for key in version.tags if key in _LEFT_BEHIND or key.startswith(_LEFT_PREFIXES)}
+    figures = Registry(store).metrics(version)
     return {
         "name": version.name,
         "version": version.number,
@@ -340,15 +333,9 @@ def _lineage(store: Store, version: Version, missing: list[str]) -> dict[str, An
         "created": version.created.isoformat(),
         "exported_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "exported_by": who(),
-        "tags": {
-            key: value
-            for key, value in version.tags.items()
-            if key not in _LEFT_BEHIND and not key.startswith(_LEFT_PREFIXES)
-        },
-        "params": dict(logged.params),
-        "metrics": {
-            name: value if math.isfinite(value) else None for name, value in Registry(store).metrics(version).items()
-        },
+        "tags": {key: value for key, value in version.tags.items() if key not in left},
+        "params": dict(store.client.get_logged_model(version.model_id).params),
+        "metrics": {name: value if math.isfinite(value) else None for name, value in figures.items()},
         "untraced": missing,
     }
 

@@ -74,8 +74,7 @@ class Model:
         if self.version is not None:
             tags = self.version.tags
             known = tags.get("test_datasets", tags.get("test_domains", "")).split(",")  # the second name is older
-            named = [name for name in known if name]
-            return sealed_rows(lineage_manifest(self.version, manifest), list(datasets) or named)
+            return sealed_rows(lineage_manifest(self.version, manifest), datasets or list(filter(None, known)))
         if manifest is None:
             raise UserError(f"{self.path} has no lineage in the registry: give the test rows with --manifest")
         return sealed_rows(Manifest.read(manifest), datasets)
@@ -109,15 +108,15 @@ def lineage_manifest(version: Version, given: Path | None = None) -> Manifest:
             f"version {version.number} was imported, and no manifest of this machine is in its lineage: "
             "give the test rows with --manifest"
         )
-    path = version.tags.get("test_manifest_path")
+    path, which = version.tags.get("test_manifest_path"), f"version {version.number}"
     if path is None:
-        raise UserError(f"version {version.number} names no manifest in its lineage: give one with --manifest")
+        raise UserError(f"{which} names no manifest in its lineage: give one with --manifest")
     if not Path(path).is_file():
-        raise UserError(f"the manifest of version {version.number} is no longer at {path}: give it with --manifest")
+        raise UserError(f"the manifest of {which} is no longer at {path}: give it with --manifest")
     manifest = Manifest.read(path)
     if manifest.digest != version.tags["test_manifest"]:
         raise UserError(
-            f"{path} has changed since version {version.number} was registered: register a model trained on it anew, "
+            f"{path} has changed since {which} was registered: register a model trained on it anew, "
             "or give the manifest of then with --manifest"
         )
     return manifest
@@ -130,8 +129,7 @@ def untraced(store: Store, version: Version, model: FaceModel) -> list[str]:
     generator: none, a method of the code, or a checkpoint whose training is a run of this store. The code: a commit,
     or the version with the hash of its sources.
     """
-    missing = []
-    tags = version.tags
+    missing, tags = [], version.tags
     if not tags.get("manifest"):
         missing.append("the manifest is not recorded")
     told, own = tags.get("training_manifest", tags.get("manifest", "")), model.manifest_digest
@@ -162,25 +160,21 @@ def find_version(store: Store, candidate: str | int) -> Version:
         TrackingError: nothing is called so.
     """
     registry, text = Registry(store), str(candidate).strip()
-    if not text.startswith("m-") and not re.fullmatch("[0-9a-f]{32}", text):
-        return registry.resolve(candidate)
-    versions = registry.versions()
-    if text.startswith("m-"):
-        found = [version for version in versions if version.model_id == text]
-        kind = "model"
-    else:
-        kind = "run"
+    kind, models = "model", {text}
+    if re.fullmatch("[0-9a-f]{32}", text):
         with explained(f"find the run {text}", store.tracking_uri):
             run = store.client.get_run(text)
-        models = {output.model_id for output in run.outputs.model_outputs} if run.outputs else set()
+        kind, models = "run", {output.model_id for output in run.outputs.model_outputs} if run.outputs else set()
         if not models:
             raise UserError(
                 f"the run {text} ({run.info.run_name}) holds no model: give a version, see `counterforge models list`"
             )
-        found = [version for version in versions if version.model_id in models]
-    if not found:
+    elif not text.startswith("m-"):
+        return registry.resolve(candidate)
+    found = next((version for version in registry.versions() if version.model_id in models), None)
+    if found is None:
         raise UserError(f"the {kind} {text} is no version of {registry.name}: register it with `counterforge train`")
-    return found[0]
+    return found
 
 
 def _has_run(store: Store, generator: str) -> bool:

@@ -42,7 +42,7 @@ def test_a_report_shows_how_optimistic_the_choice_was(
     first = table.iloc[0]
     assert first["low"] <= first["test"] <= first["high"]
     assert first["optimism"] == pytest.approx(first["val"] - first["test"])
-    assert found.best_value == result.best_value
+    assert found.result.best_value == result.best_value
     assert found.openings == {"a": 1, "b": 1}
     commands = ["counterforge study register <winner>"]
     page = write_study_report(study, found, commands=commands).read_text()

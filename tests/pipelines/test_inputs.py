@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.steps import Steps
+from pipelines.inputs import Steps
 
 
 def test_a_step_runs_again_for_new_inputs_or_lost_outputs_only(tmp_path: Path) -> None:
