@@ -25,12 +25,12 @@ from classifier.figures import evaluation_figures, generalisation_matrix
 from classifier.models.detector import Detector
 from core.files import write_bytes, write_text
 from core.manifest import Manifest
+from pipelines.configuration import RunConfig
 from pipelines.evaluation.sealed import known, open_test_rows, score_rows, sealed_rows
 from pipelines.experiments.comparison import Comparison
 from pipelines.experiments.runner import wide
 from tracking.models import fetch_model
 from tracking.runs import Run, attach, run, test_openings
-from tuning.config import StudyConfig
 from tuning.identity import recall
 from tuning.queue import slot_of
 from tuning.results import FOLDER, MODEL, hours_spent, ranked
@@ -53,17 +53,13 @@ _CAPTIONS = {
 
 def write_run_report(
     path: Path,
-    *,
-    title: str,
+    config: RunConfig,
     comparison: Comparison,
     candidate: Mapping[str, Any],
     study: Mapping[str, Any] | None,
     verdict: Mapping[str, Any],
-    contact_sheet: Path,
-    audited: Sequence[str],
-    samples: Path,
-    seconds: Mapping[str, float],
-    config: Mapping[str, Any],
+    pictures: Mapping[str, Path],
+    **told: Any,
 ) -> None:
     """Write the report of a run, and the figures beside it (`figures/*.png`).
 
@@ -71,7 +67,8 @@ def write_run_report(
         candidate: the row of `comparison.detectors` that was put forward for promotion.
         study: name, best_value and history of the study, if there was one.
         verdict: the gate's: reason, promoted, version.
-        audited: sentences of the audit, and its warnings about the candidate.
+        pictures: PNG files of some faces and of samples of the generator.
+        told: `audited`, sentences of the audit and its warnings about the candidate; `seconds` of each step.
     """
     table, scores = comparison.table, Path(candidate["scores"])
     evaluation = Evaluation.from_json(json.loads(scores.with_suffix(".json").read_text())["by_source"])
@@ -81,32 +78,29 @@ def write_run_report(
     )
     figures = {"matrix": generalisation_matrix(values, low=low, high=high)}
     figures |= evaluation_figures(evaluation, pd.read_parquet(scores))
-    if study is not None:
-        searched = StudyConfig.model_validate(config["study"])
-        drawn = study_figures(load(Path(config["mlruns"]).absolute(), study["name"], searched.storage), searched)
+    if study is not None and config.study is not None:
+        drawn = study_figures(load(config.mlruns.absolute(), study["name"], config.study.storage), config.study)
         figures |= {name: drawn[f"{name}.png"] for name in ("history", "importance") if f"{name}.png" in drawn}
-    pictures = {name: _png(figure) for name, figure in figures.items()}
-    for name, data in pictures.items():
+    shown = {name: _png(figure) for name, figure in figures.items()}
+    for name, data in shown.items():
         write_bytes(path.parent / "figures" / f"{name}.png", data)
-    files = {"forest": comparison.folder / "forest.png", "faces": contact_sheet, "samples": samples}
-    pictures |= {name: file.read_bytes() for name, file in files.items()}
+    files = {"forest": comparison.folder / "forest.png", **pictures}
     _write_page(
         path,
         "run_report.html",
-        title=title,
+        title=config.project,
         comparison=comparison,
         aucs=wide(table),
         synthetic=table.groupby("arm")["synthetic"].last(),
         counts=table.groupby("dataset")[["real", "fake", "groups"]].first().to_dict("index"),
         candidate=candidate,
-        audited=audited,
         study=study,
         verdict=verdict,
-        pictures=pictures,
-        seconds=seconds,
-        config=json.dumps(config, indent=2),
+        pictures=shown | {name: file.read_bytes() for name, file in files.items()},
+        config=json.dumps(config.model_dump(mode="json"), indent=2),
         evaluation=evaluation,
         next_commands=next_commands(verdict),
+        **told,
     )
 
 
@@ -176,12 +170,7 @@ def review_study(study: optuna.Study, *, seeds: int = 0, sealed: bool = True) ->
 def write_study_report(
     study: optuna.Study, review: Review, *, out: Path | None = None, commands: Sequence[str] = ()
 ) -> Path:
-    """Write the report of a study, beside the study and into its parent run; its path.
-
-    Args:
-        out: the HTML file; by default in the study's folder.
-        commands: what to type next.
-    """
+    """Write the report of a study to `out`, by default in the study's folder, and into its parent run; its path."""
     config, _, context, run_id = recall(study)
     parent, history, trials = attach(context.store, run_id), review.result.history, study.get_trials(deepcopy=False)
     parameters = ranked(trials, config)[0].params

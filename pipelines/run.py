@@ -188,21 +188,14 @@ class _Loop:
         audited: Sequence[str],
     ) -> Path:
         """`report.html`, and its figures on the run."""
-        path = self.config.out / "report.html"
+        config = self.config
+        path = config.out / "report.html"
 
         def work() -> dict[str, Any]:
+            samples = sorted((config.out / "generator" / "samples").glob("*.png"))[-1]
+            pictures, seconds = {"faces": self.dataset.sheet, "samples": samples}, self.steps.seconds
             write_run_report(
-                path,
-                title=self.config.project,
-                comparison=comparison,
-                candidate=candidate,
-                study=study,
-                verdict=verdict,
-                contact_sheet=self.dataset.sheet,
-                audited=audited,
-                samples=sorted((self.config.out / "generator" / "samples").glob("*.png"))[-1],
-                seconds=self.steps.seconds,
-                config=self.config.model_dump(mode="json"),
+                path, config, comparison, candidate, study, verdict, pictures, audited=audited, seconds=seconds
             )
             self.run.artifact(path)
             for row in comparison.table.to_dict("records"):

@@ -132,11 +132,9 @@ def train_detector(
     project: str = "detectors",
     audit: bool = True,
 ) -> TrainedDetector:
-    """Train on a manifest's train rows, calibrate on val, log and register.
+    """Train on a manifest's train rows, calibrate on val, log in the MLflow experiment `project` and register.
 
-    Args:
-        project: the MLflow experiment.
-        audit: warn where a probe that sees no face comes near the detector.
+    `audit` warns where a probe that sees no face comes near the detector.
 
     Raises:
         UserError: the data or the configuration does not allow it.
@@ -182,10 +180,7 @@ def train_ensemble(
     project: str = "detectors",
     cache: Path = Path("cache"),
 ) -> dict[str, Any]:
-    """Combine models (versions, aliases, or folders), weighed and calibrated on the manifest's val rows.
-
-    Args:
-        datasets: datasets whose val rows are looked at; all by default.
+    """Combine models (versions, aliases, or folders), weighed and calibrated on val rows of the datasets, or of all.
 
     Returns:
         `ensemble` (folder), `version`, `model_id`, `log_loss` and `auc` on val (cross-fitted), `members`, and a `note`
@@ -306,13 +301,9 @@ def register_winner(study: optuna.Study, *, dry_run: bool = False) -> Winner:
     known = next((one for one in Registry(context.store).versions() if one.model_id == model_id), None)
     if known is not None and CHAMPION in known.aliases:
         return replace(winner, version=known.number, champion=True)
+    tags, project = {**tags, "objective": objective}, context.experiment
     version = register_candidate(
-        context.store,
-        model_id,
-        final.manifest,
-        project=context.experiment,
-        datasets=final.datasets,
-        tags={**tags, "objective": objective},
+        context.store, model_id, final.manifest, project=project, datasets=final.datasets, tags=tags
     )
     return replace(winner, version=version)
 

@@ -122,8 +122,7 @@ def explain_model(store: Store, model: str, manifest: Manifest, out: Path, cache
 
 def _chosen(model: FaceModel, manifest: Manifest, cache: Path, count: int, rows: Sequence[int], split: str) -> Manifest:
     if rows:
-        beyond = [row for row in rows if not 0 <= row < len(manifest)]
-        if beyond:
+        if beyond := [row for row in rows if not 0 <= row < len(manifest)]:
             raise UserError(f"row {beyond[0]} is not in the manifest, whose rows are 0 to {len(manifest) - 1}")
         return Manifest(manifest.rows.iloc[list(rows)].reset_index(drop=True), manifest.root)
     part = manifest.select(split=split)
@@ -135,8 +134,8 @@ def _chosen(model: FaceModel, manifest: Manifest, cache: Path, count: int, rows:
     margin = np.where(part.targets == 1, scores - model.threshold, model.threshold - scores)
     order = np.argsort(margin, kind="stable")
     wrong = order[: min(math.ceil(count / 2), int((margin < 0).sum()))]
-    right = order[::-1][: max(count - len(wrong), 0)]
-    picked = list(dict.fromkeys([*wrong.tolist(), *right.tolist()]))
+    right = order[::-1][: count - len(wrong)]
+    picked = list(dict.fromkeys([*wrong, *right]))
     return Manifest(part.rows.iloc[picked].reset_index(drop=True), part.root)
 
 

@@ -1,7 +1,7 @@
 """What every experiment does: detectors by arm and seed are trained, scored on sealed rows, estimated and recorded.
 
-Jobs run one after another or in several processes, each with its share of the cores. What is finished is read back, so
-that a killed experiment goes on by the same call. A process that works for another dies with it.
+Jobs run one after another or in several processes, which die with their launcher. What is finished is read back, so
+that a killed experiment goes on by the same call.
 """
 
 from __future__ import annotations
@@ -45,64 +45,16 @@ from tuning.worker import end_with, environments
 Key = tuple[str, int]
 """Arm (or row of a matrix) and seed."""
 Mask = NDArray[np.bool_]
+Job = Callable[[], Any]
 
 
 @dataclass(frozen=True)
 class TrainJob:
-    """One detector that is wanted: what it is and is made of; name and parent run are given by the experiment."""
+    """One detector that is wanted: what it is, what it is made of, and tags of its run."""
 
     spec: TrialSpec
     context: TrialContext
     tags: Mapping[str, str]
-    name: str = ""
-    parent: str = ""
-
-    def do(self) -> Trained:
-        """Train it, or read it back."""
-        return train_and_log(self.spec, self.context, name=self.name, parent=self.parent, tags=self.tags)
-
-
-@dataclass(frozen=True)
-class ScoreJob:
-    """A trained detector, and the sealed rows that it is scored on.
-
-    `file` is for its scores, and with the suffix .json for the evaluations by source and by frame. `columns` are the
-    sets of rows whose metrics go onto its LoggedModel as `auc/<name>`: masks over the rows.
-    """
-
-    name: str
-    trained: Trained
-    rows: Manifest
-    columns: Mapping[str, Mask]
-    file: Path
-    device: str
-    context: TrialContext
-
-    def do(self) -> pd.DataFrame:
-        """The score table; evaluations go onto the detector's run, metrics onto its model."""
-        done = self.file.with_suffix(".json")
-        key = f"{self.trained.model_id} {self.rows.digest} {sorted(self.columns)}"
-        known = read_record(done) or {}
-        if known.get("key") == key and self.file.is_file() and known.get("table") == sha256(self.file):
-            return pd.read_parquet(self.file)
-        scored = score_rows(self.trained.path, self.rows, self.context.cache, self.device)
-        with atomic(self.file) as path:
-            scored.table.to_parquet(path, index=False)
-        store = self.context.store
-        run = attach(store, self.trained.run_id)
-        evaluations = {"by_source": scored.by_source.to_json(), "by_frame": scored.by_frame.to_json()}
-        for by, text in evaluations.items():
-            run.text(f"evaluation_{by}.json", text)
-        of_datasets = scored.metrics()
-        for name, keep in self.columns.items():
-            here = scored.where(keep)
-            own = {name: of_datasets[name]} if name in of_datasets else here.metrics()
-            figures = next(iter(own.values()))
-            if len(own) > 1:  # of several datasets, what counts is the AUC of all of them
-                figures = {"auc": here.by_source.results[ALL].metrics["auc"]}
-            score_model(store, self.trained.model_id, name, here.rows.digest, figures, run)
-        write_json(done, sealed({"key": key, "table": sha256(self.file), **evaluations}))
-        return scored.table
 
 
 @dataclass(frozen=True)
@@ -143,7 +95,8 @@ def measured(
 
     Args:
         kind: comparison or matrix: where its files are, and a tag of the detectors.
-        test, columns: the sealed rows, and sets of them, see `ScoreJob`.
+        test: the sealed rows.
+        columns: sets of them whose metrics go onto each LoggedModel as `auc/<name>`: masks over the rows.
         params: what the experiment asks for; with the jobs and the test rows they decide whether it is the same one.
 
     Raises:
@@ -160,20 +113,63 @@ def measured(
     ):
         arms = dict.fromkeys(name for name, _ in jobs)
         runs = {arm: stack.enter_context(tracked(arm, key=f"{key}/{arm}", parent=run.id)) for arm in arms}
-        named = [
-            replace(job, name=f"{name}, seed {seed}", parent=runs[name].id, tags={**job.tags, kind: key})
-            for (name, seed), job in jobs.items()
-        ]
-        trained = dict(zip(jobs, do_all(named, workers, "train"), strict=True))
         folder = context.work / key
-        files = {key: folder / "scores" / f"{one.model_id}.parquet" for key, one in trained.items()}
+        # A store that carries no open connection, so that another process can make its own.
+        contexts = {each: replace(job.context, store=replace(job.context.store)) for each, job in jobs.items()}
+        names = {(arm, seed): f"{arm}, seed {seed}" for arm, seed in jobs}
+        training = {
+            names[each]: partial(
+                train_and_log,
+                job.spec,
+                contexts[each],
+                name=names[each],
+                parent=runs[each[0]].id,
+                tags={**job.tags, kind: key},
+            )
+            for each, job in jobs.items()
+        }
+        trained = dict(zip(jobs, _do_all(training, workers, "train", context.store.root), strict=True))
+        files = {each: folder / "scores" / f"{one.model_id}.parquet" for each, one in trained.items()}
         open_test_rows(run, test, [one.path for one in trained.values()])
-        to_score = [
-            ScoreJob(job.name, one, test, columns, file, job.spec.detector.device, job.context)
-            for job, one, file in zip(named, trained.values(), files.values(), strict=True)
-        ]
-        tables = dict(zip(jobs, do_all(to_score, workers, "score"), strict=True))
+        scoring = {
+            names[each]: partial(
+                _score, one, contexts[each], test, columns, files[each], jobs[each].spec.detector.device
+            )
+            for each, one in trained.items()
+        }
+        tables = dict(zip(jobs, _do_all(scoring, workers, "score", context.store.root), strict=True))
         yield Measured(run, runs, trained, tables, files, folder)
+
+
+def _score(
+    trained: Trained, context: TrialContext, rows: Manifest, columns: Mapping[str, Mask], file: Path, device: str
+) -> pd.DataFrame:
+    """The score table of a detector on sealed rows; evaluations go onto its run, metrics onto its model.
+
+    `file` keeps the scores, and with the suffix .json the evaluations by source and by frame.
+    """
+    done, store = file.with_suffix(".json"), context.store
+    key = f"{trained.model_id} {rows.digest} {sorted(columns)}"
+    known = read_record(done) or {}
+    if known.get("key") == key and file.is_file() and known.get("table") == sha256(file):
+        return pd.read_parquet(file)
+    scored = score_rows(trained.path, rows, context.cache, device)
+    with atomic(file) as path:
+        scored.table.to_parquet(path, index=False)
+    run = attach(store, trained.run_id)
+    evaluations = {"by_source": scored.by_source.to_json(), "by_frame": scored.by_frame.to_json()}
+    for by, text in evaluations.items():
+        run.text(f"evaluation_{by}.json", text)
+    of_datasets = scored.metrics()
+    for name, keep in columns.items():
+        here = scored.where(keep)
+        own = {name: of_datasets[name]} if name in of_datasets else here.metrics()
+        figures = next(iter(own.values()))
+        if len(own) > 1:  # of several datasets, what counts is the AUC of all of them
+            figures = {"auc": here.by_source.results[ALL].metrics["auc"]}
+        score_model(store, trained.model_id, name, here.rows.digest, figures, run)
+    write_json(done, sealed({"key": key, "table": sha256(file), **evaluations}))
+    return scored.table
 
 
 def by_dataset(rows: pd.DataFrame) -> dict[str, Mask]:
@@ -183,11 +179,7 @@ def by_dataset(rows: pd.DataFrame) -> dict[str, Mask]:
 
 
 def estimate(tables: Mapping[Key, pd.DataFrame], keep: Mask, reference: str | None = None) -> dict[str, Repeated]:
-    """AUC by source of every arm over its seeds, and its difference to the reference, on some of the rows.
-
-    Args:
-        tables: score tables of the same rows.
-    """
+    """AUC by source of every arm over its seeds, and its difference to the reference, on some of the tables' rows."""
     sources = {key: per_source(table[keep]) for key, table in tables.items()}
     first = next(iter(sources.values()))
     targets, groups = (first["label"] == "fake").to_numpy(dtype=np.int64), first["group"].to_numpy(dtype=np.str_)
@@ -198,11 +190,7 @@ def estimate(tables: Mapping[Key, pd.DataFrame], keep: Mask, reference: str | No
 
 
 def cells(figures: Mapping[str, Repeated], table: pd.DataFrame) -> list[dict[str, Any]]:
-    """A row for each arm on the same test rows: arm, auc, low, high, per_seed; sources real and fake, groups.
-
-    Args:
-        table: one score table of these rows.
-    """
+    """A row for each arm on the rows of a table: arm, auc, low, high, per_seed; sources real and fake, groups."""
     sources = per_source(table)
     fakes = int((sources["label"] == "fake").sum())
     counts = {"real": len(sources) - fakes, "fake": fakes, "groups": int(sources["group"].nunique())}
@@ -218,9 +206,7 @@ def wide(
 ) -> pd.DataFrame:
     """A table of figures as text: a row for each arm, a column for each dataset, in a cell the figure and its interval.
 
-    Args:
-        table: columns low and high beside the named ones.
-        form: how a number is written, +.3f for differences.
+    `table` has columns low and high beside the named ones; `form` is how a number is written, +.3f for differences.
     """
     texts = [
         f"{figure:{form}}" + (f" [{low:{form}}, {high:{form}}]" if low == low else "")
@@ -287,37 +273,34 @@ class Result:
 # --- one after another, or several at a time
 
 
-def do_all(jobs: Sequence[TrainJob] | Sequence[ScoreJob], workers: int, what: str) -> list[Any]:
-    """The results of all jobs, in their order.
+def _do_all(jobs: Mapping[str, Job], workers: int, what: str, root: Path) -> list[Any]:
+    """The results of all jobs, in their order; `root` is the folder of the tracking store.
 
     Raises:
         UserError: one of them cannot be done, which is named; the others that are finished stay.
     """
-    # A store that carries no open connection, so that another process can make its own.
-    portable = [replace(job, context=replace(job.context, store=replace(job.context.store))) for job in jobs]
-    results: dict[int, Any] = {}
+    results = {}
     with progress_bar(len(jobs), what, "detector", delay=0) as bar:
-        for index, result in _done(portable, workers, bar):
-            results[index] = result
+        for name, result in _done(jobs, workers, root, bar):
+            results[name] = result
             bar.update()
-    return [results[index] for index in range(len(jobs))]
+    return [results[name] for name in jobs]
 
 
-def _done(jobs: Sequence[TrainJob | ScoreJob], workers: int, bar: tqdm) -> Iterator[tuple[int, Any]]:
-    """Number and result of each job, as they end."""
+def _done(jobs: Mapping[str, Job], workers: int, root: Path, bar: tqdm) -> Iterator[tuple[str, Any]]:
+    """Name and result of each job, as they end."""
     if min(workers, len(jobs)) < 2:
-        for index, job in enumerate(jobs):
-            bar.set_postfix_str(job.name, refresh=False)
-            yield index, _do(job)
+        for name, job in jobs.items():
+            bar.set_postfix_str(name, refresh=False)
+            yield name, _do(name, job)
         return
     context = multiprocessing.get_context("spawn")
-    settings, root = environments(workers), jobs[0].context.store.root
-    shared = (context.Value("i", 0), settings, os.getpid(), root)
+    shared = (context.Value("i", 0), environments(workers), os.getpid(), root)
     pool = ProcessPoolExecutor(workers, context, initializer=_settle, initargs=shared)
     try:
-        futures = {pool.submit(_do, job): index for index, job in enumerate(jobs)}
+        futures = {pool.submit(_do, name, job): name for name, job in jobs.items()}
         for future in as_completed(futures):
-            bar.set_postfix_str(jobs[futures[future]].name, refresh=False)
+            bar.set_postfix_str(futures[future], refresh=False)
             yield futures[future], future.result()
     except BrokenProcessPool as error:
         raise UserError(
@@ -334,11 +317,11 @@ def _done(jobs: Sequence[TrainJob | ScoreJob], workers: int, bar: tqdm) -> Itera
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _do(job: TrainJob | ScoreJob) -> Any:
+def _do(name: str, job: Job) -> Any:
     try:
-        return job.do()
+        return job()
     except UserError as error:
-        raise UserError(f"{job.name}: {error}") from error
+        raise UserError(f"{name}: {error}") from error
     except KeyboardInterrupt:
         launcher = multiprocessing.parent_process()
         if launcher is not None and not launcher.is_alive():

@@ -45,8 +45,7 @@ def register_candidate(
 ) -> int:
     """Make a trained model a version of the registry, with the lineage that a later comparison needs.
 
-    Args:
-        manifest: a file, or the folder that holds `manifest.parquet`.
+    `manifest` is a file, or the folder that holds `manifest.parquet`.
     """
     file = manifest / "manifest.parquet" if manifest.is_dir() else manifest
     lineage = {
