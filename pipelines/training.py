@@ -41,8 +41,6 @@ from tuning.results import MODEL, ranked
 from tuning.study import summarise
 from tuning.trial import TrialContext, TrialSpec, train_and_log
 
-# --- generators
-
 
 def train_and_log_generator(
     manifest: Manifest,
@@ -106,9 +104,6 @@ def score_and_log_generator(
     return quality
 
 
-# --- one detector
-
-
 @dataclass(frozen=True)
 class TrainedDetector:
     """A finished detector: its folder, LoggedModel and version, metrics on val by dataset, and what to mind."""
@@ -164,9 +159,6 @@ def train_detector(
 def _train_datasets(rows: Manifest) -> list[str]:
     """Those with real-world train rows."""
     return sorted(set(rows.where(~rows.synthetic).select(split="train").rows["dataset"]))
-
-
-# --- an ensemble
 
 
 def train_ensemble(
@@ -258,9 +250,6 @@ def _lineage(names: Sequence[str], found: Sequence[Model]) -> dict[str, str]:
         generators = {one for each in known if each for one in each.split(",") if one != "none"}
         tags["generator"] = ",".join(sorted(generators)) or "none"
     return tags
-
-
-# --- the winner of a study
 
 
 @dataclass(frozen=True)

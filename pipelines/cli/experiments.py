@@ -133,7 +133,7 @@ def _tables(result: Comparison, project: str) -> list[tuple[pd.DataFrame, str]]:
 
 
 def _sentences(result: Comparison) -> list[str]:
-    from pipelines.experiments.conclusions import NO_DIFFERENCE, significant
+    from pipelines.experiments.comparison import NO_DIFFERENCE, significant
 
     told = significant(result.conclusions)
     lines = [f"  {sentence}" for sentence in told]

@@ -37,18 +37,13 @@ class ModelEvaluation:
 
     def to_json(self) -> dict[str, Any]:
         """In JSON's types."""
-        told: dict[str, Any] = {
-            "by_source": json.loads(self.scored.by_source.to_json()),
-            "by_frame": json.loads(self.scored.by_frame.to_json()),
-            "openings": self.openings,
-            "remarks": self.remarks,
-            "abstention": None,
-        }
-        if self.withheld is not None and self.scored.band is not None:
-            told["abstention"] = self.scored.band._asdict() | {"datasets": self.withheld.to_dict("records")}
-        if self.ladder is not None:
-            told["robustness"] = json.loads(self.ladder.to_json())
-        return told
+        scored, abstention = self.scored, None
+        if self.withheld is not None and scored.band is not None:
+            abstention = scored.band._asdict() | {"datasets": self.withheld.to_dict("records")}
+        evaluations = {"by_source": scored.by_source, "by_frame": scored.by_frame}
+        told: dict[str, Any] = {by: json.loads(evaluation.to_json()) for by, evaluation in evaluations.items()}
+        told |= {"openings": self.openings, "remarks": self.remarks, "abstention": abstention}
+        return told | ({"robustness": json.loads(self.ladder.to_json())} if self.ladder is not None else {})
 
 
 def evaluate_model(model: Model, rows: Manifest, cache: Path, *, robust: bool = False) -> ModelEvaluation:

@@ -56,9 +56,8 @@ class Arm:
         if name in BALANCES:
             return cls(name, "", BALANCES[name])
         if balance and (balance not in BALANCES or balance == NONE):
-            raise ValueError(
-                f"there is no balance {balance!r} in the arm {name!r}: it is {' or '.join([*BALANCES][1:])}"
-            )
+            known = " or ".join([*BALANCES][1:])
+            raise ValueError(f"there is no balance {balance!r} in the arm {name!r}: it is {known}")
         if faces != ALL_FAKES:
             _check(faces)
         return cls(name, "" if faces == ALL_FAKES else faces, BALANCES[balance or NONE])
@@ -82,10 +81,8 @@ class Arm:
         try:
             detector = DetectorConfig.model_validate(settings)
         except ValidationError as error:
-            reason = error.errors()[0]["msg"].removeprefix("Value error, ")
-            raise UserError(
-                f"the arm {self.name} cannot be trained with these settings of the detector: {reason}"
-            ) from error
+            why = f"with these settings of the detector: {error.errors()[0]['msg'].removeprefix('Value error, ')}"
+            raise UserError(f"the arm {self.name} cannot be trained {why}") from error
         if not self.method:
             return TrialSpec(detector=detector)
         first = base.balancing().seed + draw * _STRIDE
@@ -107,9 +104,8 @@ def needing_generator(arms: Iterable[str]) -> list[str]:
 def base_trial(config: RunConfig) -> TrialSpec:
     """The detector of a run with the synthetic faces of its configuration, before anything is searched."""
     forging = {"method": config.synthetic_method} if config.synthetic_method != "gan" else {}
-    return TrialSpec(
-        detector=config.detector, synthetic_share=config.synthetic_share, psi=config.psi, forging=dict(forging)
-    )
+    share, psi = config.synthetic_share, config.psi
+    return TrialSpec(detector=config.detector, synthetic_share=share, psi=psi, forging=dict(forging))
 
 
 def trials_to_compare(config: RunConfig) -> Trials:
@@ -118,8 +114,7 @@ def trials_to_compare(config: RunConfig) -> Trials:
     Raises:
         UserError: the detector's other settings do not allow an arm.
     """
-    base = TrialSpec(detector=config.detector, synthetic_share=config.synthetic_share, psi=config.psi)
-    plan = config.comparison
+    base, plan = base_trial(config), config.comparison
     return {(arm, seed): Arm.parse(arm).trial(base, seed, seed) for arm in plan.arms for seed in plan.seeds}
 
 
@@ -150,14 +145,12 @@ def trials_of_run(config: RunConfig, best: TrialSpec) -> Trials:
 
 def _arms_of_run(config: RunConfig, base: TrialSpec, winner: TrialSpec) -> list[str]:
     methods = dict.fromkeys([winner.balancing().method, *config.compare_methods])
-    named = {balance: name for name, balance in BALANCES.items()}
-    own, configured = named[winner.detector.balance], named[base.detector.balance]
-    arms = [own, *(_with(method, own) for method in methods)]
-    return [*arms, *([_with(ALL_FAKES, configured)] if config.keep_train_fakes < 1 else [])]
-
-
-def _with(faces: str, balance: str) -> str:
-    return faces if balance == NONE else f"{faces} with {balance}"
+    faces = [(method, winner) for method in methods]
+    faces += [(ALL_FAKES, base)] if config.keep_train_fakes < 1 else []
+    names = {balance: name for name, balance in BALANCES.items()}
+    balanced = ((what, names[spec.detector.balance]) for what, spec in faces)
+    arms = [what if balance == NONE else f"{what} with {balance}" for what, balance in balanced]
+    return [names[winner.detector.balance], *arms]
 
 
 def _check(method: str) -> None:

@@ -270,9 +270,6 @@ class Result:
         return self.folder / f"{self.folder.parent.name}.json"
 
 
-# --- one after another, or several at a time
-
-
 def _do_all(jobs: Mapping[str, Job], workers: int, what: str, root: Path) -> list[Any]:
     """The results of all jobs, in their order; `root` is the folder of the tracking store.
 

@@ -165,16 +165,10 @@ def compare_versions(
         thresholds = a.by_source.threshold, b.by_source.threshold
         paired = compare(a.table, b.table, metric=metric, by="source", thresholds=thresholds)
         table = [
-            {
-                "dataset": "all, pooled" if dataset == ALL else dataset,
-                f"version {one}": _figure(a, dataset, metric),
-                f"version {two}": _figure(b, dataset, metric),
-                "difference": difference.value,
-                "low": difference.low,
-                "high": difference.high,
-                "confidence": difference.probability,
-            }
-            for dataset, difference in paired.items()
+            {"dataset": "all, pooled" if dataset == ALL else dataset}
+            | {f"version {number}": _figure(scored, dataset, metric) for number, scored in ((one, a), (two, b))}
+            | {"difference": change.value, "low": change.low, "high": change.high, "confidence": change.probability}
+            for dataset, change in paired.items()
         ]
         over, main = main_difference(paired)
         outcome = "no difference can be told"

@@ -23,8 +23,7 @@ from core.files import strict_json
 from pipelines.cli import main
 from pipelines.configuration import ARMS, RunConfig
 from pipelines.experiments.arms import forged, trials_to_compare
-from pipelines.experiments.comparison import Comparison, described, tabulate
-from pipelines.experiments.conclusions import NO_DIFFERENCE, conclusions, outcome
+from pipelines.experiments.comparison import NO_DIFFERENCE, Comparison, conclusions, described, outcome, tabulate
 from tests.pipelines.synthetic_faces import configuration, pictures
 from tracking.store import open_store
 
