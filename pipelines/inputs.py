@@ -95,17 +95,9 @@ def prepare_dataset(config: RunConfig, store: Store, steps: Steps) -> Dataset:
         UserError: a folder is missing, or a section names a dataset that does not exist.
     """
     done = steps.do("faces", [_inputs(config)], lambda: _faces(config), lambda r: [r["manifest"]])
-    context = TrialContext(
-        Manifest.read(Path(done["reduced"])),
-        config.datasets.train,
-        config.datasets.validation,
-        None,
-        config.out,
-        config.out / "cache",
-        store,
-        config.project,
-    )
-    file = Path(done["manifest"])
+    file, reduced = Path(done["manifest"]), Manifest.read(Path(done["reduced"]))
+    out, roles = config.out, config.datasets
+    context = TrialContext(reduced, roles.train, roles.validation, None, out, out / "cache", store, config.project)
     return Dataset(context, Manifest.read(file), file, Path(done["sheet"]))
 
 

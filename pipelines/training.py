@@ -145,15 +145,8 @@ def train_detector(
         warnings = warnings_of(audited, trained.val)
         log_audit(attach(store, trained.run_id), audited, warnings, [trained.model_id])
     remark = remark_on_training(json.loads((trained.path / HISTORY).read_text()))
-    return TrainedDetector(
-        detector=trained.folder,
-        model_id=trained.model_id,
-        version=version,
-        val_auc=trained.objective,
-        val=trained.val,
-        warnings=tuple(warnings),
-        remarks=() if remark is None else (remark,),
-    )
+    told = tuple(warnings), () if remark is None else (remark,)
+    return TrainedDetector(trained.folder, trained.model_id, version, trained.objective, trained.val, *told)
 
 
 def _train_datasets(rows: Manifest) -> list[str]:

@@ -124,15 +124,9 @@ def _summary(table: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for name, of in table.groupby("trained_on", sort=False):
         unseen = of[~of["seen"]].set_index("tested_on")["auc"]
-        rows.append(
-            {
-                "trained_on": name,
-                "in_dataset": of.loc[of["seen"], "auc"].mean(),
-                "mean_unseen": unseen.mean(),
-                "worst_unseen": unseen.min(),
-                "worst_on": str(unseen.idxmin()) if unseen.notna().any() else "",
-            }
-        )
+        worst = {"worst_unseen": unseen.min(), "worst_on": str(unseen.idxmin()) if unseen.notna().any() else ""}
+        seen = of.loc[of["seen"], "auc"].mean()
+        rows.append({"trained_on": name, "in_dataset": seen, "mean_unseen": unseen.mean(), **worst})
     return pd.DataFrame(rows)
 
 

@@ -116,28 +116,18 @@ def measured(
         folder = context.work / key
         # A store that carries no open connection, so that another process can make its own.
         contexts = {each: replace(job.context, store=replace(job.context.store)) for each, job in jobs.items()}
-        names = {(arm, seed): f"{arm}, seed {seed}" for arm, seed in jobs}
-        training = {
-            names[each]: partial(
-                train_and_log,
-                job.spec,
-                contexts[each],
-                name=names[each],
-                parent=runs[each[0]].id,
-                tags={**job.tags, kind: key},
-            )
-            for each, job in jobs.items()
-        }
-        trained = dict(zip(jobs, _do_all(training, workers, "train", context.store.root), strict=True))
+        training = {}
+        for (arm, seed), job in jobs.items():
+            of_run = partial(train_and_log, name=_name(arm, seed), parent=runs[arm].id, tags={**job.tags, kind: key})
+            training[arm, seed] = partial(of_run, job.spec, contexts[arm, seed])
+        trained = _do_all(training, workers, "train", context.store.root)
         files = {each: folder / "scores" / f"{one.model_id}.parquet" for each, one in trained.items()}
         open_test_rows(run, test, [one.path for one in trained.values()])
-        scoring = {
-            names[each]: partial(
-                _score, one, contexts[each], test, columns, files[each], jobs[each].spec.detector.device
-            )
-            for each, one in trained.items()
-        }
-        tables = dict(zip(jobs, _do_all(scoring, workers, "score", context.store.root), strict=True))
+        scoring = {}
+        for each, one in trained.items():
+            device = jobs[each].spec.detector.device
+            scoring[each] = partial(_score, one, contexts[each], test, columns, files[each], device)
+        tables = _do_all(scoring, workers, "score", context.store.root)
         yield Measured(run, runs, trained, tables, files, folder)
 
 
@@ -270,34 +260,34 @@ class Result:
         return self.folder / f"{self.folder.parent.name}.json"
 
 
-def _do_all(jobs: Mapping[str, Job], workers: int, what: str, root: Path) -> list[Any]:
-    """The results of all jobs, in their order; `root` is the folder of the tracking store.
+def _name(arm: str, seed: int) -> str:
+    return f"{arm}, seed {seed}"
 
-    Raises:
-        UserError: one of them cannot be done, which is named; the others that are finished stay.
-    """
+
+def _do_all(jobs: Mapping[Key, Job], workers: int, what: str, root: Path) -> dict[Key, Any]:
+    """The results of all jobs, in their order; `root` is the folder of the tracking store."""
     results = {}
     with progress_bar(len(jobs), what, "detector", delay=0) as bar:
-        for name, result in _done(jobs, workers, root, bar):
-            results[name] = result
+        for key, result in _done(jobs, workers, root, bar):
+            results[key] = result
             bar.update()
-    return [results[name] for name in jobs]
+    return {key: results[key] for key in jobs}
 
 
-def _done(jobs: Mapping[str, Job], workers: int, root: Path, bar: tqdm) -> Iterator[tuple[str, Any]]:
-    """Name and result of each job, as they end."""
+def _done(jobs: Mapping[Key, Job], workers: int, root: Path, bar: tqdm) -> Iterator[tuple[Key, Any]]:
+    """The result of each job, as they end."""
     if min(workers, len(jobs)) < 2:
-        for name, job in jobs.items():
-            bar.set_postfix_str(name, refresh=False)
-            yield name, _do(name, job)
+        for key, job in jobs.items():
+            bar.set_postfix_str(_name(*key), refresh=False)
+            yield key, _do(_name(*key), job)
         return
     context = multiprocessing.get_context("spawn")
     shared = (context.Value("i", 0), environments(workers), os.getpid(), root)
     pool = ProcessPoolExecutor(workers, context, initializer=_settle, initargs=shared)
     try:
-        futures = {pool.submit(_do, name, job): name for name, job in jobs.items()}
+        futures = {pool.submit(_do, _name(*key), job): key for key, job in jobs.items()}
         for future in as_completed(futures):
-            bar.set_postfix_str(futures[future], refresh=False)
+            bar.set_postfix_str(_name(*futures[future]), refresh=False)
             yield futures[future], future.result()
     except BrokenProcessPool as error:
         raise UserError(
