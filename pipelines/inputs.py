@@ -74,18 +74,12 @@ class Steps:
 
 @dataclass(frozen=True)
 class Dataset:
-    """The faces of a run.
+    """The faces of a run."""
 
-    Attributes:
-        context: what detectors are made of: the manifest with few train fakes, and no generator yet.
-        full: the manifest with all fakes; `file` is where it lies.
-        sheet: the picture of some of them.
-    """
-
-    context: TrialContext
-    full: Manifest
-    file: Path
-    sheet: Path
+    context: TrialContext  # what detectors are made of: the manifest with few train fakes, and no generator yet
+    full: Manifest  # with all fakes
+    file: Path  # of the full manifest
+    sheet: Path  # a picture of some of the faces
 
 
 def prepare_dataset(config: RunConfig, store: Store, steps: Steps) -> Dataset:

@@ -124,11 +124,9 @@ class Review:
 
 
 def review_study(study: optuna.Study, *, seeds: int = 0, sealed: bool = True) -> Review:
-    """Score the best trial of a study, and its recipe under fresh seeds; recorded as a run below that of the study.
+    """Score the best trial of a study, and its recipe under so many fresh seeds; a run below that of the study.
 
-    Args:
-        seeds: how many times the best recipe is trained again, each time with another seed.
-        sealed: open the sealed test rows of those of the study's datasets that hold both labels; False shows val only.
+    `sealed` opens the test rows of those of the study's datasets that hold both labels; False shows val only.
 
     Raises:
         UserError: no trial was finished, or the study's data are not on this machine.

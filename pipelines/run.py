@@ -26,20 +26,13 @@ from tuning.trial import TrialContext, TrialSpec, refuse_unjudged
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run ends in.
+    """What a run ends in."""
 
-    Attributes:
-        comparison: its arms on the sealed test rows.
-        candidate: the arm that was put forward for promotion, chosen on val rows.
-        verdict: the gate's, in JSON's types: version, promoted, reason, champion, ...
-        seconds: of each step, by name.
-    """
-
-    comparison: Comparison
+    comparison: Comparison  # its arms on the sealed test rows
     report: Path
-    candidate: str
-    verdict: dict[str, Any]
-    seconds: dict[str, float]
+    candidate: str  # the arm that was put forward for promotion, chosen on val rows
+    verdict: dict[str, Any]  # the gate's, in JSON's types: version, promoted, reason, champion, ...
+    seconds: dict[str, float]  # of each step, by name
 
 
 def execute(config: RunConfig) -> Outcome:
@@ -62,7 +55,8 @@ def execute(config: RunConfig) -> Outcome:
         refuse_unjudged(dataset.context, folds=1)  # before the generator takes its time
         context = replace(dataset.context, generator=train_or_load_generator(config, dataset.context, steps, run.id))
         loop = _Loop(config, steps, run, dataset, context)
-        audited = loop.audit()
+        full, folder = dataset.full, config.out / "audit"
+        audited = steps.do("audit", [full.digest], lambda: audit_step(full, folder), lambda r: r["files"])
         study = loop.study() if config.study is not None else None
         comparison = loop.experiment(TrialSpec.model_validate(study["best"]) if study else base_trial(config))
         candidate = _candidate(comparison)
@@ -117,11 +111,6 @@ class _Loop:
     run: Run
     dataset: Dataset
     context: TrialContext
-
-    def audit(self) -> dict[str, Any]:
-        """What tells the classes apart without a look at the faces."""
-        full, folder = self.dataset.full, self.config.out / "audit"
-        return self.steps.do("audit", [full.digest], lambda: audit_step(full, folder), lambda r: r["files"])
 
     def study(self) -> dict[str, Any]:
         """The study, and the specification of its best trial."""

@@ -96,12 +96,7 @@ def audit_step(manifest: Manifest, folder: Path) -> dict[str, Any]:
 
 
 def warnings_of(audited: Mapping[str, Any], detector: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """What `warn_if_near` says about each dataset of a detector, on stderr too.
-
-    Args:
-        audited: the result of `audit_step`.
-        detector: its metrics by dataset.
-    """
+    """What `warn_if_near` says, on stderr too, of a result of `audit_step` and a detector's metrics by dataset."""
     probes = audited["probes"]
     found = (warn_if_near(probes[name], metrics) for name, metrics in detector.items() if name in probes)
     sentences = list(filter(None, found))
@@ -124,12 +119,9 @@ def log_audit(run: Run, audited: Mapping[str, Any], warnings: Sequence[str], mod
 def warn_if_near(probe: Mapping[str, Any], detector: Mapping[str, float]) -> str | None:
     """One sentence if a probe that looks at no face comes near the detector on this dataset, or else None.
 
-    Near is three quarters of the detector's lift over 0.5, or an interval that reaches the detector's. A probe that
-    found no shortcut is never near, and a detector that is not above 0.5 has learned none.
-
-    Args:
-        probe: see `best_probe`.
-        detector: metrics of the detector on this dataset: `auc`, and `auc_low` where it is known.
+    Near is three quarters of the detector's lift over 0.5, or an interval that reaches the detector's. A probe (see
+    `best_probe`) that found no shortcut is never near, and a detector that is not above 0.5 has learned none. Of the
+    detector's metrics `auc` is looked at, and `auc_low` where it is known.
     """
     if not probe["families"] or not detector.get("auc_low", detector["auc"]) > 0.5:
         return None

@@ -36,7 +36,6 @@ class Explained:
     picture: Path
     table: pd.DataFrame  # row, path, dataset, method, label, score, correct
     localisation: pd.DataFrame  # method, figure, value, low, high, box, difference, ...; empty without masks
-    masked: int  # faces that the localisation rests on
     note: str
 
 
@@ -75,11 +74,11 @@ def explain_faces(
     table.to_csv(out / TABLE, index=False)
     if not len(known):
         note = "no row names the mask of a forgery: nothing to score the maps against"
-        return Explained(picture, table, pd.DataFrame(), 0, note)
+        return Explained(picture, table, pd.DataFrame(), note)
     figures = _localisation(model, known, methods, cache)
     figures.to_csv(out / LOCALISATION, index=False)
     splits, used = ", ".join(sorted(set(known.rows["split"]))), int(figures["faces"].iloc[0])
-    return Explained(picture, table, figures, used, f"scored against the masks of {used} forged faces ({splits} rows)")
+    return Explained(picture, table, figures, f"scored against the masks of {used} forged faces ({splits} rows)")
 
 
 def explain_model(store: Store, model: str, manifest: Manifest, out: Path, cache: Path, **options: Any) -> Explained:
@@ -185,10 +184,7 @@ def _mask(file: Path, size: int) -> NDArray[np.bool_]:
 
 
 def _draw(
-    images: NDArray[np.uint8],
-    maps: dict[Method, Map],
-    masks: Sequence[NDArray[np.bool_] | None],
-    table: pd.DataFrame,
+    images: NDArray[np.uint8], maps: dict[Method, Map], masks: Sequence[NDArray[np.bool_] | None], table: pd.DataFrame
 ) -> Figure:
     """One row a face: the face, then each method's map over it; the mask's outline where it is known."""
     columns = 1 + len(maps)

@@ -9,7 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from classifier.evaluation import remarks
+from classifier.calibration import abstention
+from classifier.evaluation import per_source, remarks
 from classifier.figures import evaluation_figures, robustness_figure
 from classifier.models.ensemble import load_detector
 from classifier.robustness import LABELS, Ladder, Rung, robustness
@@ -22,27 +23,22 @@ from tracking.runs import ROBUST_WORST_AUC, Run, run, test_openings
 
 @dataclass(frozen=True)
 class ModelEvaluation:
-    """The scores and what they amount to; the robustness ladder if it was asked for.
-
-    Attributes:
-        withheld: what abstaining does by dataset, see `classifier.calibration.abstention`; None without a band.
-        openings: how often the test rows of each dataset have been opened in the project so far.
-    """
+    """The scores and what they amount to; the robustness ladder if it was asked for."""
 
     scored: Scored
-    withheld: pd.DataFrame | None
+    withheld: pd.DataFrame | None  # what abstaining does by dataset (`classifier.calibration.abstention`), given a band
     ladder: Ladder | None
     remarks: list[str]
-    openings: dict[str, int]
+    openings: dict[str, int]  # of each dataset's test rows, in the project so far
 
     def to_json(self) -> dict[str, Any]:
         """In JSON's types."""
-        scored, abstention = self.scored, None
+        scored, abstains = self.scored, None
         if self.withheld is not None and scored.band is not None:
-            abstention = scored.band._asdict() | {"datasets": self.withheld.to_dict("records")}
+            abstains = scored.band._asdict() | {"datasets": self.withheld.to_dict("records")}
         evaluations = {"by_source": scored.by_source, "by_frame": scored.by_frame}
         told: dict[str, Any] = {by: json.loads(evaluation.to_json()) for by, evaluation in evaluations.items()}
-        told |= {"openings": self.openings, "remarks": self.remarks, "abstention": abstention}
+        told |= {"openings": self.openings, "remarks": self.remarks, "abstention": abstains}
         return told | ({"robustness": json.loads(self.ladder.to_json())} if self.ladder is not None else {})
 
 
@@ -72,7 +68,7 @@ def evaluate_model(model: Model, rows: Manifest, cache: Path, *, robust: bool = 
         active.text("evaluation_by_frame.json", scored.by_frame.to_json())
         for figure, picture in evaluation_figures(scored.by_source, scored.table).items():
             active.figure(picture, figure)
-        withheld = scored.abstention()
+        withheld = None if scored.band is None else abstention(per_source(scored.table), scored.band)
         if withheld is not None:
             active.metrics({f"abstained/{row['dataset']}": row["abstained"] for row in withheld.to_dict("records")})
         ladder = None

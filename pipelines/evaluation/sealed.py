@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from classifier.calibration import Band, abstention
-from classifier.evaluation import Evaluation, evaluate, per_source, score_table
+from classifier.calibration import Band
+from classifier.evaluation import Evaluation, evaluate, score_table
 from classifier.models.detector import read_description
 from classifier.models.ensemble import load_detector
 from classifier.scoring import score
@@ -56,10 +56,6 @@ class Scored:
     def where(self, keep: NDArray[np.bool_]) -> Scored:
         """The same scores on the rows of a mask."""
         return Scored(self.rows.where(keep), self.scores[keep], self.threshold, self.band)
-
-    def abstention(self) -> pd.DataFrame | None:
-        """What abstaining does by source, see `classifier.calibration.abstention`; None without a band."""
-        return None if self.band is None else abstention(per_source(self.table), self.band)
 
     def metrics(self) -> dict[str, dict[str, float]]:
         """Metrics by dataset as they stand on the LoggedModel: `auc`, ..., with `_low` and `_high` where known.

@@ -103,9 +103,7 @@ def compare_arms(
 ) -> Comparison:
     """Train, score and compare; what is done already is read back.
 
-    Args:
-        full: the manifest with all real-world fakes, whose test rows are opened.
-        steps: what was done before, whose hours count.
+    `full` has all real-world fakes, and its test rows are opened; the hours of `steps`, done before, count.
 
     Raises:
         UserError: a test dataset has one class, or a detector cannot be trained.
@@ -160,11 +158,7 @@ def compare_arms(
 def tabulate(tables: Mapping[Key, pd.DataFrame], reference: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     """AUC by source of every arm on every dataset and on the mean of several, and the differences to the reference.
 
-    Args:
-        tables: score tables of the same rows, by arm and seed.
-
-    Returns:
-        `table` and `differences` of a `Comparison`, without what is known of the detectors.
+    From score tables of the same rows: `table` and `differences` of a `Comparison`, without what detectors tell.
     """
     first = next(iter(tables.values()))
     masks = by_dataset(first)
@@ -272,11 +266,9 @@ def outcome(low: float, high: float, p_holm: float, seeds: int) -> str:
 
 
 def conclusions(differences: pd.DataFrame, reference: str, forged: Sequence[str], seeds: int) -> tuple[str, ...]:
-    """A headline for each dataset about synthetic faces, then a sentence for every arm.
+    """A headline for each dataset about synthetic faces (those of the arms `forged`), then a sentence for every arm.
 
-    Args:
-        differences: columns arm, dataset, value, low, high, p_holm.
-        forged: the arms with synthetic faces.
+    `differences` has the columns arm, dataset, value, low, high, p_holm.
     """
     rows = differences.to_dict("records")
     kinds = {(r["arm"], r["dataset"]): outcome(r["low"], r["high"], r["p_holm"], seeds) for r in rows}
@@ -312,12 +304,7 @@ def significant(sentences: Sequence[str]) -> list[str]:
 def notes(
     table: pd.DataFrame, differences: pd.DataFrame, reference: str, needing_generator: Sequence[str], seeds: int
 ) -> tuple[str, ...]:
-    """What a reader must know to read the figures right.
-
-    Args:
-        table: columns dataset, groups.
-        needing_generator: the arms whose faces come from a generator.
-    """
+    """What a reader must know to read the figures right; `table` has the columns dataset and groups."""
     what = (
         f"Each difference is the mean over {seeds} seeds of an arm's AUC minus that of {reference} by the same seed, "
         "by source; its 95 % interval covers both another draw of identities or sources and another seed."

@@ -59,20 +59,14 @@ class TrainJob:
 
 @dataclass(frozen=True)
 class Measured:
-    """What was trained and scored, by arm and seed; its MLflow runs are open, to be written to.
+    """What was trained and scored, by arm and seed; its MLflow runs are open, to be written to."""
 
-    Attributes:
-        run: the experiment's; `runs` are those below it, one for each arm.
-        tables: score tables of the same sealed rows; `files` are where they lie.
-        folder: for the experiment's files.
-    """
-
-    run: Run
-    runs: Mapping[str, Run]
+    run: Run  # the experiment's
+    runs: Mapping[str, Run]  # below it, one for each arm
     trained: Mapping[Key, Trained]
-    tables: Mapping[Key, pd.DataFrame]
-    files: Mapping[Key, Path]
-    folder: Path
+    tables: Mapping[Key, pd.DataFrame]  # score tables of the same sealed rows
+    files: Mapping[Key, Path]  # of the score tables
+    folder: Path  # for the experiment's files
 
 
 @contextmanager
@@ -208,16 +202,11 @@ def wide(
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What an experiment leaves: to be printed, read back, and kept in its folder and on its run.
-
-    Attributes:
-        notes: what a reader must know, in sentences.
-        openings: how often the test rows of each dataset have been opened so far, over the whole project.
-    """
+    """What an experiment leaves: to be printed, read back, and kept in its folder and on its run."""
 
     seeds: tuple[int, ...]
-    notes: tuple[str, ...] = ()
-    openings: dict[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()  # what a reader must know, in sentences
+    openings: dict[str, int] = field(default_factory=dict)  # of each dataset's test rows, over the whole project
     folder: Path
     run: str
 

@@ -20,7 +20,6 @@ from tracking.models import fetch_model
 from tracking.registry import Registry, Version
 from tracking.store import Store, TrackingError, explained
 
-MODEL_FORMS = "give a version (3), an alias (champion), a run id, a model id (m-...), or a detector's folder"
 IMPORTED = "imported_from"  # on an imported version: what it was where it came from
 CLAIMED = "claimed_"  # before the names of tags and figures that came with a bundle: nobody here checked them
 TRACED = "traced_generators"  # on an imported version: generators that the registry of before knew
@@ -91,7 +90,8 @@ def find_model(store: Store, reference: str | int) -> Model:
     if (path / CONFIG).is_file():
         return Model(store, None, path)
     if path.is_dir() and not str(reference).isdigit():
-        raise UserError(f"{path} holds no model ({CONFIG} is missing): {MODEL_FORMS}")
+        forms = "a version (3), an alias (champion), a run id, a model id (m-...), or a detector's folder"
+        raise UserError(f"{path} holds no model ({CONFIG} is missing): give {forms}")
     return Model(store, find_version(store, reference))
 
 

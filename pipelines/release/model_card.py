@@ -20,11 +20,7 @@ _FIGURES = ("ap", "eer", "accuracy", "recall", "fpr", "ece")
 
 
 def version_card(store: Store, version: Version, extra: Sequence[str] = ()) -> str:
-    """Markdown, from what the registry holds; no test row is opened for it.
-
-    Args:
-        extra: sentences about the files that go with it, such as the parity of an export.
-    """
+    """Markdown, from what the registry holds, with sentences about the files that go with it; no test row is opened."""
     model, tags, metrics = Model(store, version).load(), version.tags, Registry(store).metrics(version)
     claimed = {name.removeprefix(CLAIMED): value for name, value in metrics.items() if name.startswith(CLAIMED)}
     members = []
@@ -35,7 +31,7 @@ def version_card(store: Store, version: Version, extra: Sequence[str] = ()) -> s
         ]
     folder = Path(__file__).parents[1] / "templates"
     environment = Environment(loader=FileSystemLoader(folder), trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"quoted": _quoted, "number": _number}
+    environment.filters |= {"quoted": _quoted, "number": lambda value: "?" if math.isnan(value) else f"{value:.3f}"}
     card = environment.get_template("model_card.md").render(
         version=version,
         model=model,
@@ -71,10 +67,6 @@ def _figures(metrics: Mapping[str, float]) -> list[dict[str, Any]]:
 def _quoted(text: str) -> str:
     """Text of strangers as markdown that means nothing but itself."""
     return f"`{one_line(text, 200).replace('`', chr(39))}`"
-
-
-def _number(value: float) -> str:
-    return "?" if math.isnan(value) else f"{value:.3f}"
 
 
 def _synthetic(tags: Mapping[str, str]) -> str:
