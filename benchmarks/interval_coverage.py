@@ -22,7 +22,7 @@ from record import hand_over, hardware, say, versions
 from scipy.special import expit
 from scipy.stats import norm
 
-from metrics.binary import Ranked
+from metrics.binary import Ranking
 from metrics.intervals import bootstrap_all, paired_difference
 
 GROUPS, AUCS = (30, 60, 120), (0.7, 0.9, 0.97)
@@ -105,7 +105,7 @@ def _by_frame(fake: np.ndarray, score: np.ndarray, replicates: int, random: np.r
     for kind in (0, 1):
         own = np.flatnonzero(fake == kind)
         weights[:, own] = random.multinomial(len(own), np.full(len(own), 1 / len(own)), size=replicates)
-    low, high = np.quantile(Ranked.of(fake, score, weights).auc(), [0.025, 0.975])
+    low, high = np.quantile(Ranking(fake, score)(weights).auc(), [0.025, 0.975])
     return float(low), float(high)
 
 

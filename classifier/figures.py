@@ -22,7 +22,7 @@ from scipy.stats import binomtest
 
 from classifier.evaluation import Evaluation, columns, per_source
 from classifier.robustness import CLEAN, LABELS, Ladder
-from metrics.binary import ECE_BINS, Ranked, ece, equal_mass_bins, validated
+from metrics.binary import ECE_BINS, Ranking, ece, equal_mass_bins, validated
 from metrics.intervals import Interval, curve_band
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -85,7 +85,7 @@ def precision_recall_curves(table: pd.DataFrame, threshold: float, level: float 
         validated(targets, scores)
         if not 0 < targets.sum() < len(targets):
             continue
-        ranked = Ranked.of(targets, scores, threshold=threshold)
+        ranked = Ranking(targets, scores, threshold)()
         low, high = curve_band("pr", targets, scores, groups, grid, level=level)
         axes.fill_between(grid, low, high, color=look[0], **_BAND)
         precision, label = ranked.precision[0], f"{_short(name)}  AP {ranked.ap()[0]:.3f}"

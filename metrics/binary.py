@@ -81,7 +81,7 @@ def eer(targets: ArrayLike, scores: ArrayLike) -> float:
     nan where one class is missing.
     """
     t, s = validated(targets, scores)
-    return float(Ranked.of(t, s).eer()[0])
+    return float(Ranking(t, s)().eer()[0])
 
 
 def equal_mass_bins(scores: ArrayLike, bins: int = ECE_BINS) -> Ints:
@@ -119,11 +119,6 @@ class Ranked:
     tp: Floats  # [B, K + 1]
     fp: Floats  # [B, K + 1]
     called: int  # column at the fixed threshold
-
-    @staticmethod
-    def of(targets: Ints, scores: Floats, weights: Floats | None = None, threshold: float = 0.5) -> Ranked:
-        """Rank one sample; weights [B, N] >= 0, default: one weighting by ones."""
-        return Ranking(targets, scores, threshold)(weights)
 
     @property
     def tpr(self) -> Floats:
@@ -185,7 +180,7 @@ class Ranked:
 
 
 class Ranking:
-    """The order of one sample, found once in O(N log N); calling it with weights [B, N] gives `Ranked` in O(B N).
+    """The order of one sample, found once in O(N log N); calling it with weights [B, N] >= 0 gives `Ranked` in O(B N).
 
     Without weights all weigh one.
 

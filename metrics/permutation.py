@@ -76,9 +76,9 @@ def differences(
         return dict.fromkeys(values, 1.0)
     dealt = relabelled(targets, groups, sources, permutations, seed)
     labels = np.concatenate([targets[None], dealt]).astype(np.float64)
-    sums = (labels - labels.mean(axis=1, keepdims=True)) @ columns  # [1 + permutations, D]
-    # Class sizes may change where groups differ in size: a difference of means, not of sums.
     share = labels.mean(axis=1, keepdims=True)
+    sums = (labels - share) @ columns  # [1 + permutations, D]
+    # Class sizes may change where groups differ in size: a difference of means, not of sums.
     with np.errstate(invalid="ignore", divide="ignore"):
         gaps = np.nan_to_num(sums / (share * (1 - share) * labels.shape[1]))
     gaps -= gaps.mean(axis=0)

@@ -150,20 +150,19 @@ def jpeg_quality(luma: NDArray[np.float64]) -> float:
 
     Other encoders' tables get the quality of the libjpeg table that is as coarse.
     """
-    return float(np.interp(-luma.mean(), *_libjpeg()))
+    return float(np.interp(-luma.mean(), _libjpeg(), np.arange(1, 101)))
 
 
 @lru_cache(maxsize=1)
-def _libjpeg() -> tuple[Floats, Floats]:
-    """Minus the mean of libjpeg's luma table at each quality, rising, and the qualities."""
-    qualities = np.arange(1, 101, dtype=np.float64)
+def _libjpeg() -> Floats:
+    """[100] minus the mean of libjpeg's luma table at quality 1, 2, ... 100: it rises."""
     means = []
     for quality in range(1, 101):
         buffer = io.BytesIO()
         Image.new("L", (8, 8)).save(buffer, "jpeg", quality=quality)
         with Image.open(buffer) as image:
             means.append(-float(np.mean(image.quantization[0])))  # type: ignore[attr-defined]
-    return np.array(means), qualities
+    return np.array(means)
 
 
 def _subsampling(image: Image.Image) -> str | None:

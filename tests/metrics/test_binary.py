@@ -14,7 +14,6 @@ from sklearn import metrics as sk
 from metrics.binary import (
     NAMES,
     RANKED,
-    Ranked,
     Ranking,
     compute,
     confusion,
@@ -57,7 +56,7 @@ def test_compute_agrees_with_scikit_learn(seed: int) -> None:
 @pytest.mark.parametrize("name", RANKED)
 def test_ranked_agrees_with_compute(name: str) -> None:
     t, s = sample()
-    assert RANKED[name](Ranked.of(t, s, threshold=0.4))[0] == pytest.approx(compute(t, s, 0.4)[name], abs=1e-12)
+    assert RANKED[name](Ranking(t, s, 0.4)())[0] == pytest.approx(compute(t, s, 0.4)[name], abs=1e-12)
 
 
 @pytest.mark.parametrize("name", RANKED)
@@ -73,7 +72,7 @@ def test_integer_weights_are_repeated_samples(name: str, decimals: int) -> None:
 def test_fractional_weights_agree_with_scikit_learn() -> None:
     t, s = sample(80, decimals=1)
     weights = np.random.default_rng(1).random((10, 80))
-    ranked = Ranked.of(t, s, weights)
+    ranked = Ranking(t, s)(weights)
     np.testing.assert_allclose(ranked.auc(), [sk.roc_auc_score(t, s, sample_weight=w) for w in weights])
     np.testing.assert_allclose(ranked.ap(), [sk.average_precision_score(t, s, sample_weight=w) for w in weights])
     np.testing.assert_allclose(ranked.accuracy(), [sk.accuracy_score(t, s >= 0.5, sample_weight=w) for w in weights])
@@ -88,7 +87,7 @@ def test_auc_under_weights_counts_ties_as_halves(rows: list[tuple[int, int, int]
         for j in np.flatnonzero(t == 0):
             pairs += w[i] * w[j]
             wins += w[i] * w[j] * (float(s[i] > s[j]) + 0.5 * float(s[i] == s[j]))
-    found = Ranked.of(t, s / 4, w[None, :].astype(float)).auc()[0]
+    found = Ranking(t, s / 4)(w[None, :].astype(float)).auc()[0]
     assert math.isnan(found) if pairs == 0 else found == pytest.approx(wins / pairs)
 
 
@@ -119,7 +118,7 @@ def test_two_normal_distributions_have_the_known_auc_and_eer() -> None:
     t = np.repeat([0, 1], n)
     s = 1 / (1 + np.exp(-(np.random.default_rng(0).normal(size=2 * n) + d * t)))
     assert eer(t, s) == pytest.approx(norm.cdf(-d / 2), abs=0.003)
-    assert Ranked.of(t, s).auc()[0] == pytest.approx(norm.cdf(d / math.sqrt(2)), abs=0.003)
+    assert Ranking(t, s)().auc()[0] == pytest.approx(norm.cdf(d / math.sqrt(2)), abs=0.003)
 
 
 @pytest.mark.parametrize("label", [0, 1])
@@ -145,7 +144,7 @@ def test_an_empty_sample_is_all_nan() -> None:
 
 def test_the_threshold_itself_is_fake() -> None:
     assert compute([1, 0], [0.5, 0.4], 0.5)["accuracy"] == 1.0
-    assert Ranked.of(np.array([1, 0]), np.array([0.5, 0.4]), threshold=0.5).recall()[0] == 1.0
+    assert Ranking(np.array([1, 0]), np.array([0.5, 0.4]), 0.5)().recall()[0] == 1.0
 
 
 def test_ece_agrees_with_a_loop_over_sorted_blocks() -> None:
