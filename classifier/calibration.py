@@ -40,7 +40,7 @@ def fit_temperature(logits: ArrayLike, targets: ArrayLike) -> float:
         scaled = scores / np.exp(log_temperature)
         return float(-np.mean(soft * log_expit(scaled) + (1 - soft) * log_expit(-scaled)))
 
-    bounds = (float(np.log(_TEMPERATURES[0])), float(np.log(_TEMPERATURES[1])))
+    bounds = np.log(_TEMPERATURES).tolist()
     found = minimize_scalar(cross_entropy, bounds=bounds, method="bounded", options={"xatol": 1e-6})
     return float(np.exp(found.x))
 
@@ -69,12 +69,18 @@ def fit_threshold(scores: ArrayLike, targets: ArrayLike) -> float:
     if fake.all() or not fake.any() or len(values) == 1:
         return 0.5
     cuts = (values[:-1] + values[1:]) / 2
-    reals, fakes = np.sort(probability[~fake]), np.sort(probability[fake])
-    false_positive = 1 - np.searchsorted(reals, cuts, side="left") / len(reals)
-    false_negative = np.searchsorted(fakes, cuts, side="left") / len(fakes)
+    false_positive, false_negative = _error_rates(probability, fake, cuts)
     gap = np.abs(false_positive - false_negative)
     best = cuts[gap <= gap.min() + 1e-12]
     return float((best[0] + best[-1]) / 2)
+
+
+def _error_rates(
+    probability: NDArray[np.float64], fake: NDArray[np.bool_], cuts: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """At each threshold, the share of the reals that are called fake, and of the fakes that are not."""
+    reals, fakes = np.sort(probability[~fake]), np.sort(probability[fake])
+    return 1 - np.searchsorted(reals, cuts) / len(reals), np.searchsorted(fakes, cuts) / len(fakes)
 
 
 def checked(scores: ArrayLike, targets: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
@@ -112,9 +118,7 @@ def fit_band(scores: ArrayLike, targets: ArrayLike, threshold: float, error: flo
         return Band(threshold, threshold)
     values = np.unique(probability)
     cuts = np.unique([0.0, *(values[:-1] + values[1:]) / 2, threshold, np.nextafter(1.0, 2.0)])
-    reals, fakes = np.sort(probability[~fake]), np.sort(probability[fake])
-    false_positive = 1 - np.searchsorted(reals, cuts, side="left") / len(reals)
-    false_negative = np.searchsorted(fakes, cuts, side="left") / len(fakes)
+    false_positive, false_negative = _error_rates(probability, fake, cuts)
     high = cuts[(false_positive <= error + 1e-12) & (cuts >= threshold)][0]
     low = cuts[(false_negative <= error + 1e-12) & (cuts <= threshold)][-1]
     return Band(float(low), float(high))

@@ -47,12 +47,11 @@ def explain(model: FaceModel, images: Tensor, method: Method) -> Map:
         UserError: Grad-CAM finds no feature map of more than one pixel.
     """
     if isinstance(model, Ensemble):
-        side = images.shape[-1]
         shares = np.abs(model.weights) / np.abs(model.weights).sum()
-        total = np.zeros((len(images), side, side), dtype=np.float32)
+        total = np.zeros((len(images), *images.shape[2:]), dtype=np.float32)
         for member, share in zip(model.detectors, shares, strict=True):
             small = explain(member, resized(images, member.config.image_size), method)
-            total += share * _enlarged(small, side)
+            total += share * _enlarged(small, images.shape[-1])
         return _scaled(total)
     was_training = model.training
     model.eval()

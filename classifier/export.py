@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,9 +124,7 @@ def quantise(file: Path, out: Path, crops: Crops, rows: Sequence[int] | NDArray[
     return out
 
 
-def onnx_scores(
-    file: Path, batches: Iterator[Tensor] | Sequence[Tensor]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def onnx_scores(file: Path, batches: Iterable[Tensor]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Logits and P(fake), both [N], of uint8 batches [B, 3, S, S] by ONNX Runtime on the CPU."""
     _required("onnxruntime")
     import onnxruntime
@@ -136,9 +134,9 @@ def onnx_scores(
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     parts = [session.run([LOGIT, PROBABILITY], {INPUT: batch.contiguous().numpy()}) for batch in batches]
-    logit, probability = (
-        np.concatenate(each) if parts else np.zeros(0, np.float32) for each in zip(*parts, strict=True)
-    )
+    if not parts:
+        return np.zeros(0, np.float32), np.zeros(0, np.float32)
+    logit, probability = map(np.concatenate, zip(*parts, strict=True))
     return logit, probability
 
 
@@ -149,9 +147,8 @@ def parity(model: FaceModel, file: Path, crops: Crops, rows: NDArray[np.int64], 
     expected = 1 / (1 + np.exp(-ours.astype(np.float64) / model.temperature))
     gap = np.abs(probability - expected)
     flipped = (probability >= model.threshold) != (expected >= model.threshold)
-    return Parity(
-        len(rows), float(np.abs(theirs - ours).max()), float(gap.max()), float(gap.mean()), float(flipped.mean())
-    )
+    furthest = np.abs(theirs - ours).max()
+    return Parity(len(rows), *map(float, (furthest, gap.max(), gap.mean(), flipped.mean())))
 
 
 class _Served(nn.Module):

@@ -19,7 +19,6 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold
 
-from classifier.calibration import fit_band, fit_temperature, fit_threshold, probabilities
 from classifier.models.detector import Detector
 from classifier.models.ensemble import Combination, Ensemble
 from classifier.scoring import BATCH_SIZE, batches
@@ -65,23 +64,14 @@ def combine(
     folds = StratifiedGroupKFold(min(_FOLDS, held), shuffle=True, random_state=seed)
     parts = list(folds.split(each, val.targets, val.groups))
     weights, bias, left_out = fit(each, val.targets, parts, combination)
-    temperature = fit_temperature(left_out, val.targets)
-    scores = probabilities(left_out, temperature)
-    threshold = fit_threshold(scores, val.targets)
     ensemble = Ensemble(
-        members,
-        weights.tolist(),
-        bias,
-        combination=combination,
-        temperature=temperature,
-        threshold=threshold,
-        band=fit_band(scores, val.targets, threshold),
-        manifest_digest=manifest.digest,
+        members, weights.tolist(), bias, combination=combination, manifest_digest=manifest.digest
     ).eval()
+    ensemble.calibrate(left_out, val.targets)
     return Combined(
         ensemble,
         len(val),
-        _log_loss(left_out / temperature, val.targets),
+        _log_loss(left_out / ensemble.temperature, val.targets),
         float(roc_auc_score(val.targets, left_out)),
         tuple(_log_loss(column, val.targets) for column in each.T),
         tuple(float(roc_auc_score(val.targets, column)) for column in each.T),

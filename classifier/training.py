@@ -24,7 +24,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 from torch import Tensor
 
 from classifier.batching import class_weights, epoch_order, paired_parts, parents_of
-from classifier.calibration import fit_band, fit_temperature, fit_threshold, probabilities
+from classifier.calibration import probabilities
 from classifier.config import DetectorConfig, differences
 from classifier.models.backbones import head, pooled
 from classifier.models.detector import Detector, read_description
@@ -263,8 +263,7 @@ class _Job:
     def _stored_seen(self, rows: NDArray[np.int64]) -> Tensor:
         """[B, F] what the head sees, with the backbone's part from the store."""
         assert self.features is not None
-        seen = torch.from_numpy(self.features[rows]).to(self.device)
-        module = self.detector.module
+        seen, module = torch.from_numpy(self.features[rows]).to(self.device), self.detector.module
         if not isinstance(module, ForensicNetwork):
             return seen
         with autocast(self.device, self.precision):
@@ -333,11 +332,7 @@ class _Job:
         detector.module.load_state_dict(best["state"])
         if self.judged:
             outputs = logits(detector, self.crops, self.val_rows) if self.features is None else self._stored_logits()
-            targets = self.targets[self.val_rows]
-            detector.temperature = fit_temperature(outputs, targets)
-            scores = probabilities(outputs, detector.temperature)
-            detector.threshold = fit_threshold(scores, targets)
-            detector.band = fit_band(scores, targets, detector.threshold)
+            detector.calibrate(outputs, self.targets[self.val_rows])
         detector.manifest_digest = self.digest
         write_json(self.out / HISTORY, {"epochs": self.progress.history, "best_epoch": best["epoch"]})
         detector.save(self.out)

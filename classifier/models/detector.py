@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
 import torch
+from numpy.typing import ArrayLike
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as encode
 from torch import Tensor, nn
 
-from classifier.calibration import Band
+from classifier.calibration import Band, fit_band, fit_temperature, fit_threshold, probabilities
 from classifier.config import DetectorConfig
 from classifier.models.backbones import Colour, create, spec, state_digest
 from classifier.models.forensics import ForensicNetwork, kinds_of
@@ -61,6 +62,13 @@ class CalibratedModel(nn.Module):
     def probability(self, images: Tensor) -> Tensor:
         """uint8 [B, 3, S, S] -> [B] calibrated P(fake)."""
         return torch.sigmoid(self(images) / self.temperature)
+
+    def calibrate(self, logits: ArrayLike, targets: ArrayLike) -> None:
+        """Fit temperature, threshold and band to logits [N] of val rows, and whether each is fake (1) or real (0)."""
+        self.temperature = fit_temperature(logits, targets)
+        scores = probabilities(logits, self.temperature)
+        self.threshold = fit_threshold(scores, targets)
+        self.band = fit_band(scores, targets, self.threshold)
 
     def calibration(self) -> dict[str, object]:
         """The part of `describe` that `read_calibration` reads."""
