@@ -200,7 +200,15 @@ def compare(
         UserError: the tables hold different rows, or none.
     """
     a, b = _aligned(table_a), _aligned(table_b)
-    _refuse_unlike(a, b)
+    if a.empty and b.empty:
+        raise UserError("both score tables are empty: evaluate both detectors on a manifest that has rows")
+    keys = list(TABLE_COLUMNS[:-1])
+    if not a[keys].equals(b[keys]):
+        first, second = (set(frame[keys].itertuples(index=False, name=None)) for frame in (a, b))
+        raise UserError(
+            f"the two score tables are not of the same rows ({len(first - second)} only in a, {len(second - first)} "
+            f"only in b, of {len(a)} and {len(b)}): evaluate both detectors on the same manifest"
+        )
     if by == "source":
         a, b = per_source(a), per_source(b)
     names = _datasets(a)
@@ -275,19 +283,6 @@ def _aligned(table: pd.DataFrame) -> pd.DataFrame:
         raise UserError(f"a score table has no column {', '.join(missing)}: write it anew with `counterforge evaluate`")
     plain = table[list(TABLE_COLUMNS)].astype(dict.fromkeys(TABLE_COLUMNS[:-1], str))
     return plain.sort_values(list(TABLE_COLUMNS), ignore_index=True)
-
-
-def _refuse_unlike(a: pd.DataFrame, b: pd.DataFrame) -> None:
-    keys = list(TABLE_COLUMNS[:-1])
-    if a.empty and b.empty:
-        raise UserError("both score tables are empty: evaluate both detectors on a manifest that has rows")
-    if a[keys].equals(b[keys]):
-        return
-    first, second = (set(zip(*(frame[key] for key in keys), strict=True)) for frame in (a, b))
-    raise UserError(
-        f"the two score tables are not of the same rows ({len(first - second)} only in a, "
-        f"{len(second - first)} only in b, of {len(a)} and {len(b)}): evaluate both detectors on the same manifest"
-    )
 
 
 def remarks(evaluation: Evaluation) -> list[str]:

@@ -26,6 +26,7 @@ from torchvision.transforms.v2.functional import gaussian_blur
 from classifier.models.detector import Detector
 from classifier.models.ensemble import Ensemble, FaceModel, resized
 from classifier.models.forensics import backbone_of
+from classifier.scoring import evaluating
 from core.errors import UserError
 from metrics.intervals import Interval
 
@@ -53,16 +54,10 @@ def explain(model: FaceModel, images: Tensor, method: Method) -> Map:
             small = explain(member, resized(images, member.config.image_size), method)
             total += share * _enlarged(small, images.shape[-1])
         return _scaled(total)
-    was_training = model.training
-    model.eval()
-    try:
-        maps = [
-            _METHODS[method](model, images[start : start + _AT_ONCE].to(model.mean.device))
-            for start in range(0, len(images), _AT_ONCE)
-        ]
-    finally:
-        model.train(was_training)
-        model.zero_grad(set_to_none=True)
+    with evaluating(model):
+        parts = (images[start : start + _AT_ONCE] for start in range(0, len(images), _AT_ONCE))
+        maps = [_METHODS[method](model, part.to(model.mean.device)) for part in parts]
+    model.zero_grad(set_to_none=True)
     return _scaled(np.concatenate(maps)) if maps else np.zeros((0, *images.shape[2:]), dtype=np.float32)
 
 

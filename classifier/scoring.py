@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from classifier.calibration import probabilities
 from classifier.models.backbones import head_keys, pooled, state_digest
@@ -59,15 +61,21 @@ def logits(
     device = detector.mean.device
     precision = pick_precision(precision, device)
     result = np.empty(len(rows), dtype=np.float32)
-    was_training = detector.training
-    detector.eval()
-    try:
-        with autocast(device, precision):
-            for part in batches(len(rows), batch_size, "scoring"):
-                result[part] = detector(crops.batch(rows[part]).to(device)).cpu().numpy()
-    finally:
-        detector.train(was_training)
+    with evaluating(detector), autocast(device, precision):
+        for part in batches(len(rows), batch_size, "scoring"):
+            result[part] = detector(crops.batch(rows[part]).to(device)).cpu().numpy()
     return result
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Eval mode within the block."""
+    was_training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(was_training)
 
 
 def batches(total: int, size: int, name: str) -> Iterator[slice]:
@@ -113,19 +121,15 @@ def _fill(known: ContentCache, detector: Detector, manifest: Manifest, rows: NDA
     keys = manifest.rows["sha256"].to_numpy(dtype=object)[rows]
     crops = load_crops(manifest, detector.config.image_size, cache)
     device = detector.mean.device
-    was_training = detector.training
-    detector.eval()
     parts: list[NDArray[np.float32]] = []
     start = 0
-    try:
+    with evaluating(detector):
         for part in batches(len(rows), BATCH_SIZE, "features"):
             images = detector.normalise(crops.batch(rows[part]).to(device))
             parts.append(pooled(backbone_of(detector.module), images).float().cpu().numpy())
             if part.stop - start >= _SHARD_ROWS or part.stop == len(rows):
                 known.add(keys[start : part.stop].tolist(), np.concatenate(parts))
                 start, parts = part.stop, []
-    finally:
-        detector.train(was_training)
 
 
 _WARM_UP = 3
@@ -138,11 +142,10 @@ def milliseconds_per_image(detectors: Sequence[FaceModel], repeats: int = 30, ba
     From uint8 pictures of its own size in memory to probabilities; decoding and face detection are not in it.
     """
     random = torch.Generator().manual_seed(0)
+    shapes = [(batch_size, 3, detector.config.image_size, detector.config.image_size) for detector in detectors]
     batches = [
-        torch.randint(
-            0, 256, (batch_size, 3, detector.config.image_size, detector.config.image_size), generator=random
-        ).to(detector.mean.device, torch.uint8)
-        for detector in detectors
+        torch.randint(0, 256, shape, generator=random).to(detector.mean.device, torch.uint8)
+        for shape, detector in zip(shapes, detectors, strict=True)
     ]
     times: list[list[float]] = [[] for _ in detectors]
     for turn in range(_WARM_UP + repeats):
