@@ -20,6 +20,7 @@ from sklearn.metrics import roc_auc_score, roc_curve
 
 from core.errors import UserError
 from core.files import strict_json, with_nan
+from core.groups import groups_of
 from metrics.binary import Floats, Ints, compute, confusion
 from metrics.intervals import Difference, Interval, Paired, bootstrap_all, curve_band, paired_difference_of_means
 
@@ -142,7 +143,7 @@ def evaluate(
 def score_table(rows: pd.DataFrame, scores: ArrayLike) -> pd.DataFrame:
     """The scores [N] of N manifest rows as a tidy table with TABLE_COLUMNS, to be stored as parquet.
 
-    `group` is the identity, or else the source; `source` is what `per_source` averages over.
+    `group` is the identity, or else the source (see `core.groups.groups_of`); `per_source` averages over `source`.
     """
     values = np.asarray(scores, dtype=np.float64)
     if values.shape != (len(rows),):
@@ -153,8 +154,7 @@ def score_table(rows: pd.DataFrame, scores: ArrayLike) -> pd.DataFrame:
             f"{lost} of {len(values)} scores are no numbers (first that of {first}): the model's weights are damaged "
             "or its training diverged, train it again with a lower learning rate"
         )
-    group = rows["identity"].fillna(rows["source"])
-    table = rows[["sha256", "dataset", "label", "method", "source"]].assign(group=group, score=values)
+    table = rows[["sha256", "dataset", "label", "method", "source"]].assign(group=groups_of(rows), score=values)
     return table[list(TABLE_COLUMNS)].reset_index(drop=True)
 
 

@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 
 from core.errors import UserError
 from core.files import atomic, digest
+from core.groups import OFFICIAL, OVERLAPPING, PERSON_DISJOINT, groups_of, is_official, persons_of
 
 COLUMNS: dict[str, str] = {
     "path": "string",  # relative to the manifest
     "label": "string",  # real | fake
     "dataset": "string",
     "method": "string",  # pristine, face-swap, gan, ...
-    "identity": "string",  # nullable
+    "identity": "string",  # nullable: the person, or several joined by ";"
     "source": "string",  # the video or photograph that the crop came from
     "frame": "Int64",  # nullable, videos only
     "time_s": "Float64",  # nullable, seconds from the start of the video
@@ -36,13 +37,16 @@ COLUMNS: dict[str, str] = {
     "seed": "Int64",  # synthetic rows only
     "parent": "string",  # sha256 of the rows it was composed from, joined by ";"
     "mask": "string",  # nullable: grey PNG of where a forgery was blended in, relative to the manifest
+    "original": "string",  # nullable: the source that a fake was made from
+    "split_by": "string",  # nullable: official | official-overlapping | person-disjoint; empty: hash of the group
 }
 LABELS = ("real", "fake")
 SPLITS = ("train", "val", "test")
 _REQUIRED = ("path", "label", "dataset", "method", "source", "split", "width", "height", "codec", "sha256")
 _OPTIONAL = tuple(name for name in COLUMNS if name not in _REQUIRED)
+_WHERE_NEEDED = ("original", "split_by")  # columns that are written where a row has a value
 # The place of a crop on disk says nothing about the data, so that a moved manifest keeps its digest.
-_DIGESTED = tuple(name for name in COLUMNS if name not in ("path", "time_s", "codec", "mask"))
+_DIGESTED = tuple(name for name in COLUMNS if name not in ("path", "time_s", "codec", "mask", *_WHERE_NEEDED))
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,7 @@ class Manifest:
         """Write to `path` (parquet, or CSV by its suffix) in one atomic step; paths are made relative to it."""
         path = Path(path)
         rows = self.relative_to(path.parent).rows
+        rows = rows.drop(columns=[name for name in _WHERE_NEEDED if rows[name].isna().all()])
         with atomic(path) as temporary:
             if path.suffix == ".csv":
                 rows.to_csv(temporary, index=False)
@@ -138,8 +143,8 @@ class Manifest:
 
     @property
     def groups(self) -> NDArray[np.str_]:
-        """[N] the unit of splits and of the bootstrap: the identity, or else the source."""
-        return self.rows["identity"].fillna(self.rows["source"]).to_numpy(dtype=np.str_)
+        """[N] the unit of splits and of the bootstrap, see `core.groups.groups_of`."""
+        return groups_of(self.rows).to_numpy(dtype=np.str_)
 
     @property
     def synthetic(self) -> NDArray[np.bool_]:
@@ -177,6 +182,8 @@ def _validated(frame: pd.DataFrame, where: str) -> pd.DataFrame:
         refuse(frame[name].isna() | (frame[name].astype("string") == ""), name, "must not be empty")
     refuse(~frame["label"].isin(LABELS), "label", "must be real or fake")
     refuse(~frame["split"].isin(SPLITS), "split", "must be train, val or test")
+    kinds = (OFFICIAL, OVERLAPPING, PERSON_DISJOINT)
+    refuse(frame["split_by"].notna() & ~frame["split_by"].isin(kinds), "split_by", f"must be empty, {', '.join(kinds)}")
     refuse(~frame["sha256"].str.fullmatch("[0-9a-f]{64}").fillna(False), "sha256", "must be 64 hex digits of the crop")
     for name in ("path", "mask"):
         refuse(frame[name].str.startswith("/").fillna(False), name, "must be relative to the manifest")
@@ -190,9 +197,17 @@ def _validated(frame: pd.DataFrame, where: str) -> pd.DataFrame:
 
 
 def _refuse_leaks(frame: pd.DataFrame, where: str) -> None:
-    """No identity, and no source, in two splits; the parents of a row stand in its own split."""
-    for name in ("identity", "source"):
-        spread = frame[[name, "split"]].dropna().drop_duplicates()
+    """No person and no source in two splits; the parents of a row stand in its own split.
+
+    An official split may share persons (its users are warned), and sources with other datasets.
+    """
+    official = is_official(frame)
+    persons = persons_of(frame["identity"].mask(official))
+    sources = frame["source"].mask(official, frame["dataset"] + ": " + frame["source"])
+    sources = pd.concat([sources, frame["original"].mask(official).dropna()])
+    for name, values in (("identity", persons), ("source", sources)):
+        spread = pd.DataFrame({name: values, "split": frame["split"].loc[values.index].to_numpy()}).dropna()
+        spread = spread.drop_duplicates()
         twice = spread[spread[name].duplicated(keep=False)]
         if len(twice):
             value = twice[name].iloc[0]

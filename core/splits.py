@@ -1,6 +1,7 @@
 """Splits that never leak: by a hash of the group's name, so that adding data never moves an old row.
 
-The group of a row is its identity, or else its source. Rows that share either one fall into the same split.
+The group of a row is its identity, or else its source (see `core.groups`). Rows that share a person, a source or an
+original fall into the same split.
 Near-duplicates that the hash put on two sides are taken away from one side (the less precious: train, then val).
 """
 
@@ -13,9 +14,8 @@ from itertools import combinations, pairwise
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
+from core.groups import components, names, persons_of, tied_by_persons
 from core.manifest import SPLITS
 
 Shares = tuple[float, float, float]
@@ -37,6 +37,7 @@ def assign(
     identity: pd.Series,
     source: pd.Series,
     *,
+    original: pd.Series | None = None,
     existing: pd.DataFrame | None = None,
     seed: int = 0,
     shares: Shares = DEFAULT_SHARES,
@@ -44,23 +45,26 @@ def assign(
     """Splits for new rows beside rows that already have one.
 
     Args:
-        identity: [N] nullable strings.
+        identity: [N] nullable strings, several persons joined by ";".
         source: [N] strings.
-        existing: rows with the columns identity, source and split, which stay as they are.
+        original: [N] nullable strings, each the source that a row was made from.
+        existing: rows with the columns identity, source and split, and original where they have one, which stay as
+            they are.
 
     Returns:
         [N] train | val | test; <NA> where a row ties together old rows of two splits (it must be rejected).
     """
-    old = (
-        existing if existing is not None else pd.DataFrame({"identity": [], "source": [], "split": []}, dtype="string")
-    )
+    old = existing if existing is not None else pd.DataFrame({"identity": [], "source": [], "split": []})
     identities = pd.concat([old["identity"], identity], ignore_index=True).astype("string")
     sources = pd.concat([old["source"], source], ignore_index=True).astype("string")
-    component = _components(identities, sources)
-    names = identities.fillna(sources)
-    first = names.groupby(component).min()
-    hashed = first.map(lambda name: split_of(str(name), seed, shares))
-    result = pd.Series(component).map(hashed).astype("string")
+    none = pd.Series(pd.NA, index=old.index, dtype="string")
+    originals = None
+    if original is not None:
+        originals = pd.concat([old.get("original", none), original], ignore_index=True).astype("string")
+    component = components(identities, sources, originals)
+    named = names(identities, sources, component)
+    hashed = {name: split_of(name, seed, shares) for name in named.unique()}
+    result = named.map(hashed).astype("string")
     if len(old):
         settled = pd.DataFrame({"component": component[: len(old)], "split": old["split"].to_numpy()}).drop_duplicates()
         counts = settled.groupby("component")["split"].size()
@@ -74,35 +78,87 @@ def assign(
     return fresh
 
 
-def folds(identity: pd.Series, source: pd.Series, count: int, seed: int = 0) -> NDArray[np.int64]:
+def official(
+    rows: pd.DataFrame, *, existing: pd.DataFrame | None = None, seed: int = 0, shares: Shares = DEFAULT_SHARES
+) -> pd.Series:
+    """The authors' splits in the column `split`; where they left no val, part of their train becomes val, by a hash.
+
+    Thresholds and early stopping need val rows. They are taken by group (see `core.groups.groups_of`), so that as few
+    persons as may be stand in train and in val.
+
+    Args:
+        rows: columns identity, source, original and the authors' split, which is empty where they name none.
+        existing: rows of an earlier manifest, which keep their split.
+
+    Returns:
+        [N] train | val | test; <NA> where the authors name none.
+    """
+    result = rows["split"].astype("string")
+    if (result == "val").any() or shares[0] + shares[1] <= 0:
+        return result
+    train = rows[result == "train"]
+    identity = train["identity"].astype("string")
+    if tied_by_persons(identity, train["source"], train["original"]):
+        identity = identity.mask(identity.notna())
+    old = existing[existing["split"] != "test"] if existing is not None else None
+    if old is not None and identity.isna().all():
+        old = old.assign(identity=pd.Series(pd.NA, index=old.index, dtype="string"))
+    dealt = assign(
+        identity,
+        train["source"],
+        original=train["original"],
+        existing=old,
+        seed=seed,
+        shares=(shares[0], shares[1], 0.0),
+    )
+    return result.where(result != "train", dealt.reindex(result.index))
+
+
+def person_disjoint(
+    rows: pd.DataFrame, *, existing: pd.DataFrame | None = None, seed: int = 0, shares: Shares = DEFAULT_SHARES
+) -> pd.Series:
+    """Splits by group as `assign` makes them; where one group would hold most rows, it is cut between its persons.
+
+    Each person then has a split by a hash of the name, and a row whose persons stand in different splits has none.
+
+    Args:
+        rows: columns identity, source and original.
+        existing: rows of an earlier manifest, which keep their split unless their group is cut.
+
+    Returns:
+        [N] train | val | test; <NA> where the row must be left out.
+    """
+    tied = tied_by_persons(rows["identity"], rows["source"], rows["original"])
+    whole = rows if tied is None else rows[~tied.rows]
+    result = assign(
+        whole["identity"], whole["source"], original=whole["original"], existing=existing, seed=seed, shares=shares
+    )
+    if tied is None:
+        return result
+    cut = rows[tied.rows].reset_index(drop=True)
+    persons = persons_of(cut["identity"])
+    each = persons.map({name: split_of(name, seed, shares) for name in persons.unique()})
+    first, count = each.groupby(level=0).first(), each.groupby(level=0).nunique()
+    agreed = first.where(count == 1).reindex(cut.index).astype("string")
+    agreed.index = rows.index[tied.rows]
+    return pd.concat([result, agreed]).reindex(rows.index)
+
+
+def folds(
+    identity: pd.Series, source: pd.Series, count: int, seed: int = 0, original: pd.Series | None = None
+) -> NDArray[np.int64]:
     """[N] fold 0..count-1 of each row, by a hash of its group's name: rows that share either go together.
 
     Adding rows moves no old one, as with the splits.
     """
-    names = identity.astype("string").fillna(source.astype("string"))
-    component = _components(identity.astype("string"), source.astype("string"))
-    first = names.groupby(component).min()
-    hashed = first.map(lambda name: _place(f"fold/{seed}/{name}") * count // 2**64)
-    return pd.Series(component).map(hashed).to_numpy(dtype=np.int64)
+    named = names(identity, source, components(identity, source, original))
+    hashed = {name: _place(f"fold/{seed}/{name}") * count // 2**64 for name in named.unique()}
+    return named.map(hashed).to_numpy(dtype=np.int64)
 
 
 def _place(text: str) -> int:
     """A whole number below 2**64 that is decided by the text."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
-
-
-def _components(identities: pd.Series, sources: pd.Series) -> NDArray[np.int32]:
-    """[N] the connected component of each row in the graph of rows, identities and sources."""
-    n = len(sources)
-    source_code = pd.factorize(sources)[0]
-    identity_code = pd.factorize(identities)[0]  # -1 where there is none
-    rows = np.arange(n)
-    known = identity_code >= 0
-    left = np.concatenate([rows, rows[known]])
-    right = np.concatenate([n + source_code, 2 * n + identity_code[known]])
-    graph = coo_array((np.ones(len(left), dtype=np.int8), (left, right)), shape=(3 * n, 3 * n))
-    labels: NDArray[np.int32] = connected_components(graph, directed=False)[1][:n]
-    return labels
 
 
 def near_values(values: NDArray[np.uint64], max_distance: int = MAX_DISTANCE) -> NDArray[np.int64]:

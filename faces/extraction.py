@@ -7,31 +7,31 @@ many files runs side by side: threads decode and encode while the detector sees 
 from __future__ import annotations
 
 import io
-import json
 import os
 import re
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, TextIO, TypeVar
+from typing import Any, Literal, TypeVar
 
 import imagehash
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from core import splits
-from core.errors import UserError
-from core.files import sealed, sha256, unsealed
+from core.files import sha256
+from core.splits import DEFAULT_SHARES, Shares
 from faces.detection import DETECTORS, Face, FaceDetector, Pixels, crop, detector
+from faces.journal import Record, Rejection
+from faces.layouts import LAYOUTS
 from faces.media import Frame, MediaFile, UnreadableError, decode_image, read_frames, read_image
 
 # Frames and ends of files that go through the detector at once; at 1080p some 100 MB, twice over for the reading ahead.
 _EVENTS_AT_ONCE = 16
 # Intersection over union of a face in two frames some seconds apart; the heads of speakers move little.
 _SAME_FACE = 0.2
+_GROUPS = ("method", "identity", "identity2", "source")  # of name_pattern
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
 
@@ -46,7 +46,7 @@ class IngestConfig(BaseModel):
         default=False, description="pictures are face crops: keep their bytes, detect nothing"
     )
     every_seconds: float = Field(default=3.0, gt=0, description="seconds between sampled frames of a video")
-    max_frames_per_video: int | None = Field(default=None, gt=0)
+    max_frames_per_video: int | None = Field(default=None, gt=0, description="of a video or a folder of frames")
     faces: Literal["largest", "all"] = Field(
         default="largest", description="largest: one a frame, in a video the one that goes on from the frame before"
     )
@@ -59,13 +59,26 @@ class IngestConfig(BaseModel):
         default=640, ge=64, description="frames are downscaled to this for detection, pixels"
     )
     device: str = "auto"
+    layout: str = Field(
+        default="auto", description="how the authors packed the dataset, see `counterforge faces layouts`"
+    )
+    splits: Literal["auto", "official", "hash", "person-disjoint"] = Field(
+        default="auto", description="auto: the authors' split if there is one, else by a hash of the group's name"
+    )
+    compression: Literal["raw", "c23", "c40"] | None = Field(
+        default=None, description="of FaceForensics++ and DFD; needed where several lie there"
+    )
+    frame_folders: Literal["auto", "always", "never"] = Field(
+        default="auto", description="plain folders: whether a folder of numbered pictures is one video"
+    )
     name_pattern: str | None = Field(
         default=None,
-        description="regular expression searched in the file name without its suffix, "
-        r"with groups method, identity, source: (?:(?P<method>[A-Za-z0-9]+)__)?(?P<identity>\d+)",
+        description="plain folders: regular expression searched in the file name without its suffix (of a frame, in "
+        "that of its folder), and else in the path relative to the source, with groups method, identity, identity2, "
+        r"source: (?:(?P<method>[A-Za-z0-9]+)__)?(?P<identity>\d+)(?:_(?P<identity2>\d+))?",
     )
     limit: int | None = Field(default=None, gt=0, description="at most so many media files of each label")
-    split_shares: splits.Shares = splits.DEFAULT_SHARES
+    split_shares: Shares = DEFAULT_SHARES
     seed: int = Field(default=0, ge=0, description="of the splits, and of the choice under `limit`")
 
     @field_validator("name_pattern")
@@ -77,9 +90,16 @@ class IngestConfig(BaseModel):
             groups = set(re.compile(pattern).groupindex)
         except re.error as error:
             raise ValueError(f"name_pattern {pattern!r} is no regular expression: {error}") from error
-        if not groups or groups - {"method", "identity", "source"}:
-            raise ValueError(f"name_pattern {pattern!r} must have named groups out of method, identity, source")
+        if not groups or groups - set(_GROUPS):
+            raise ValueError(f"name_pattern {pattern!r} must have named groups out of {', '.join(_GROUPS)}")
         return pattern
+
+    @field_validator("layout")
+    @classmethod
+    def _is_known_layout(cls, name: str) -> str:
+        if name != "auto" and name not in LAYOUTS:
+            raise ValueError(f"there is no layout {name!r}: choose auto or one of {', '.join(LAYOUTS)}")
+        return name
 
     @field_validator("detector")
     @classmethod
@@ -90,7 +110,7 @@ class IngestConfig(BaseModel):
 
     @field_validator("split_shares")
     @classmethod
-    def _are_shares(cls, shares: splits.Shares) -> splits.Shares:
+    def _are_shares(cls, shares: Shares) -> Shares:
         # No share for train is right for a dataset that is only tested on.
         if min(shares) < 0 or sum(shares) <= 0:
             raise ValueError(f"split_shares {shares} must not be negative, and one of train, val, test must be above 0")
@@ -120,7 +140,6 @@ def _copy_crop(item: MediaFile, out: Path, config: IngestConfig) -> Record:
     try:
         if item.kind == "video":
             raise UnreadableError("a video is not a face crop: ingest videos without already_cropped")
-        named = _name_fields(item, config)
         data = item.path.read_bytes()
         frame = decode_image(data)
         height, width = frame.pixels.shape[:2]
@@ -128,7 +147,7 @@ def _copy_crop(item: MediaFile, out: Path, config: IngestConfig) -> Record:
             raise UnreadableError(f"{width} x {height} pixels are below min_face_pixels {config.min_face_pixels}")
         path = PurePosixPath("crops", item.name)
         _write(out / path, data)
-        record.rows.append(named | _crop_fields(frame, path, data, frame.pixels) | {"width": width, "height": height})
+        record.rows.append(_crop_fields(frame, path, data, frame.pixels) | {"width": width, "height": height})
     except UnreadableError as error:
         record.rejected.append(Rejection(str(error)))
     except OSError as error:
@@ -148,16 +167,22 @@ def _detect(
         while (batch := coming.result()) is not None:
             coming = ahead.submit(next, batches, None)
             frames = [(item, event) for item, event in batch if isinstance(event, Frame)]
-            found = finder.detect([frame.pixels for _, frame in frames])
+            searched = iter(finder.detect([frame.pixels for item, frame in frames if _boxes(item) is None]))
+            found = [boxes if (boxes := _boxes(item)) is not None else next(searched) for item, _ in frames]
             jobs: list[Callable[[], tuple[MediaFile, dict[str, Any]]]] = []
             for (item, frame), faces in zip(frames, found, strict=True):
                 record = records.setdefault(item.name, Record.of(item))
-                kept = _choose(faces, config, before.get(item.name))
+                given = _boxes(item) is not None
+                kept = _large(faces, config) if given else _choose(faces, config, before.get(item.name))
                 if isinstance(kept, str):
                     record.rejected.append(Rejection(kept, frame.time_s))
                     continue
                 before[item.name] = kept[0]
-                jobs += [_encoding(item, frame, face, number, out, config) for number, face in enumerate(kept)]
+                numbers = [faces.index(face) if given else number for number, face in enumerate(kept)]
+                jobs += [
+                    _encoding(item, frame, face, number, out, config)
+                    for number, face in zip(numbers, kept, strict=True)
+                ]
             for item, row in _in_order(pool, lambda job: job(), jobs):
                 records[item.name].rows.append(row)
             for item, event in batch:
@@ -179,7 +204,6 @@ def _decoded(media: list[MediaFile], config: IngestConfig, pool: ThreadPoolExecu
 
     def picture(item: MediaFile) -> tuple[MediaFile, Frame | UnreadableError]:
         try:
-            _name_fields(item, config)
             return item, read_image(item.path)
         except UnreadableError as error:
             return item, error
@@ -190,7 +214,6 @@ def _decoded(media: list[MediaFile], config: IngestConfig, pool: ThreadPoolExecu
     for item in media:
         if item.kind == "video":
             try:
-                _name_fields(item, config)
                 for frame in read_frames(item.path, config.every_seconds, config.max_frames_per_video):
                     yield item, frame
             except UnreadableError as error:
@@ -207,14 +230,23 @@ def _choose(faces: list[Face], config: IngestConfig, before: Face | None = None)
     sure = [face for face in faces if face.confidence >= config.min_confidence]
     if not sure:
         return f"no face found above confidence {config.min_confidence:g}" if faces else "no face found"
-    large = [face for face in sure if min(face.width, face.height) >= config.min_face_pixels]
-    if not large:
-        return f"face smaller than {config.min_face_pixels} pixels"
-    if config.faces == "all":
+    large = _large(sure, config)
+    if isinstance(large, str) or config.faces == "all":
         return large
     near = [face for face in large if before is not None and _overlap(face, before) >= _SAME_FACE]
     rivals = [face for face in near if face.width * face.height * 2 >= large[0].width * large[0].height]
     return (rivals or large)[:1]
+
+
+def _large(faces: list[Face], config: IngestConfig) -> list[Face] | str:
+    large = [face for face in faces if min(face.width, face.height) >= config.min_face_pixels]
+    return large or f"face smaller than {config.min_face_pixels} pixels"
+
+
+def _boxes(item: MediaFile) -> list[Face] | None:
+    """The faces that the dataset's authors mark, one an entry; None where they mark none."""
+    boxes = [entry.box for entry in item.entries if entry.box is not None]
+    return [Face(box, 1.0) for box in boxes] or None
 
 
 def _overlap(a: Face, b: Face) -> float:
@@ -239,7 +271,8 @@ def _encoding(
         data = buffer.getvalue()
         _write(out / path, data)
         size = {"width": max(1, round(face.width)), "height": max(1, round(face.height))}
-        return item, _name_fields(item, config) | _crop_fields(frame, path, data, pixels) | size
+        which = {"face": number} if len(item.entries) > 1 else {}
+        return item, which | _crop_fields(frame, path, data, pixels) | size
 
     return job
 
@@ -253,26 +286,6 @@ def _crop_fields(frame: Frame, path: PurePosixPath, data: bytes, pixels: Pixels)
         "sha256": sha256(data),
         "phash": str(imagehash.phash(Image.fromarray(pixels))),
     }
-
-
-def _name_fields(item: MediaFile, config: IngestConfig) -> dict[str, Any]:
-    """Label, method, identity and source, from the file's folder and name.
-
-    Raises:
-        UnreadableError: the name does not match the pattern. Without its identity the file could leak across splits.
-    """
-    path = PurePosixPath(item.name)
-    label = path.parts[0]
-    method = "pristine" if label == "real" else path.parts[1] if len(path.parts) > 2 else "fake"
-    fields: dict[str, Any] = {"label": label, "method": method, "identity": None, "source": item.name}
-    if config.name_pattern is not None:
-        match = re.search(config.name_pattern, path.stem)
-        if match is None:
-            raise UnreadableError("the file name does not match name_pattern")
-        fields |= {name: value for name, value in match.groupdict().items() if value}
-        if label == "real":
-            fields["method"] = "pristine"
-    return fields
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -299,107 +312,3 @@ def _in_order(
 def _batched(events: Iterator[_Event], size: int) -> Iterator[list[_Event]]:
     while batch := list(islice(events, size)):
         yield batch
-
-
-@dataclass(frozen=True)
-class Rejection:
-    """Why a picture, a video or a moment of one gave no crop."""
-
-    reason: str
-    time_s: float | None = None
-
-
-@dataclass(frozen=True)
-class Record:
-    """What became of one media file. `rows` are manifest columns and `phash`, 16 hex digits."""
-
-    media: str
-    size: int
-    mtime_ns: int
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    rejected: list[Rejection] = field(default_factory=list)
-
-    @classmethod
-    def of(cls, media: MediaFile) -> Record:
-        """An empty record for a file as it stands now."""
-        return cls(media.name, media.size, media.mtime_ns)
-
-    def still_holds(self, media: MediaFile, root: Path) -> bool:
-        """Whether the file is unchanged and all its crops are there."""
-        unchanged = (self.size, self.mtime_ns) == (media.size, media.mtime_ns)
-        return unchanged and all((root / row["path"]).is_file() for row in self.rows)
-
-
-class Journal:
-    """The records in `path`; the last one of a media file counts. Use as a context manager."""
-
-    def __init__(self, path: Path, config: Mapping[str, Any]) -> None:
-        """Read the journal, or begin one.
-
-        Raises:
-            UserError: it was begun with another configuration (the message names the field), or it is damaged.
-        """
-        self.path = path
-        self.records: dict[str, Record] = {}
-        self.finished = ""
-        begun_with = self._read()
-        if begun_with is not None:
-            _refuse_other_config(begun_with, config, path)
-        self._file: TextIO = path.open("a", encoding="utf-8")
-        if begun_with is None:
-            self._append({"config": dict(config)})
-
-    def __enter__(self) -> Journal:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def add(self, record: Record) -> None:
-        """Say that a media file is done; its crops must be on disk by now."""
-        self.records[record.media] = record
-        self._append(asdict(record))
-
-    def finish(self, inputs: str) -> None:
-        """Say that manifest and rejections are written for these inputs."""
-        self.finished = inputs
-        self._append({"finished": inputs})
-
-    def _append(self, line: dict[str, Any]) -> None:
-        self._file.write(json.dumps(sealed(line), separators=(",", ":")) + "\n")
-        self._file.flush()
-
-    def _read(self) -> dict[str, Any] | None:
-        if not self.path.exists():
-            return None
-        data = self.path.read_bytes()
-        whole = data.rfind(b"\n") + 1
-        if whole < len(data):  # a kill in the middle of a write leaves a torn last line
-            os.truncate(self.path, whole)
-        config: dict[str, Any] | None = None
-        for number, line in enumerate(data[:whole].splitlines(), start=1):
-            try:
-                entry = unsealed(json.loads(line))
-                if "config" in entry:
-                    config = entry["config"]
-                elif "finished" in entry:
-                    self.finished = entry["finished"]
-                else:
-                    entry["rejected"] = [Rejection(**rejection) for rejection in entry["rejected"]]
-                    record = Record(**entry)
-                    self.records[record.media] = record
-                    self.finished = ""
-            except (ValueError, TypeError, KeyError) as error:
-                raise UserError(
-                    f"{self.path}, line {number} is damaged ({error}): delete the line, its file is ingested again"
-                ) from error
-        return config
-
-
-def _refuse_other_config(old: Mapping[str, Any], new: Mapping[str, Any], path: Path) -> None:
-    for name in dict.fromkeys([*old, *new]):
-        if old.get(name) != new.get(name):
-            raise UserError(
-                f"{name} was {old.get(name)!r} when {path.parent} was begun and is {new.get(name)!r} now: "
-                "take the old value or another output folder"
-            )

@@ -9,7 +9,6 @@ its checksum: who reads it first decodes it anew, and puts it and its line back 
 
 from __future__ import annotations
 
-import io
 import logging
 import os
 import zlib
@@ -22,17 +21,17 @@ import numpy as np
 import torch
 from filelock import FileLock
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from core.errors import UserError
 from core.files import refusing_if_unwritable, sha256
 from core.manifest import Manifest
 from core.progress import progress_bar
+from faces.media import opened, upright
 
 _CHUNK = 256  # pictures decoded between two writes: what a killed process loses
 _LINE = 64 + 1 + 8 + 1  # bytes of an index line: sha256, space, checksum, newline
-_DEEP = ("I", "F")  # first letter of Pillow's modes of more than 8 bits, whose conversion to RGB clips
 
 _Check = Callable[[NDArray[np.int64], NDArray[np.uint8]], None]
 _log = logging.getLogger(__name__)
@@ -101,14 +100,12 @@ def decode(data: bytes, image_size: int) -> NDArray[np.uint8]:
     A JPEG of four times the size and more is decoded at a half, a quarter or an eighth, at no less than twice the
     size: a grey level or two from the full decoding, several times as fast.
     """
-    with Image.open(io.BytesIO(data)) as image:
-        if image.mode.startswith(_DEEP):
-            raise ValueError(f"pictures of mode {image.mode} have more than 8 bits a channel, convert them to 8")
+    with opened(data) as image:
         image.draft(None, (2 * image_size, 2 * image_size))
-        rgb = ImageOps.exif_transpose(image).convert("RGB")
-        if rgb.size != (image_size, image_size):
-            rgb = rgb.resize((image_size, image_size), Image.Resampling.BICUBIC)
-        return np.asarray(rgb)
+        picture = upright(image)
+        if picture.size != (image_size, image_size):
+            picture = picture.resize((image_size, image_size), Image.Resampling.BICUBIC)
+        return np.asarray(picture)
 
 
 def _decoded(file: Path, digest: str, row: int, image_size: int) -> NDArray[np.uint8]:

@@ -1,4 +1,4 @@
-"""Pictures and videos on disk: find them, decode them, and say why one cannot be decoded.
+"""Pictures and videos on disk: tell them apart by content, decode them, and say why one cannot be decoded.
 
 Pictures are decoded by Pillow, videos by PyAV. Of a video only the sampled frames are converted to RGB, and the
 stretches between them are skipped wherever its index shows a keyframe to jump to.
@@ -21,10 +21,26 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from core.errors import UserError
+from faces.layouts.base import Entry
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
-VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm"})
+# Of a file that nothing reads: a damaged one is told by what it was meant to be.
+_VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".mts", ".m2ts", ".ts",
+                             ".3gp", ".wmv", ".flv", ".ogv", ".vob"})  # fmt: skip
+# Brands of ISO base media files that are pictures: HEIF (ISO 23008-12) and AVIF.
+_AVIF_BRANDS = frozenset({b"avif", b"avis"})
+_PICTURE_BRANDS = _AVIF_BRANDS | {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"}
+# First bytes of the common kinds, so that only the others must be opened: Matroska, FLV, ASF, MPEG streams, Ogg.
+_VIDEO_STARTS = (
+    b"\x1a\x45\xdf\xa3",
+    b"FLV\x01",
+    b"\x30\x26\xb2\x75",
+    b"\x00\x00\x01\xba",
+    b"\x00\x00\x01\xb3",
+    b"OggS",
+)
+_PICTURE_STARTS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"II*\x00", b"MM\x00*")
+_PACKETS = ((0, 188), (4, 192))  # where the first byte 0x47 of MPEG transport packets stands, and their length
+_GREY = (128, 128, 128)  # what transparent pixels lie on
 # Pillow's own limit, above which it warns of a decompression bomb: a quarter of a gigabyte of RGB.
 MAX_PIXELS = 89_478_485
 # H.264 and HEVC hold back at most 16 frames to reorder them, so an index by decoding time is off by as many.
@@ -33,7 +49,7 @@ _MAX_REORDERED_FRAMES = 16
 Pixels = NDArray[np.uint8]
 
 
-class UnreadableError(Exception):
+class UnreadableError(ValueError):
     """This file, or the rest of it, cannot be decoded; the message is the reason, without the file's name."""
 
 
@@ -46,6 +62,7 @@ class MediaFile:
     kind: Literal["image", "video"]
     size: int  # bytes
     mtime_ns: int
+    entries: tuple[Entry, ...] = ()  # what its layout says: one, or one a face where the authors give boxes
 
 
 @dataclass(frozen=True)
@@ -58,38 +75,44 @@ class Frame:
     time_s: float | None = None  # seconds from the start of the video
 
 
-def find_media(folder: Path) -> list[MediaFile]:
-    """Pictures and videos at any depth of `folder`, sorted by name; hidden files and folders are passed over.
-
-    Symbolic links to folders are followed, each real folder once.
+def media_kind(path: Path) -> Literal["image", "video"]:
+    """Whether a file is a video, by its content; by its name where nothing reads it; all else may be a picture.
 
     Raises:
-        UserError: a name is not valid UTF-8, so that no manifest can hold it.
+        UnreadableError: it cannot be opened.
     """
-    found: list[MediaFile] = []
-    seen: set[str] = set()
-    for here, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(here)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for file in files:
-            suffix = Path(file).suffix.lower()
-            if file.startswith(".") or suffix not in IMAGE_SUFFIXES | VIDEO_SUFFIXES:
-                continue
-            path = Path(here, file)
-            name = path.relative_to(folder).as_posix()
-            if not name.isprintable() and any("\ud800" <= sign <= "\udfff" for sign in name):
-                raise UserError(f"the file name {name!r} in {folder} is not UTF-8: rename the file")
-            try:
-                status = path.stat()
-            except OSError:  # a dangling link
-                continue
-            kind: Literal["image", "video"] = "image" if suffix in IMAGE_SUFFIXES else "video"
-            found.append(MediaFile(name, path, kind, status.st_size, status.st_mtime_ns))
-    return sorted(found, key=lambda media: media.name)
+    try:
+        with path.open("rb") as file:
+            start = file.read(400)
+    except OSError as error:
+        raise UnreadableError(f"cannot be opened: {error.strerror}") from error
+    if start[4:8] == b"ftyp":
+        return "image" if start[8:12] in _PICTURE_BRANDS else "video"
+    transport = any({start[at + k * size : at + k * size + 1] for k in range(3)} == {b"\x47"} for at, size in _PACKETS)
+    if start.startswith(_VIDEO_STARTS) or transport or (start[:4] == b"RIFF" and start[8:12] == b"AVI "):
+        return "video"
+    if start[4:8] in (b"moov", b"mdat", b"wide", b"free", b"skip"):  # QuickTime before it had brands
+        return "video"
+    if start.startswith(_PICTURE_STARTS) or start[8:12] == b"WEBP" or _opens_as_picture(path):
+        return "image"
+    return "video" if _opens_as_video(path) or path.suffix.lower() in _VIDEO_SUFFIXES else "image"
+
+
+def _opens_as_picture(path: Path) -> bool:
+    try:
+        Image.open(path).close()
+    except Exception:  # Pillow's plugins raise a dozen kinds
+        return False
+    return True
+
+
+def _opens_as_video(path: Path) -> bool:
+    try:
+        with av.open(os.fspath(path)) as container:
+            # FFmpeg takes any text for a terminal's recording.
+            return bool(container.streams.video) and container.format.name != "tty"
+    except (OSError, ValueError):  # PyAV's errors are subclasses of these
+        return False
 
 
 def read_image(path: Path) -> Frame:
@@ -104,7 +127,7 @@ def read_image(path: Path) -> Frame:
 def decode_image(data: bytes) -> Frame:
     """Decode the bytes of a picture, turned upright by its EXIF orientation; of an animation, the first picture.
 
-    Transparent pixels lie on black. 16-bit grey is scaled to 8 bits.
+    Transparent pixels lie on grey, so that a colour hidden behind them never shows. 16-bit grey is scaled to 8 bits.
 
     Raises:
         UnreadableError: empty, damaged, cut short, not a picture, or of more than `MAX_PIXELS`.
@@ -112,29 +135,54 @@ def decode_image(data: bytes) -> Frame:
     if not data:
         raise UnreadableError("the file is empty")
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with opened(data) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise UnreadableError(f"{image.width} x {image.height} pixels are more than {MAX_PIXELS}")
             # MPO is what cameras call a JPEG with a preview behind it.
             codec = (image.format or "unknown").lower().replace("mpo", "jpeg")
-            upright = ImageOps.exif_transpose(image)
-            return Frame(_rgb(upright), codec)
+            return Frame(np.array(upright(image)), codec)
     except UnreadableError:
         raise
     except Exception as error:  # damaged files make Pillow's plugins raise a dozen kinds, from SyntaxError to zlib's
         raise UnreadableError(f"not a readable picture: {_short(error)}") from error
 
 
-def _rgb(image: Image.Image) -> Pixels:
+def opened(data: bytes) -> Image.Image:
+    """A picture of any format that we take, with only its header read; close it.
+
+    Raises:
+        UnreadableError: it is HEIC, and the package that reads it is not installed.
+        OSError, SyntaxError, ValueError: not a picture, or a damaged one.
+    """
+    if data[4:8] == b"ftyp" and data[8:12] in _PICTURE_BRANDS - _AVIF_BRANDS:
+        try:
+            from pillow_heif import register_heif_opener
+        except ImportError:
+            raise UnreadableError("HEIC needs the package pillow-heif: pip install 'counterforge[heic]'") from None
+        register_heif_opener()
+    return Image.open(io.BytesIO(data))
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """The picture turned by its EXIF orientation, in RGB of 8 bits: 16-bit grey scaled, what is transparent on grey.
+
+    Ingest, training, the audit and forging all see pictures through this function.
+
+    Raises:
+        OSError, SyntaxError, ValueError: it is damaged, or its values are fractions, whose range nobody knows.
+    """
+    image = ImageOps.exif_transpose(image)
+    if image.mode == "F":
+        raise ValueError("pictures of floating-point values have no known range, convert them to 8 bits")
     if image.mode.startswith("I"):
         grey = np.asarray(image).astype(np.uint32)
-        return np.repeat((grey >> 8).clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        flat = Image.new("RGB", rgba.size)
-        flat.paste(rgba, mask=rgba.getchannel("A"))
-        return np.array(flat)
-    return np.array(image.convert("RGB"))
+        return Image.fromarray((grey >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        layered = image.convert("RGBA")
+        flat = Image.new("RGB", layered.size, _GREY)
+        flat.paste(layered, mask=layered.getchannel("A"))
+        return flat
+    return image.convert("RGB")
 
 
 def read_frames(path: Path, every_seconds: float = 3.0, max_frames: int | None = None) -> Iterator[Frame]:

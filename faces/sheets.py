@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from core.errors import UserError
 from core.files import atomic
 from core.manifest import Manifest
+from faces.media import opened, upright
 
 _GAP, _CAPTION = 4, 26
 _INK = {"real": (20, 90, 50), "fake": (150, 30, 30)}
@@ -103,7 +104,7 @@ def _stacked(strips: Sequence[Image.Image], out: Path) -> Path:
 
 def _read(path: Path) -> Image.Image:
     try:
-        with Image.open(path) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
-    except OSError as error:
+        with opened(path.read_bytes()) as image:
+            return upright(image)
+    except (OSError, SyntaxError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}): forge or ingest the faces again") from error

@@ -66,7 +66,7 @@ def train(
         config: the budget, and the intervals of checkpoints and samples, may differ from an earlier call's.
         out: gets `generator/`, `training.pt` and `samples/NNNNNN.png` (named by thousands of pictures shown).
         cache: folder of decoded crops, see `faces.loading`. Crops become RGB squares of `config.image_size`: grey is
-            tripled, transparency dropped, what is not square squeezed.
+            tripled, what is transparent lies on grey, what is not square is squeezed.
         report: gets losses, ADA's p and images/s; the step is the count of real pictures shown.
         group: the processes that train together, see `gan.distributed`; this one alone by default.
 

@@ -53,7 +53,7 @@ Method = Annotated[str, AfterValidator(_method)]
 
 
 class SourceConfig(IngestConfig):
-    """A dataset to ingest: a folder with `real/` and `fake/`, and how its faces are found."""
+    """A dataset to ingest: a folder with `real/` and `fake/` or a public layout, and how its faces are found."""
 
     source: Path
 

@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from core.manifest import Manifest, concatenate
 from core.splits import split_of
 from faces.extraction import IngestConfig
 from faces.ingest import ingest
+from faces.layouts import Tree
 from faces.orl import embedded
 from faces.sheets import contact_sheet
 from pipelines.configuration import RunConfig
@@ -129,13 +131,15 @@ def _inputs(config: RunConfig) -> str:
         return f"embedded {config.keep_train_fakes}"
     for source in config.faces:
         if not source.source.is_dir():
-            raise UserError(f"no folder at {source.source} (faces.source): give a folder that holds real/ and fake/")
-    media = [
-        (str(path.relative_to(source.source)), path.stat().st_size, path.stat().st_mtime_ns)
-        for source in config.faces
-        for path in sorted(source.source.rglob("*"))
-        if path.is_file()
-    ]
+            raise UserError(
+                f"no folder at {source.source} (faces.source): give a folder of media, see `counterforge faces layouts`"
+            )
+    media: list[tuple[str, int, int]] = []
+    for source in config.faces:
+        for name in Tree.of(source.source, exclude=config.out).files:
+            with suppress(OSError):  # a dangling link, which ingest rejects
+                status = (source.source / name).stat()
+                media.append((name, status.st_size, status.st_mtime_ns))
     return config.model_dump_json(include={"faces", "keep_train_fakes", "datasets"}) + json.dumps(media)
 
 

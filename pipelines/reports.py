@@ -24,6 +24,7 @@ from classifier.evaluation import Evaluation
 from classifier.figures import evaluation_figures, generalisation_matrix
 from classifier.models.detector import Detector
 from core.files import write_bytes, write_text
+from core.groups import split_notes
 from core.manifest import Manifest
 from pipelines.configuration import RunConfig
 from pipelines.evaluation.sealed import known, open_test_rows, score_rows, sealed_rows
@@ -121,6 +122,7 @@ class Review:
     result: StudyResult
     optimism: pd.DataFrame
     openings: Mapping[str, int]
+    notes: tuple[str, ...] = ()  # on how the datasets are split
 
 
 def review_study(study: optuna.Study, *, seeds: int = 0, sealed: bool = True) -> Review:
@@ -162,7 +164,8 @@ def review_study(study: optuna.Study, *, seeds: int = 0, sealed: bool = True) ->
         scores = [row for candidate in candidates for row in _scores(*candidate, rows, context.cache, active)]
         optimism = pd.DataFrame(scores, columns=["dataset", "seed", "val", "test", "low", "high", "optimism"])
         active.text("optimism.csv", optimism.to_csv(index=False))
-    return Review(result, optimism, test_openings(context.store, context.experiment))
+    notes = tuple(split_notes(rows.rows)) if rows is not None else ()
+    return Review(result, optimism, test_openings(context.store, context.experiment), notes)
 
 
 def write_study_report(

@@ -25,6 +25,7 @@ from classifier.scoring import milliseconds_per_image, score
 from classifier.training import train
 from core.errors import UserError
 from core.files import read_record, sealed, write_json
+from core.groups import grouping_identity
 from core.manifest import Manifest
 from core.progress import Report, ignore
 from core.splits import folds as fold_of_rows
@@ -159,7 +160,7 @@ def training_set(spec: TrialSpec, context: TrialContext, fold: int = 0, folds: i
     rows = context.manifest.select(dataset=context.train_datasets, split=("train", "val"))
     if folds > 1:
         rows = rows.where(~rows.synthetic)
-        dealt = fold_of_rows(rows.rows["identity"], rows.rows["source"], folds)
+        dealt = fold_of_rows(grouping_identity(rows.rows), rows.rows["source"], folds, original=rows.rows["original"])
         split = np.where(dealt == fold, "val", "train")
         rows = Manifest.build(rows.rows.assign(split=split), rows.root, where=f"fold {fold + 1} of {folds}")
     if not (share := spec.synthetic_share):

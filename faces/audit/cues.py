@@ -20,12 +20,13 @@ import imagehash
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, JpegImagePlugin
+from PIL import Image, JpegImagePlugin
 
 from core.cache import ContentCache
 from core.errors import UserError
 from core.manifest import Manifest
 from core.progress import in_threads
+from faces.media import opened, upright
 from metrics.binary import Floats
 from metrics.distributions import radial_frequencies
 
@@ -90,11 +91,11 @@ def measure(data: bytes) -> dict[str, object]:
     Raises:
         OSError, SyntaxError, ValueError: it cannot be decoded.
     """
-    with Image.open(io.BytesIO(data)) as image:
+    with opened(data) as image:
         found = _of_the_file(image, len(data))
-        upright = ImageOps.exif_transpose(image).convert("RGB")
-        found["phash"] = str(imagehash.phash(upright))
-        pixels = np.asarray(upright)
+        picture = upright(image)
+        found["phash"] = str(imagehash.phash(picture))
+        pixels = np.asarray(picture)
     return found | _of_the_pixels(_window(pixels))
 
 

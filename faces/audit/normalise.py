@@ -13,13 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image, ImageOps
+from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
 from core.errors import UserError
 from core.files import sha256, write_bytes, write_json
 from core.manifest import Manifest
 from core.progress import in_threads
+from faces.media import opened, upright
 
 SETTINGS = "normalise.json"
 _CHUNK = 256
@@ -95,8 +96,8 @@ def encoded(data: bytes, size: int, quality: int) -> bytes:
 
     JPEGs are decoded in full: libjpeg's own reduction would leave a cue that pictures of other formats lack.
     """
-    with Image.open(io.BytesIO(data)) as image:
-        picture = ImageOps.exif_transpose(image).convert("RGB")
+    with opened(data) as image:
+        picture = upright(image)
     if picture.size != (size, size):
         picture = picture.resize((size, size), Image.Resampling.BICUBIC)
     buffer = io.BytesIO()

@@ -17,9 +17,10 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, JpegImagePlugin
+from PIL import Image, JpegImagePlugin
 
 from core.errors import UserError
+from faces.media import opened, upright
 from metrics.distributions import radial_frequencies, ring_means
 
 Pixels = NDArray[np.uint8]
@@ -83,30 +84,28 @@ def suffix_of(path: Path) -> str:
         UserError: there is no picture at `path`.
     """
     try:
-        with Image.open(path) as image:
+        with opened(path.read_bytes()) as image:
             return _SUFFIXES[_format(image)]
-    except OSError as error:
+    except (OSError, SyntaxError, ValueError) as error:
         raise UserError(f"the crop {path} cannot be read ({error}): ingest the faces again") from error
 
 
 def read_picture(data: bytes) -> tuple[Pixels, Encoding]:
-    """Pixels [H, W, 3] uint8 RGB, upright, transparency dropped, and how the file is encoded.
+    """Pixels [H, W, 3] uint8 RGB, as `faces.media.upright` shows it, and how the file is encoded.
 
     Grey pictures are repeated over three channels. Formats without a match here (TIFF, GIF) count as PNG.
 
     Raises:
-        OSError, ValueError, SyntaxError: not a picture that Pillow reads, or one of more than 8 bits a channel.
+        OSError, ValueError, SyntaxError: not a picture that Pillow reads.
     """
-    with Image.open(io.BytesIO(data)) as image:
-        if image.mode.startswith(("I", "F")):
-            raise ValueError(f"pictures of mode {image.mode} have more than 8 bits a channel, convert them to 8")
+    with opened(data) as image:
         kind = _format(image)
         quantization: dict[int, list[int]] = getattr(image, "quantization", {}) if kind == "JPEG" else {}
         tables = tuple(tuple(quantization[place]) for place in sorted(quantization))
         sampling = JpegImagePlugin.get_sampling(image) if kind == "JPEG" else -1
-        single = image.mode in ("1", "L", "LA")
+        single = image.mode in ("1", "L", "LA") or image.mode.startswith("I")
         mode = "L" if single and kind in ("JPEG", "PNG", "BMP") else "RGB"
-        pixels = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+        pixels = np.asarray(upright(image))
     grey = bool((pixels == pixels[..., :1]).all())
     lossless = kind != "JPEG" and not (kind == "WEBP" and b"VP8L" not in data[:64])
     return pixels, Encoding(kind, mode, grey, tables, sampling, lossless)

@@ -108,7 +108,8 @@ class Photographs:
 
     def blend(self, row: int, made: dict[str, Any], sample: int | None = None) -> Plan:
         """The plan of a blend that is `made` into a photograph and inherits its fields of the manifest."""
-        inherited = ("dataset", "identity", "source", "frame", "time_s", "width", "height", "codec")
+        origin = ("dataset", "identity", "source", "frame", "time_s", "original", "split_by")
+        inherited = (*origin, "width", "height", "codec")
         fields = {name: self.manifest.rows[name][row] for name in inherited}
         fields |= {"parent": self.manifest.rows["sha256"][row]} | made
         stem = f"{fields['parent'][:16]}-{fields['seed']}"

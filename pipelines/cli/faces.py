@@ -18,15 +18,23 @@ app = typer.Typer(help="Face data: crops and a manifest from photographs and vid
 
 @app.command()
 def ingest(
-    source: Annotated[Path, typer.Argument(help="Folder that holds real/ and fake/.")],
+    source: Annotated[Path, typer.Argument(help="Folder with real/ and fake/, or a public dataset as downloaded.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for the crops and manifest.parquet.")],
     dataset: Annotated[str | None, typer.Option(help="Name of the dataset; the folder's by default.")] = None,
+    layout: Annotated[
+        str | None, typer.Option(help="Layout of the dataset, see `faces layouts` (default auto).")
+    ] = None,
+    splits: Annotated[
+        str | None, typer.Option(help="official, hash or person-disjoint (default: official where there is one).")
+    ] = None,
+    compression: Annotated[str | None, typer.Option(help="Of FaceForensics++ and DFD: raw, c23 or c40.")] = None,
     every_seconds: Annotated[float | None, typer.Option(help="Seconds between sampled frames (default 3).")] = None,
     already_cropped: Annotated[
         bool, typer.Option("--already-cropped", help="The images are face crops already: detect nothing.")
     ] = False,
     name_pattern: Annotated[
-        str | None, typer.Option(help="Regular expression for file names: named groups method, identity, source.")
+        str | None,
+        typer.Option(help="Regular expression for names or paths; named groups: method, identity, identity2, source."),
     ] = None,
     config: opt.ConfigFile = None,
     settings: opt.Set = None,
@@ -34,29 +42,69 @@ def ingest(
     dry_run: opt.DryRun = False,
     as_json: opt.AsJson = False,
 ) -> None:
-    """Find the faces in images and videos, crop them, and write a manifest with leak-free splits."""
+    """Find the faces in images and videos, crop them, and write a manifest with leak-free splits.
+
+    With --dry-run nothing is decoded: the files are counted by label, method and split.
+    """
+    import json
+    from collections import Counter
+
     import pandas as pd
 
+    from core.groups import split_notes
     from faces.extraction import IngestConfig
     from faces.ingest import ingest as run
     from faces.ingest import summary
     from faces.sheets import contact_sheet
+    from faces.survey import survey
 
     named = {"dataset": dataset, "every_seconds": every_seconds, "name_pattern": name_pattern, "seed": seed}
+    named |= {"layout": layout, "splits": splits, "compression": compression}
     named["already_cropped"] = already_cropped or None
     resolved = opt.configuration(IngestConfig, config, settings, named)
     if dry_run:
-        opt.print_and_exit(resolved, as_json)
+        found = survey(source, resolved, out)
+        files = found.counts(resolved.seed, resolved.split_shares)
+        told = {"configuration": resolved.model_dump(mode="json"), **found.described}
+        told |= {"rejected": dict(found.rejected), "counts": files.to_dict("records")}
+        unusable = Counter(reason for _, reason in found.rejected).most_common()
+        lines = [str(found), *(f"not usable: {count} files, as {reason}" for reason, count in unusable)]
+        opt.answer(told, as_json, "\n".join(lines), (files, "files, none decoded"))
+        return
     manifest = run(source, out, resolved)
     sheet = contact_sheet(manifest, out / "contact_sheet.png")
     counts = summary(manifest)
     rejected = len(pd.read_parquet(out / "rejected.parquet")) if (out / "rejected.parquet").is_file() else 0
     text = f"manifest       {out / 'manifest.parquet'}\ncontact sheet  {sheet}"
+    about = json.loads((out / "ingest.json").read_text())
+    text += f"\nlayout         {about['layout']}, because there is {', '.join(about['because'])}"
+    text += f"\nsplits         {about['splits']}"
+    if about["ignored"]:
+        text += "\nignored        " + ", ".join(f"{count} {kind}" for kind, count in about["ignored"].items())
+    text += "".join(f"\nnote           {note}" for note in split_notes(manifest.rows))
     if rejected:
         text += f"\nrejected       {rejected} files or frames, with reasons, in {out / 'rejected.parquet'}"
     result = {"manifest": out / "manifest.parquet", "faces": len(manifest), "rejected": rejected}
-    result |= {"contact_sheet": sheet, "digest": manifest.digest, "counts": counts.to_dict("records")}
+    result |= {"contact_sheet": sheet, "digest": manifest.digest, **about, "counts": counts.to_dict("records")}
     opt.answer(result, as_json, text, (counts, f"{len(manifest)} faces in {out}"))
+
+
+@app.command()
+def layouts(as_json: opt.AsJson = False) -> None:
+    """List the public datasets that `faces ingest` knows as their authors packed them, each with an example."""
+    from textwrap import indent
+
+    from faces.layouts import LAYOUTS
+
+    known = [
+        {"layout": each.name, "dataset": each.title, "official_split": each.official, "example": each.example}
+        for each in LAYOUTS.values()
+    ]
+    texts = [
+        f"{each.name}  {each.title}\n{indent(each.example, '    ')}\n    official split: {each.official or 'none'}"
+        for each in LAYOUTS.values()
+    ]
+    opt.answer({"layouts": known}, as_json, "\n\n".join(texts))
 
 
 @app.command()

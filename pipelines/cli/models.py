@@ -113,7 +113,8 @@ def compare(
     store, datasets = opt.open_store(mlruns), dataset or ()
     result = compare_versions(store, first, second, manifest=manifest, datasets=datasets, metric=metric, cache=cache)
     title = f"{metric} by source, version {result.first} and {result.second}"
-    opt.answer(result, as_json, result.sentence, (pd.DataFrame(result.datasets), title))
+    text = "\n".join([result.sentence, *(f"note: {note}" for note in result.notes)])
+    opt.answer(result, as_json, text, (pd.DataFrame(result.datasets), title))
 
 
 @app.command()

@@ -174,8 +174,10 @@ def report(
     result = {"study": found.name, "best": found.best.model_dump(mode="json"), "best_value": found.best_value}
     result |= {"scores": review.optimism.to_dict("records"), "importance": found.importance}
     result |= {"report": path, "next": commands}
+    result["notes"] = review.notes
     title = f"the best trial of {found.name}: AUC on val, and on sealed test rows"
-    text = f"report in {path}, and in the study's run{_next(commands)}"
+    text = "".join(f"note: {note}\n" for note in review.notes)
+    text += f"report in {path}, and in the study's run{_next(commands)}"
     opt.answer(result, as_json, text, (review.optimism, title))
 
 

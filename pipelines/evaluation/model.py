@@ -14,6 +14,7 @@ from classifier.evaluation import per_source, remarks
 from classifier.figures import evaluation_figures, robustness_figure
 from classifier.models.ensemble import load_detector
 from classifier.robustness import LABELS, Ladder, Rung, robustness
+from core.groups import split_notes
 from core.manifest import Manifest
 from pipelines.evaluation.sealed import Scored, known, open_test_rows, score_rows
 from pipelines.release.lineage import Model
@@ -76,7 +77,8 @@ def evaluate_model(model: Model, rows: Manifest, cache: Path, *, robust: bool = 
             ladder = robustness(load_detector(folder, "auto"), rows, cache, store=cache / "robustness")
             _log_ladder(active, ladder, rows, model.model_id)
         openings = test_openings(model.store, model.project)
-    return ModelEvaluation(scored, withheld, ladder, remarks(scored.by_source), openings)
+    said = [*remarks(scored.by_source), *split_notes(rows.rows)]
+    return ModelEvaluation(scored, withheld, ladder, said, openings)
 
 
 def _log_ladder(run: Run, ladder: Ladder, rows: Manifest, model_id: str | None) -> None:

@@ -16,6 +16,7 @@ import pandas as pd
 from classifier.evaluation import MEAN
 from classifier.figures import forest_plot
 from core.errors import UserError
+from core.groups import shared_persons, split_notes
 from core.manifest import Manifest
 from gan.balancing import mixture, wanted_fakes
 from gan.checkpoint import read_card
@@ -130,6 +131,7 @@ def compare_arms(
         workers=workers,
     ) as done:
         table, differences = tabulate(done.tables, reference)
+        known = len(shared_persons(full.rows))
         detectors = pd.DataFrame(
             {"arm": arm, "seed": seed, "objective": one.objective, "synthetic": one.synthetic}
             | {"model_id": one.model_id, "folder": one.folder, "scores": str(done.files[arm, seed])}
@@ -145,7 +147,11 @@ def compare_arms(
             differences=differences,
             detectors=detectors,
             conclusions=conclusions(differences, reference, forged(arms), len(seeds)),
-            notes=notes(table, differences, reference, needing_generator(arms), len(seeds)),
+            notes=(
+                *notes(table, differences, reference, needing_generator(arms), len(seeds)),
+                *(f"{note}." for note in split_notes(test.rows)),
+                *([f"{known} persons of the test rows stand in train or val too."] if known else []),
+            ),
             openings=test_openings(context.store, context.experiment),
             hours={name: seconds / 3600 for name, seconds in spent.items()},
             folder=done.folder,

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from classifier.figures import generalisation_matrix
 from core.errors import UserError
+from core.groups import split_notes
 from core.manifest import Manifest
 from pipelines.configuration import MatrixConfig, RunConfig
 from pipelines.evaluation.sealed import known, sealed_rows
@@ -93,7 +94,7 @@ def execute(config: RunConfig, workers: int = 1) -> Matrix:
             seeds=plan.seeds,
             cells=table,
             summary=_summary(table),
-            notes=tuple(left_out),
+            notes=(*left_out, *split_notes(test.rows)),
             openings=test_openings(store, config.project),
             folder=done.folder,
             run=done.run.id,

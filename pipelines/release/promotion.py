@@ -15,6 +15,7 @@ from classifier.models.ensemble import FaceModel, load_detector
 from classifier.scoring import milliseconds_per_image
 from core.errors import UserError
 from core.files import digest
+from core.groups import split_notes
 from core.manifest import Manifest
 from metrics.binary import RANKED
 from metrics.intervals import Difference
@@ -131,6 +132,7 @@ class VersionComparison:
     metric: str
     datasets: list[dict[str, Any]]
     sentence: str
+    notes: list[str]  # on how the datasets are split
 
 
 def compare_versions(
@@ -177,7 +179,7 @@ def compare_versions(
         elif main.low > 0 or main.high < 0:
             outcome = f"version {one}'s is {'higher' if main.low > 0 else 'lower'} (the 95 % interval excludes zero)"
         sentence = f"{over.replace('AUC', metric)}: {outcome}, {signed(main)}"
-        result = VersionComparison(one, two, metric, table, sentence)
+        result = VersionComparison(one, two, metric, table, sentence, split_notes(rows.rows))
         active.text("comparison.json", json.dumps(asdict(result), indent=2))
         active.metrics({f"{metric}_difference/{dataset}": difference.value for dataset, difference in paired.items()})
     return result

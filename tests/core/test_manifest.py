@@ -74,6 +74,35 @@ def test_an_identity_in_two_splits_is_refused(tmp_path: Path) -> None:
         Manifest.build([row(0, identity="ann"), row(1, identity="ann", split="test")], tmp_path)
 
 
+def test_one_of_several_persons_in_two_splits_is_refused_but_not_in_an_official_split(tmp_path: Path) -> None:
+    rows = [row(0, identity="ann;bob"), row(1, identity="bob", split="test")]
+    with pytest.raises(UserError, match="'bob' stands in test and train"):
+        Manifest.build(rows, tmp_path)
+    for kind in ("official", "official-overlapping"):
+        assert len(Manifest.build([each | {"split_by": kind} for each in rows], tmp_path)) == 2
+    with pytest.raises(UserError, match="'d: photo-0' stands in test and train"):
+        Manifest.build(
+            [row(0, split_by="official"), row(1, source="photo-0", split="test", split_by="official")], tmp_path
+        )
+    with pytest.raises(UserError, match="column split_by: 'mine': must be empty, official"):
+        Manifest.build([row(0, split_by="mine")], tmp_path)
+
+
+def test_an_original_in_another_split_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="column source: 'photo-0' stands in test and train"):
+        Manifest.build([row(0), row(1, label="fake", original="photo-0", split="test")], tmp_path)
+
+
+def test_rows_of_an_authors_split_are_read_again(tmp_path: Path) -> None:
+    made = Manifest.build([row(0, identity="a;b", original="v", split_by="person-disjoint")], tmp_path)
+    plain = Manifest.build([row(0, identity="a;b")], tmp_path)
+    for suffix in ("parquet", "csv"):
+        again = Manifest.read(made.write(tmp_path / f"manifest.{suffix}"))
+        assert again.rows["original"].tolist() == ["v"]
+        assert again.rows["split_by"].tolist() == ["person-disjoint"]
+    assert "original" not in pd.read_parquet(plain.write(tmp_path / "plain.parquet")).columns
+
+
 def test_missing_and_unknown_columns_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no column split"):
         Manifest.build([{k: v for k, v in row(0).items() if k != "split"}], tmp_path)

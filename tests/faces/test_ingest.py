@@ -151,7 +151,7 @@ def test_a_job_that_was_killed_goes_on(portraits, tmp_path):
         import os, signal
         from pathlib import Path
         from faces.ingest import IngestConfig, ingest
-        from faces.extraction import Journal
+        from faces.journal import Journal
 
         add, count = Journal.add, 0
 
@@ -315,7 +315,7 @@ def test_sources_that_cannot_be_ingested_say_why(tmp_path):
     with pytest.raises(UserError, match="has no folder fake"):
         ingest(source, out, CROPS)
     (source / "fake").mkdir()
-    with pytest.raises(UserError, match="holds no picture"):
+    with pytest.raises(UserError, match="holds no fake picture"):
         ingest(source, out, CROPS)
     save(noise(2), source / "fake" / "b.png")
     with pytest.raises(UserError, match="lies among the media"):

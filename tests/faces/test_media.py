@@ -1,6 +1,7 @@
 import io
 import os
 import struct
+import sys
 
 import av
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from PIL import Image
 
 from faces import media
-from faces.media import UnreadableError, decode_image, find_media, read_frames, read_image
+from faces.media import UnreadableError, decode_image, media_kind, read_frames, read_image
 
 
 def encoded(image, kind="png", **options):
@@ -27,17 +28,55 @@ def ramp():
     return frames
 
 
-def test_media_are_found_at_any_depth_but_not_hidden_ones(tmp_path):
-    for name in ("b.JPG", "a/x.webp", "a/b/c.mkv", ".hidden/d.png", "._e.jpg", "notes.txt"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_bytes(b"1")
-    (tmp_path / "a" / "loop").symlink_to(tmp_path)
-    found = find_media(tmp_path)
-    assert [(item.name, item.kind, item.size) for item in found] == [
-        ("a/b/c.mkv", "video", 1),
-        ("a/x.webp", "image", 1),
-        ("b.JPG", "image", 1),
-    ]
+def test_kinds_are_told_by_content_and_by_name_only_where_that_is_damaged(tmp_path, write_video, ramp):
+    for suffix in (".mp4", ".mkv", ".avi", ".mov"):
+        video = write_video(tmp_path / f"video{suffix}", ramp[:3])
+        assert media_kind(video.rename(tmp_path / f"video{suffix}.jpg")) == "video"
+    for kind in ("png", "jpeg", "gif", "tiff", "webp", "bmp", "avif"):
+        picture = tmp_path / f"{kind}.mp4"
+        picture.write_bytes(encoded(Image.new("RGB", (8, 8)), kind))
+        assert media_kind(picture) == "image"
+    for suffix, codec in (
+        (".mpg", "mpeg2video"),
+        (".mts", "libx264"),
+        (".wmv", "wmv2"),
+        (".flv", "flv"),
+        (".nut", "ffv1"),
+    ):
+        video = write_video(tmp_path / f"odd{suffix}", ramp[:3], rate=25, codec=codec)
+        assert media_kind(video.rename(tmp_path / "odd")) == "video"
+        assert len(list(read_frames(tmp_path / "odd", 60))) == 1
+    damaged = tmp_path / "damaged.mkv"
+    damaged.write_bytes(b"1")
+    assert media_kind(damaged) == "video"
+    assert media_kind(damaged.rename(tmp_path / "notes.txt")) == "image"
+    (tmp_path / "words.txt").write_text("only words\n" * 50)  # FFmpeg would play them
+    assert media_kind(tmp_path / "words.txt") == "image"
+    with pytest.raises(UnreadableError, match="cannot be opened"):
+        media_kind(tmp_path / "none")
+
+
+def test_heic_and_avif_are_pictures(tmp_path, monkeypatch):
+    pillow_heif = pytest.importorskip("pillow_heif")
+    image = Image.new("RGB", (64, 48), (200, 30, 30))
+    for codec, data in (("heif", pillow_heif.from_pillow(image)), ("avif", image)):
+        data.save(file := tmp_path / f"photo.{codec}", **({"format": "avif"} if codec == "avif" else {}))
+        assert media_kind(file) == "image"
+        frame = read_image(file)
+        assert frame.codec == codec
+        assert frame.pixels.shape == (48, 64, 3)
+        assert np.abs(frame.pixels.astype(int) - (200, 30, 30)).max() < 12
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(UnreadableError, match=r"pip install 'counterforge\[heic\]'"):
+        read_image(tmp_path / "photo.heif")
+
+
+def test_what_is_transparent_lies_on_grey_and_its_hidden_colour_never_shows():
+    image = Image.new("RGBA", (2, 1), (255, 0, 0, 0))
+    image.putpixel((1, 0), (10, 20, 30, 255))
+    assert decode_image(encoded(image)).pixels.tolist() == [[[128, 128, 128], [10, 20, 30]]]
+    grey = Image.new("LA", (1, 1), (255, 0))
+    assert decode_image(encoded(grey)).pixels.tolist() == [[[128, 128, 128]]]
 
 
 @pytest.mark.parametrize(("kind", "codec"), [("png", "png"), ("jpeg", "jpeg"), ("webp", "webp"), ("bmp", "bmp")])

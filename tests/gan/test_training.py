@@ -194,8 +194,8 @@ def test_state_of_another_architecture_is_named(
 def test_grey_transparent_and_oddly_sized_crops_are_learnt_from(
     write_faces: Callable[[Path], Manifest], cache: Path, smallest: GanConfig, tmp_path: Path
 ) -> None:
-    """They become RGB squares as they are loaded: grey in three channels, transparency dropped."""
-    modes = ["L", "LA", "RGBA", "P", "1", "CMYK", "RGB"]
+    """They become RGB squares as they are loaded: grey in three channels, what is transparent on grey."""
+    modes = ["L", "LA", "RGBA", "P", "1", "CMYK", "I;16"]
     root = tmp_path / "faces"
     blobs = write_faces(root)
     rows = blobs.rows.copy()
@@ -209,15 +209,15 @@ def test_grey_transparent_and_oddly_sized_crops_are_learnt_from(
     assert load_generator(train(Manifest.build(rows, root), smallest, tmp_path / "out", cache)).image_size == 16
 
 
-def test_crops_of_more_than_eight_bits_are_refused(
+def test_crops_of_fractions_are_refused(
     write_faces: Callable[[Path], Manifest], cache: Path, smallest: GanConfig, tmp_path: Path
 ) -> None:
     blobs = write_faces(tmp_path)
-    file = tmp_path / "deep.png"
-    Image.fromarray(np.full((20, 20), 40_000, np.uint16)).save(file)
+    file = tmp_path / "fractions.tif"
+    Image.fromarray(np.full((20, 20), 0.5, np.float32)).save(file)
     rows = blobs.rows.copy()
     rows.loc[3, ["path", "sha256"]] = [file.name, hashlib.sha256(file.read_bytes()).hexdigest()]
-    with pytest.raises(UserError, match=r"deep\.png cannot be decoded: .* more than 8 bits a channel"):
+    with pytest.raises(UserError, match=r"fractions\.tif cannot be decoded: .* have no known range"):
         train(Manifest.build(rows, tmp_path), smallest, tmp_path / "out", cache)
 
 

@@ -61,7 +61,11 @@ def test_a_grey_set_gets_grey_forgeries() -> None:
         assert (forged == forged[..., :1]).all()
 
 
-def test_more_than_8_bits_are_refused() -> None:
-    deep = Image.fromarray(np.zeros((4, 4), np.uint16))
-    with pytest.raises(ValueError, match="more than 8 bits"):
-        read_picture(encoded(deep, "PNG"))
+def test_16_bit_grey_counts_as_8_bit_grey_and_hidden_colours_do_not_show() -> None:
+    grey = np.asarray(Image.fromarray(SMOOTH).convert("L"))
+    pixels, encoding = read_picture(encoded(Image.fromarray(grey.astype(np.uint16) * 257), "PNG"))
+    assert (encoding.mode, encoding.grey) == ("L", True)
+    assert np.array_equal(pixels[..., 0], grey)
+    hidden = Image.fromarray(SMOOTH).convert("RGBA")
+    hidden.putalpha(0)
+    assert (read_picture(encoded(hidden, "PNG"))[0] == 128).all()
