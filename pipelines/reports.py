@@ -190,6 +190,7 @@ def write_study_report(
         parameters=[{"parameter": name, "value": value} for name, value in parameters.items()],
         front=sorted(map(slot_of, study.best_trials)) if len(config.objectives) > 1 else [],
         scores=review.optimism.to_dict("records"),
+        notes=review.notes,
         openings=review.openings,
         conclusion=_conclusion(review.optimism),
         pictures={_CAPTIONS[name]: _png(figure) for name, figure in drawn.items()},
