@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from core.errors import UserError
+from core.secrets import redacted
 
 Model = TypeVar("Model", bound=BaseModel)
 _MOST_NODES = 100_000
@@ -130,7 +131,7 @@ def _shown(value: object) -> str:
     short = reprlib.Repr()
     short.maxstring = short.maxother = 80
     try:
-        return short.repr(value)
+        return short.repr(redacted(value))
     except ValueError:  # Python refuses to write integers of thousands of digits
         return f"(a {type(value).__name__} too long to show)"
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from core.errors import UserError
 from core.files import atomic, digest
 from core.groups import OFFICIAL, OVERLAPPING, PERSON_DISJOINT, groups_of, is_official, persons_of
+from core.names import leads_away
 
 COLUMNS: dict[str, str] = {
     "path": "string",  # relative to the manifest
@@ -189,6 +190,9 @@ def _validated(frame: pd.DataFrame, where: str) -> pd.DataFrame:
         refuse(frame[name].str.startswith("/").fillna(False), name, "must be relative to the manifest")
     refuse(frame["path"].duplicated(), "path", "stands in two rows; remove one")
     refuse((frame["width"] < 1) | (frame["height"] < 1), "width", "must be pixels of the face box, 1 or more")
+    for name in ("dataset", "method"):  # they reach paths; `core.names.file_name` makes whatever else is odd safe
+        away = {value for value in frame[name].dropna().unique() if leads_away(value)}
+        refuse(frame[name].isin(away), name, "must not lead out of a folder (.., a slash in front): rename it")
     synthetic = frame["generator"].notna()
     refuse(synthetic & (frame["label"] != "fake"), "label", "a synthetic face is always fake")
     refuse(synthetic & (frame["split"] != "train"), "split", "a synthetic face belongs in train only")

@@ -21,6 +21,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from core.files import sha256
+from core.names import Name
 from core.splits import DEFAULT_SHARES, Shares
 from faces.detection import DETECTORS, Face, FaceDetector, Pixels, crop, detector
 from faces.journal import Record, Rejection
@@ -41,7 +42,7 @@ class IngestConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    dataset: str | None = Field(default=None, min_length=1, description="name of the dataset; the folder's by default")
+    dataset: Name | None = Field(default=None, min_length=1, description="name of the dataset; the folder's by default")
     already_cropped: bool = Field(
         default=False, description="pictures are face crops: keep their bytes, detect nothing"
     )

@@ -25,7 +25,9 @@ from core import splits
 from core.errors import UserError
 from core.files import digest, sha256, write_json
 from core.groups import HASH, OFFICIAL, OVERLAPPING, PERSON_DISJOINT, shared_persons
+from core.locks import one_at_a_time
 from core.manifest import LABELS, Manifest
+from core.names import is_safe
 from core.progress import progress_bar
 from faces.extraction import IngestConfig, extract
 from faces.journal import Journal, Record
@@ -64,7 +66,11 @@ def ingest(source: Path, out: Path, config: IngestConfig | None = None) -> Manif
         if out.resolve().is_relative_to(source.resolve() / label):
             raise UserError(f"the output {out} lies among the media of {source}, which would ingest it: choose another")
     config = config or IngestConfig()
-    config = config.model_copy(update={"dataset": config.dataset or source.resolve().name})
+    if config.dataset is None:
+        name = source.resolve().name
+        if not is_safe(name):
+            raise UserError(f"the folder's name {name!r} cannot name a dataset: give it one (dataset)")
+        config = config.model_copy(update={"dataset": name})
     found = survey(source, config, out)
     for label in LABELS:
         if not any(entry.label == label for entry in found.entries):
@@ -72,6 +78,12 @@ def ingest(source: Path, out: Path, config: IngestConfig | None = None) -> Manif
                 f"{source} holds no {label} picture or video: a detector needs both real and fake faces "
                 f"(layout {found.layout.name}; --dry-run says why files are not usable)"
             )
+    with one_at_a_time(out, f"the ingest of {config.dataset}"):
+        return _ingest(found, out, config)
+
+
+def _ingest(found: Survey, out: Path, config: IngestConfig) -> Manifest:
+    source = found.source
     media, unusable = _files(found, out, config)
     settings = {"format": _FORMAT, **config.model_dump(mode="json", exclude={"device"})}
     for name in _LATER:

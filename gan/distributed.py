@@ -62,6 +62,11 @@ class ProcessGroup:
         return [float(value) for value in largest]
 
 
+def is_first() -> bool:
+    """Whether this process starts the others, or is the first of those that torchrun has started."""
+    return os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0"
+
+
 def launch(device: str = "auto", devices: int = 1) -> ProcessGroup:
     """The group of this process: started here when `devices` asks for several, joined when torchrun has started it.
 

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from classifier.config import DetectorConfig
+from core.names import Name
 from faces.extraction import IngestConfig
 from gan.balancing import mixture
 from gan.config import GanConfig
@@ -124,7 +125,7 @@ class PromotionConfig(_Section):
 class RunConfig(_Section):
     """From media to a promoted model."""
 
-    project: str = Field(pattern=r"^[\w.-]+$", description="name of the MLflow experiment")
+    project: Name = Field(pattern=r"^[\w.-]+$", description="name of the MLflow experiment")
     out: Path = Field(description="folder of everything but the tracking database")
     mlruns: Path = Path("mlruns")
     embedded: bool = Field(False, description="use the embedded faces instead of `faces`")

@@ -16,6 +16,7 @@ import pandas as pd
 from core.errors import UserError
 from core.files import digest, read_record, sealed, write_json
 from core.manifest import Manifest, concatenate
+from core.names import file_name
 from core.splits import split_of
 from faces.extraction import IngestConfig
 from faces.ingest import ingest
@@ -152,7 +153,7 @@ def _faces(config: RunConfig) -> dict[str, Any]:
         for source in config.faces:
             name = source.dataset or source.source.resolve().name
             settings = IngestConfig.model_validate(source.model_dump(exclude={"source"}))
-            parts.append(ingest(source.source, folder / name, settings))
+            parts.append(ingest(source.source, folder / file_name(name), settings))
         manifest = concatenate(parts, folder)
     known = set(manifest.rows["dataset"])
     for part in ("train", "validation", "test"):

@@ -26,6 +26,8 @@ from classifier.models.detector import Detector
 from core.files import write_bytes, write_text
 from core.groups import split_notes
 from core.manifest import Manifest
+from core.names import file_name
+from core.secrets import redact
 from pipelines.configuration import RunConfig
 from pipelines.evaluation.sealed import known, open_test_rows, score_rows, sealed_rows
 from pipelines.experiments.comparison import Comparison
@@ -178,7 +180,7 @@ def write_study_report(
     drawn = study_figures(study, config)
     for name, figure in drawn.items():
         parent.figure(figure, name)
-    path = out or context.work / "studies" / study.study_name / "report.html"
+    path = out or context.work / "studies" / file_name(study.study_name) / "report.html"
     _write_page(
         path,
         "study_report.html",
@@ -245,7 +247,7 @@ def _png(figure: Figure) -> bytes:
 
 
 def _write_page(path: Path, template: str, **content: Any) -> None:
-    """Render a template of the folder `templates`, which extends base.html; HTML is escaped in all that it shows."""
+    """Render a template of the folder `templates`, which extends base.html, with HTML escaped and passwords hidden."""
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True)
     environment.filters["embedded"] = lambda picture: f"data:image/png;base64,{base64.b64encode(picture).decode()}"
-    write_text(path, environment.get_template(template).render(**content))
+    write_text(path, redact(environment.get_template(template).render(**content)))

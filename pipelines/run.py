@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from core.files import digest, strict_json
+from core.locks import alone_in, one_at_a_time
 from pipelines.configuration import RunConfig
 from pipelines.evaluation.audit import audit_step, log_audit, warnings_of
 from pipelines.experiments.arms import Arm, base_trial, trials_of_run
@@ -35,8 +36,11 @@ class Outcome:
     seconds: dict[str, float]  # of each step, by name
 
 
+@alone_in("config.out", "a run")
 def execute(config: RunConfig) -> Outcome:
     """Do every step whose inputs have changed, and return what came out.
+
+    Of two processes at once on one `config.out`, the second waits and returns what the first made.
 
     Raises:
         UserError: bad input; what was done before stays.
@@ -84,10 +88,11 @@ def search(config: RunConfig, *, workers: int = 1, new: bool = False, cluster: s
     check_study(config.study, base)  # before the faces are ingested and a generator is trained
     needed = needs_generator(config.study, base)
     steps = Steps(config.out / "steps", total=1 + needed)
-    dataset = prepare_dataset(config, open_store(config.mlruns), steps)
-    context = dataset.context
-    if needed:
-        context = replace(context, generator=train_or_load_generator(config, context, steps))
+    with one_at_a_time(config.out, "a study"):  # its trials may be shared by several launches
+        dataset = prepare_dataset(config, open_store(config.mlruns), steps)
+        context = dataset.context
+        if needed:
+            context = replace(context, generator=train_or_load_generator(config, context, steps))
     final = _final_training(config, dataset)
     return launch(config.study, base, context, workers=workers, new=new, cluster=cluster, final=final)
 

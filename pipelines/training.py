@@ -1,6 +1,7 @@
 """One training each, logged in MLflow: a generator, a detector, an ensemble, and the winner of a study.
 
-Detectors, ensembles and winners become versions of the registry. The same call resumes, or returns what was made.
+Detectors, ensembles and winners become versions of the registry. The same call resumes, or returns what was made; of
+two processes at once on one folder, the second waits, and returns what the first made.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from classifier.stacking import combine
 from classifier.training import HISTORY
 from core.errors import UserError
 from core.files import digest
+from core.locks import alone_in
 from core.manifest import Manifest
 from gan.checkpoint import generator_digest
 from gan.config import GanConfig
@@ -42,6 +44,7 @@ from tuning.study import summarise
 from tuning.trial import TrialContext, TrialSpec, train_and_log
 
 
+@alone_in("out", "the training of a generator")
 def train_and_log_generator(
     manifest: Manifest,
     config: GanConfig,
@@ -117,6 +120,7 @@ class TrainedDetector:
     remarks: tuple[str, ...]
 
 
+@alone_in("out", "a training")
 def train_detector(
     store: Store,
     manifest: Path,
@@ -154,6 +158,7 @@ def _train_datasets(rows: Manifest) -> list[str]:
     return sorted(set(rows.where(~rows.synthetic).select(split="train").rows["dataset"]))
 
 
+@alone_in("out", "the making of an ensemble")
 def train_ensemble(
     store: Store,
     models: Sequence[str],

@@ -10,13 +10,14 @@ from __future__ import annotations
 import json
 import socket
 import uuid
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import pandas as pd
+from filelock import FileLock
 from mlflow.exceptions import MlflowException
 
 from tracking.mlflow_internals import MODEL_VERSIONS, aliased, database_path, set_aliases, transaction
@@ -90,7 +91,7 @@ class Registry:
         The version inherits the logged model's own tags (manifest, generator, study, trial, git commit, ...).
         """
         client = self.store.client
-        with self._explained(f"register the model {model_id}"):
+        with self._explained(f"register the model {model_id}"), self._alone():
             model = client.get_logged_model(model_id)
             if str(model.status) != "READY":
                 raise TrackingError(f"the model {model_id} is {model.status}, not READY: train it to the end first")
@@ -114,6 +115,13 @@ class Registry:
                 links.append({"name": self.name, "version": int(made.version)})
                 client.set_logged_model_tags(model_id, {MODEL_VERSIONS: json.dumps(links)})
         return self.resolve(made.version)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Of the processes of this machine that register at once, one at a time: a model becomes one version."""
+        self.store.root.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.store.root / ".registry.lock"):
+            yield
 
     def promote(
         self,

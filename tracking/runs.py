@@ -26,6 +26,7 @@ from typing import Any
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException, RestException
 
+from core.secrets import redact, redacted
 from tracking.mlflow_internals import last_points
 from tracking.store import Store, TrackingError, every_page, explained, quick_requests
 
@@ -179,7 +180,7 @@ class Run:
     def text(self, name: str, content: str) -> None:
         """Log `content` as the artifact `name`, such as `report.html`."""
         with explained(f"log {name} of run {self.name}", self.store.tracking_uri):
-            self.store.client.log_text(self.id, content, name)
+            self.store.client.log_text(self.id, redact(content), name)
 
     def artifact(self, path: Path | str, folder: str | None = None) -> None:
         """Log a file or a whole folder, below `folder` in the run's artifacts if given."""
@@ -348,7 +349,7 @@ def _made(store: Store, experiment: str, name: str, own: dict[str, str]) -> Run:
     experiment_id = store.experiment(experiment)
     with explained(f"start the run {name}", store.tracking_uri):
         # The key goes in with the run itself: a kill between two calls could not leave a run that nobody finds again.
-        made = store.client.create_run(experiment_id, run_name=name, tags=own | {ATTEMPTS_TAG: "1"})
+        made = store.client.create_run(experiment_id, run_name=name, tags=redacted(own) | {ATTEMPTS_TAG: "1"})
     return Run(store, str(made.info.run_id), experiment_id, name)
 
 
@@ -376,8 +377,8 @@ def cleaned(values: Mapping[str, Any], limit: int) -> dict[str, str]:
 
 
 def shortened(value: object, limit: int) -> str:
-    """`str(value)`, cut to `limit` characters with a note of the original length."""
-    text = str(value)
+    """`str(value)` without passwords, cut to `limit` characters with a note of the original length."""
+    text = redact(str(value))
     note = f"... ({len(text)} characters)"
     return text if len(text) <= limit else text[: limit - len(note)] + note
 

@@ -26,6 +26,7 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
 from core.errors import UserError
+from core.secrets import redact, without_account
 from tracking import mlflow_internals as internals
 
 DEFAULT_ROOT = Path("mlruns")
@@ -58,7 +59,7 @@ def first_line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno is not None:
         return f"{errno.errorcode.get(error.errno, error.errno)}: {error.strerror}"
     lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return lines[0].strip()[:300]
+    return redact(lines[0].strip())[:300]
 
 
 @contextmanager
@@ -151,8 +152,9 @@ class Store:
 def open_store(root: Path = DEFAULT_ROOT) -> Store:
     """The store that the environment asks for, checked before any work starts.
 
-    `MLFLOW_TRACKING_URI=http(s)://...` selects a server; otherwise the database is `root/mlflow.db` (made at need) and
-    the artifacts lie in `root/artifacts`.
+    `MLFLOW_TRACKING_URI=http(s)://...` selects a server, whose account is moved to `MLFLOW_TRACKING_USERNAME` and
+    `MLFLOW_TRACKING_PASSWORD` where the address names one; otherwise the database is `root/mlflow.db` (made at
+    need) and the artifacts lie in `root/artifacts`.
 
     Raises:
         TrackingError: the server does not answer, the folder cannot be written, less than 100 MB are free, the
@@ -160,7 +162,7 @@ def open_store(root: Path = DEFAULT_ROOT) -> Store:
     """
     internals.register_repository()
     root = Path(root).absolute()
-    wanted = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
+    wanted = _without_account(os.environ.get("MLFLOW_TRACKING_URI", "").strip())
     if urlsplit(wanted).scheme in ("http", "https"):
         store = Store(wanted.rstrip("/"), root)
         _check_server(store)
@@ -177,6 +179,22 @@ def open_store(root: Path = DEFAULT_ROOT) -> Store:
             store.client.search_experiments(max_results=1)
     store.activate()
     return store
+
+
+def _without_account(address: str) -> str:
+    """The address of a server; its user and password move to the variables that MLflow's client reads them from.
+
+    So they reach no run, study or log, and processes that are started find them there too.
+    """
+    if urlsplit(address).scheme not in ("http", "https"):
+        return address
+    address, user, password = without_account(address)
+    if user is not None:
+        os.environ["MLFLOW_TRACKING_URI"] = address
+        os.environ.setdefault("MLFLOW_TRACKING_USERNAME", user)
+        if password is not None:
+            os.environ.setdefault("MLFLOW_TRACKING_PASSWORD", password)
+    return address
 
 
 def _check_server(store: Store) -> None:

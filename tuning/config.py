@@ -9,6 +9,7 @@ from typing import Any, Literal, Self, get_args
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from core.errors import UserError
+from core.names import Name
 from tuning.space import LISTING, Choice, PrunerName, Range, SamplerName, Value, combinations, conditional
 
 Objective = Literal["mean_auc", "worst_auc", "mean_auc_low", "worst_auc_low", "ece", "latency_ms", "size_mb"]
@@ -34,7 +35,7 @@ class StudyConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str = Field("study", pattern=r"^[\w.-]+$")
+    name: Name = Field("study", pattern=r"^[\w.-]+$")
     sampler: SamplerName = "tpe"
     seed: int = Field(0, ge=0)
     space: dict[str, Range | Choice] = DEFAULT_SPACE

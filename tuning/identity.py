@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from core.errors import UserError
 from core.manifest import Manifest
+from core.names import file_name
 from gan.balancing import BalanceConfig
 from tracking.store import open_store
 from tuning.config import StudyConfig, check_sampler
@@ -162,7 +163,7 @@ def remember(
     final: FinalTraining | None,
 ) -> None:
     """Write down with the study what a worker needs; the data must lie at the same path for every worker."""
-    path = context.work.resolve() / "studies" / study.study_name / "manifest.parquet"
+    path = context.work.resolve() / "studies" / file_name(study.study_name) / "manifest.parquet"
     if not path.is_file():
         context.manifest.write(path)
     content: dict[str, Any] = {

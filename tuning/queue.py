@@ -18,6 +18,7 @@ import optuna
 from filelock import FileLock, Timeout
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from core.names import file_name
 from tuning.config import StudyConfig
 from tuning.space import plan, sampler
 from tuning.storage import StudyStorage, patiently, retry_lost, storage_number
@@ -68,7 +69,7 @@ class TrialQueue:
                 (self._workers / self.worker).unlink(missing_ok=True)
 
     def _lives(self, worker: str) -> bool:
-        path = self._workers / worker
+        path = self._workers / file_name(worker)  # it stands in the journal, which may come from anywhere
         try:
             if path.exists():
                 with FileLock(path, blocking=False):

@@ -21,7 +21,6 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 import optuna
 from filelock import FileLock
@@ -32,6 +31,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
 
 from core.errors import UserError
+from core.secrets import redact
 from tuning.space import stable
 
 # A worker over a database counts as dead after so long a silence; it says six times as often that it lives.
@@ -39,6 +39,7 @@ SILENCE_SECONDS = int(os.environ.get("COUNTERFORGE_SILENCE_SECONDS", "90"))
 BEAT_SECONDS = max(1, SILENCE_SECONDS // 6)
 # How long work waits for a database that went away.
 PATIENCE_SECONDS = 300.0
+STORAGE = "COUNTERFORGE_STORAGE"  # the variable that names a database of studies, to commands and to workers
 _SUFFIX = ".journal"
 _POLL_SECONDS = 0.002  # how often a lock that another process holds is tried
 # What a call to the database raises while it is away.
@@ -106,8 +107,7 @@ class StudyStorage:
     @property
     def shown(self) -> str:
         """The address without its password."""
-        password = urlsplit(self.address).password if self.is_database else None
-        return self.address.replace(f":{password}@", ":...@") if password else self.address
+        return redact(self.address)
 
     def open(self, patience_seconds: float = 0) -> Any:
         """Optuna's storage, opened once; a `UserError` where a database stays away, or is none."""
@@ -124,8 +124,8 @@ class StudyStorage:
                     continue
                 lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
                 raise UserError(
-                    f"the storage of studies {self.shown} cannot be opened ({lines[0][:200]}): start its server or "
-                    "correct the address (study.storage)"
+                    f"the storage of studies {self.shown} cannot be opened ({redact(lines[0])[:200]}): start its "
+                    "server or correct the address (study.storage)"
                 ) from error
         return self._storage
 
@@ -142,6 +142,10 @@ class StudyStorage:
             raise UserError(
                 f"study.storage {self.shown} is no PostgreSQL address: give postgresql://user:password@host/name, or "
                 "leave it out to keep the study in the tracking folder"
+            )
+        if self.address.count("@") > 1:  # the libraries' own errors would quote what follows the first one
+            raise UserError(
+                f"study.storage {self.shown} holds more than one @: write the @ of a password as %40, and its / as %2F"
             )
         with stable():
             self.database = RDBStorage(

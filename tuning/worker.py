@@ -1,8 +1,9 @@
 """Workers of a study: each takes trial after trial until the study ends.
 
-`python -m tuning.worker STORAGE STUDY` is one, as `study launch --workers` starts several: processes of this machine,
-each with its share of the cores or a GPU. Or they are tasks of Ray; Ray Tune is not used: it would bring a second
-search space, pruner and store of results.
+`python -m tuning.worker STUDY` is one, as `study launch --workers` starts several: processes of this machine, each with
+its share of the cores or a GPU. The storage's address, which may hold a password that everybody could read in the list
+of processes, comes by the environment (COUNTERFORGE_STORAGE). Or they are tasks of Ray; Ray Tune is not used: it would
+bring a second search space, pruner and store of results.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from pydantic import ValidationError
 
 from core.errors import UserError
 from core.progress import Report, ignore, progress_bar
+from core.secrets import redact, redact_logs
 from tracking.store import TrackingError
 from tuning.config import StudyConfig
 from tuning.identity import recall
@@ -38,6 +40,7 @@ from tuning.space import Range, Value, pruner, suggest
 from tuning.storage import (
     AWAY,
     PATIENCE_SECONDS,
+    STORAGE,
     StorageAwayError,
     StudyStorage,
     patiently,
@@ -127,10 +130,10 @@ def _run(queue: TrialQueue, trial: Trial, evaluate: Evaluate) -> None:
             queue.give_back(trial)
         raise
     except UserError as error:
-        queue.finish(trial, TrialState.FAIL, attributes={ERROR: str(error)[:1000]})
+        queue.finish(trial, TrialState.FAIL, attributes={ERROR: redact(str(error))[:1000]})
     except Exception as error:
         _log.exception("trial %d failed", slot)
-        queue.finish(trial, TrialState.FAIL, attributes={ERROR: f"{type(error).__name__}: {error}"[:1000]})
+        queue.finish(trial, TrialState.FAIL, attributes={ERROR: redact(f"{type(error).__name__}: {error}")[:1000]})
     else:
         queue.finish(trial, TrialState.COMPLETE, list(outcome.values), outcome.attributes)
 
@@ -275,8 +278,8 @@ def supervise(storage: str, workers: int, study: optuna.Study, total: int, logs:
         KeyboardInterrupt: passed on to the workers, which save what they do.
     """
     logs.mkdir(parents=True, exist_ok=True)
-    settings = environments(workers)
-    command = [sys.executable, "-m", "tuning.worker", storage, study.study_name, "--parent", str(os.getpid())]
+    settings = [each | {STORAGE: storage} for each in environments(workers)]
+    command = [sys.executable, "-m", "tuning.worker", study.study_name, "--parent", str(os.getpid())]
 
     def start(i: int) -> Popen[bytes]:
         # In a session of its own: Ctrl-C reaches us alone, and we tell each of them once.
@@ -383,14 +386,14 @@ def _work(storage: str, name: str) -> str | None:
 def main() -> int:
     """Work until the study ends; 2 with one sentence where the user must do something, 130 after Ctrl-C."""
     parser = argparse.ArgumentParser(description="One worker of a study.")
-    parser.add_argument("storage", help="path of a journal, or postgresql://...")
     parser.add_argument("study", help="full name of the study")
     parser.add_argument("--parent", type=int, help="end when this process is no longer the parent")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    redact_logs()
     end_with(options.parent)
     try:
-        print(join(options.storage, options.study), flush=True)
+        print(join(os.environ[STORAGE], options.study), flush=True)
     except KeyboardInterrupt:
         return 130
     except (UserError, TrackingError, OSError) as error:

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from core.errors import UserError
 from core.files import sha256, write_bytes, write_json
 from core.manifest import Manifest
+from core.names import file_name
 from core.progress import in_threads
 from faces.media import opened, upright
 
@@ -110,7 +111,7 @@ def _names(rows: pd.DataFrame) -> list[str]:
     """A path for each row that tells its dataset, label and old name; the hash keeps equal names apart."""
     names, seen = [], set()
     for dataset, label, path, digest in zip(rows["dataset"], rows["label"], rows["path"], rows["sha256"], strict=True):
-        name = f"crops/{dataset}/{label}/{Path(path).stem}-{digest[:12]}"
+        name = f"crops/{file_name(dataset)}/{label}/{file_name(Path(path).stem)}-{digest[:12]}"
         while name in seen:
             name += "-again"
         seen.add(name)

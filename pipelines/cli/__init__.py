@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from core.errors import UserError, one_line
+from core.secrets import redact_logs
 from pipelines.cli import detector, experiments, faces, gan, models, study
 
 app = typer.Typer(name="counterforge", no_args_is_help=True, pretty_exceptions_enable=False)
@@ -57,6 +58,7 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # `kill` and a container's stop end a job as Ctrl-C does: state saved, run marked.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    redact_logs()
     try:
         app()
     except SystemExit as end:

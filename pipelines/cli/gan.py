@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -38,9 +39,10 @@ def train(
 
     Several processes share each batch with --devices N, or when torchrun has started them.
     """
+    from core.locks import one_at_a_time
     from core.manifest import Manifest
     from gan.config import GanConfig
-    from gan.distributed import launch
+    from gan.distributed import is_first, launch
     from gan.training import train as train_with_others
     from pipelines.training import train_and_log_generator
 
@@ -49,11 +51,13 @@ def train(
     if dry_run:
         opt.print_and_exit(resolved.resolved(), as_json)
     faces = Manifest.read(manifest)
-    group = launch(resolved.device, devices)
-    if not group.is_main:
-        train_with_others(faces, resolved, out, cache, group=group)
-        return
-    made = train_and_log_generator(faces, resolved, out, cache, opt.open_store(mlruns), project, group=group)
+    # Before the other processes are started, which would give up on a main process that waits.
+    with one_at_a_time(out, "the training of a generator") if is_first() else nullcontext():
+        group = launch(resolved.device, devices)
+        if not group.is_main:
+            train_with_others(faces, resolved, out, cache, group=group)
+            return
+        made = train_and_log_generator(faces, resolved, out, cache, opt.open_store(mlruns), project, group=group)
     opt.answer(made, as_json, f"generator {made['digest']} in {made['generator']}, grids in {out / 'samples'}")
 
 

@@ -52,10 +52,12 @@ def configuration(
 
 
 def show(config: BaseModel, as_json: bool = False) -> None:
-    """Print a resolved configuration: as YAML, or for machines as JSON."""
+    """Print a resolved configuration: as YAML, or for machines as JSON; passwords are hidden."""
     import yaml
 
-    content = config.model_dump(mode="json")
+    from core.secrets import redacted
+
+    content = redacted(config.model_dump(mode="json"))
     answer(content, as_json, yaml.safe_dump(content, sort_keys=False).rstrip())
 
 
@@ -71,15 +73,16 @@ def answer(result: object, as_json: bool, text: str, *tables: tuple[pd.DataFrame
     A result that is a dataclass is printed by the names of its fields.
     """
     from core.files import strict_json
+    from core.secrets import redact
 
     if as_json:
         named = asdict(result) if is_dataclass(result) and not isinstance(result, type) else result
-        echo(strict_json(named, indent=2))
+        echo(redact(strict_json(named, indent=2)))
         return
     for frame, title in tables:
         print_table(frame, title)
     if text or not tables:
-        echo(text)
+        echo(redact(text))
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:

@@ -16,8 +16,26 @@ if TYPE_CHECKING:
     from pipelines.configuration import RunConfig
 
 app = typer.Typer(help="Tune the whole chain: launch and review a study, register its winner.", no_args_is_help=True)
-_STORAGE = "PostgreSQL database of the studies: postgresql://user:password@host/name."
-Storage = Annotated[str | None, typer.Option("--storage", envvar="COUNTERFORGE_STORAGE", help=_STORAGE)]
+
+
+def _warn_of_password(context: typer.Context, option: typer.CallbackParam, value: str | None) -> str | None:
+    from core.secrets import has_password
+
+    source = context.get_parameter_source(option.name or "")
+    if value is not None and source is not None and source.name == "COMMANDLINE" and has_password(value):
+        typer.echo(
+            "warning: everybody on this machine can read the password of --storage in the list of processes: "
+            "set COUNTERFORGE_STORAGE instead",
+            err=True,
+        )
+    return value
+
+
+_STORAGE = "PostgreSQL database of the studies: postgresql://user:password@host/name, best given by the variable."
+Storage = Annotated[
+    str | None,
+    typer.Option("--storage", envvar="COUNTERFORGE_STORAGE", callback=_warn_of_password, help=_STORAGE),
+]
 Name = Annotated[str, typer.Argument(help="Study, or the beginning of its name.")]
 
 
@@ -121,13 +139,15 @@ def _dry_run(config: RunConfig, workers: int, as_json: bool) -> None:
 
 @app.command()
 def worker(
-    storage: Annotated[str, typer.Argument(help="postgresql://..., or the path of a study's journal.")],
     study: Annotated[str, typer.Argument(help="Full name of the study, as `study launch` printed it.")],
+    mlruns: opt.Mlruns = opt.MLRUNS,
+    storage: Storage = None,
 ) -> None:
     """Join a study that was launched elsewhere, until it ends: a job of SLURM or Kubernetes, another terminal."""
+    from tuning.storage import storage_of
     from tuning.worker import join
 
-    typer.echo(join(storage, study))
+    typer.echo(join(storage_of(mlruns.absolute(), study, storage).address, study))
 
 
 @app.command()

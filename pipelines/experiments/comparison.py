@@ -17,6 +17,7 @@ from classifier.evaluation import MEAN
 from classifier.figures import forest_plot
 from core.errors import UserError
 from core.groups import shared_persons, split_notes
+from core.locks import alone_in
 from core.manifest import Manifest
 from gan.balancing import mixture, wanted_fakes
 from gan.checkpoint import read_card
@@ -68,8 +69,11 @@ class Comparison(Result):
     hours: dict[str, float]
 
 
+@alone_in("config.out", "a comparison")
 def execute(config: RunConfig, workers: int = 1) -> Comparison:
     """Compare the arms of the section `comparison`; what is done already is read back.
+
+    Of two processes at once on one `config.out`, the second waits and returns what the first made.
 
     Raises:
         UserError: an arm cannot be made, a test dataset has one class, or a detector cannot be trained.

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from classifier.figures import generalisation_matrix
 from core.errors import UserError
 from core.groups import split_notes
+from core.locks import alone_in
 from core.manifest import Manifest
 from pipelines.configuration import MatrixConfig, RunConfig
 from pipelines.evaluation.sealed import known, sealed_rows
@@ -46,10 +47,12 @@ class Matrix(Result):
     summary: pd.DataFrame
 
 
+@alone_in("config.out", "a matrix")
 def execute(config: RunConfig, workers: int = 1) -> Matrix:
     """Train every row, score every column; what is done already is read back.
 
-    All fakes are trained on, whatever `keep_train_fakes` says, and no synthetic ones.
+    All fakes are trained on, whatever `keep_train_fakes` says, and no synthetic ones. Of two processes at once on one
+    `config.out`, the second waits and returns what the first made.
 
     Raises:
         UserError: the datasets do not allow the mode, or a test dataset has one class.
