@@ -24,7 +24,7 @@ _ADDRESS_VARIABLES = (
     "MLFLOW_S3_ENDPOINT_URL",
 )
 # All repetitions are bounded, so that text of any length takes linear time.
-_START = r"(?<![A-Za-z0-9+.\-])([A-Za-z][A-Za-z0-9+.\-]{0,30}://[^\s:/?#@\"]{0,200}):"
+_START = r"(?<![A-Za-z0-9+.\-])([A-Za-z][A-Za-z0-9+.\-]{0,30}://[^\s:/?#@\"]{0,200}):(?!password@)"  # a hint's word
 _PATTERNS = (
     # The user's part of an address ends before its path (RFC 3986) ...
     (re.compile(_START + r"[^\s/?#\"]{0,500}@"), rf"\1:{HIDDEN}@"),

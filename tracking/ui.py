@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import getpass
+import importlib.util
+import ipaddress
 import json
 import os
+import secrets
 import signal
 import socket
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from subprocess import PIPE, STDOUT, Popen, TimeoutExpired
 
@@ -19,7 +23,9 @@ import requests
 from tracking.mlflow_internals import ARTIFACTS, LOCK_SECONDS, SHARED_VIEW
 from tracking.store import DATABASE, DEFAULT_ROOT, Store, TrackingError, explained, open_store
 
-LOG = "ui.log"
+LOG, ACCOUNTS = "ui.log", "accounts.db"
+ADMIN, ADMIN_PASSWORD = "MLFLOW_AUTH_ADMIN_USERNAME", "MLFLOW_AUTH_ADMIN_PASSWORD"  # MLflow's own variables
+_SHORTEST_PASSWORD = 12  # MLflow refuses shorter ones
 _START_SECONDS = 120
 _EXPERIMENTS = 5  # how many are named
 _FOR_MODELS = "workflowType=machine_learning"  # a parameter of MLflow's pages
@@ -32,19 +38,22 @@ _TIED_TO_US = 'exec 3<&0; (cat <&3 >/dev/null; kill 0) & exec "$@" 3<&- </dev/nu
 def ui(root: Path = DEFAULT_ROOT, port: int = 5000, host: str = "127.0.0.1") -> None:
     """Serve the MLflow UI over `root`, print where to look and stay until Ctrl-C or a termination signal.
 
-    Where `MLFLOW_TRACKING_URI` names a server, that server's address is printed instead: it has a UI of its own.
+    Where `MLFLOW_TRACKING_URI` names a server, that server's address is printed instead: it has a UI of its own. On any
+    address but this machine's own it asks everybody for an account (see `account_for`).
 
     Raises:
-        TrackingError: the folder cannot be used, the port is taken, or the server ends by itself.
+        TrackingError: the folder cannot be used, the port is taken, there is no account, or the server ends by itself.
     """
     store = open_store(root)
     if store.is_server:
         print(f"Runs are kept by {store.tracking_uri}: open that address in a browser.", flush=True)
         return
+    account = account_for(host)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)  # as Ctrl-C, which ends the server too
-    with suppress(KeyboardInterrupt), serve(store.root, port, host) as server:
-        print(f"MLflow UI over {store.root}: {server.address} (Ctrl-C ends it)", flush=True)
+    with suppress(KeyboardInterrupt), serve(store.root, port, host, account) as server:
+        asked = f", for the account {account.name}" if account else ""
+        print(f"MLflow UI over {store.root}: {server.address}{asked} (Ctrl-C ends it)", flush=True)
         print("\n".join(_pages(store, server.address)), flush=True)
         server.process.wait()
         raise TrackingError(f"the MLflow UI ended by itself: its last words are in {store.root / LOG}")
@@ -75,6 +84,48 @@ def share_view(store: Store, experiment_id: str) -> bool:
 
 
 @dataclass(frozen=True)
+class Account:
+    """MLflow's first account, which may do everything and can make others."""
+
+    name: str
+    password: str = field(repr=False)
+
+
+def account_for(host: str) -> Account | None:
+    """The account that a UI on this address asks for, from the environment or typed; None on the machine's own.
+
+    It is `MLFLOW_AUTH_ADMIN_PASSWORD` and, unless it is admin, `MLFLOW_AUTH_ADMIN_USERNAME`. Where the password is set,
+    the UI asks for it on the machine's own address too.
+
+    Raises:
+        TrackingError: there is no password and nobody to ask, it is too short, or Flask-WTF is not installed.
+    """
+    name, password = os.environ.get(ADMIN) or "admin", os.environ.get(ADMIN_PASSWORD, "")
+    if not password and _is_local(host):
+        return None
+    if not password and sys.stdin.isatty():
+        password = getpass.getpass(f"password for the account {name} ({_SHORTEST_PASSWORD} characters or more): ")
+    if len(password) < _SHORTEST_PASSWORD:
+        problem = f"is shorter than {_SHORTEST_PASSWORD} characters" if password else "is not set"
+        raise TrackingError(
+            f"on {host} others can open the UI, so that it needs an account, and {ADMIN_PASSWORD} {problem}: set it to "
+            f"{_SHORTEST_PASSWORD} characters or more, or leave --host out and open the UI on this machine"
+        )
+    if importlib.util.find_spec("flask_wtf") is None:
+        raise TrackingError("accounts of the UI need Flask-WTF: install it with `pip install 'counterforge[cluster]'`")
+    return Account(name, password)
+
+
+def _is_local(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name, which may mean any address
+        return False
+
+
+@dataclass(frozen=True)
 class Server:
     """A running MLflow server."""
 
@@ -83,10 +134,14 @@ class Server:
 
 
 @contextmanager
-def serve(root: Path, port: int = 0, host: str = "127.0.0.1") -> Iterator[Server]:
+def serve(root: Path, port: int = 0, host: str = "127.0.0.1", account: Account | None = None) -> Iterator[Server]:
     """An MLflow server over the folder `root` that answers, for the time of the block. Port 0 takes a free one.
 
-    It ends with this process, even where that is killed outright. A `TrackingError` where it does not start.
+    It ends with this process, even where that is killed outright. A `TrackingError` where it does not start, or knows
+    the account by another password.
+
+    Args:
+        account: asked of everybody who opens it. Accounts are kept in `root/accounts.db`, as hashes.
     """
     root = Path(root).absolute()
     port = _free_port(host, port)
@@ -98,6 +153,9 @@ def serve(root: Path, port: int = 0, host: str = "127.0.0.1") -> Iterator[Server
     command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", host, "--port", str(port)]
     command += ["--backend-store-uri", f"sqlite:///{root / DATABASE}?timeout={LOCK_SECONDS}"]
     command += ["--artifacts-destination", str(root / ARTIFACTS)]
+    if account is not None:
+        command += ["--app-name", "basic-auth"]
+        env |= _account_settings(root, account)
     # In a session of its own: Ctrl-C reaches us alone, and we end the server's processes together.
     command = ["sh", "-c", _TIED_TO_US, "sh", *command]
     with (
@@ -106,6 +164,8 @@ def serve(root: Path, port: int = 0, host: str = "127.0.0.1") -> Iterator[Server
     ):
         try:
             _await_answer(address, process, root / LOG)
+            if account is not None:
+                _check_account(address, account, root / ACCOUNTS)
             yield Server(address, process)
         finally:
             for number in (signal.SIGTERM, signal.SIGKILL):
@@ -114,6 +174,29 @@ def serve(root: Path, port: int = 0, host: str = "127.0.0.1") -> Iterator[Server
                 with suppress(TimeoutExpired):
                     process.wait(timeout=5)
                     break
+
+
+def _account_settings(root: Path, account: Account) -> dict[str, str]:
+    """Variables of a server with accounts; the password reaches it by them alone, and stands in no file."""
+    (root / ACCOUNTS).touch(mode=0o600)  # a file that is there keeps its mode
+    settings = root / "accounts.ini"
+    settings.write_text(f"[mlflow]\ndefault_permission = READ\ndatabase_uri = sqlite:///{root / ACCOUNTS}\n")
+    return {
+        "MLFLOW_AUTH_CONFIG_PATH": str(settings),
+        ADMIN: account.name,
+        ADMIN_PASSWORD: account.password,
+        "MLFLOW_FLASK_SERVER_SECRET_KEY": os.environ.get("MLFLOW_FLASK_SERVER_SECRET_KEY") or secrets.token_hex(32),
+    }
+
+
+def _check_account(address: str, account: Account, file: Path) -> None:
+    """MLflow takes the password for a new account only: say so where the account has another one."""
+    url = f"{address}/api/2.0/mlflow/experiments/search"
+    if requests.get(url, {"max_results": 1}, auth=(account.name, account.password), timeout=30).status_code == 401:
+        raise TrackingError(
+            f"the account {account.name} has another password in {file}: give that one, or delete the file to begin "
+            "with no account but this one"
+        )
 
 
 def _free_port(host: str, port: int) -> int:

@@ -115,6 +115,8 @@ class StudyStorage:
         while self._storage is None:
             try:
                 self._storage = self._open_database() if self.is_database else self._open_journal()
+            except UserError:
+                raise
             except (*AWAY, OSError, ValueError, ImportError) as error:
                 tries += 1
                 # Two workers make the tables of a new database at once: the second finds half of them.

@@ -53,6 +53,7 @@ def test_a_password_is_hidden(text: str) -> None:
         "sqlite:////folder/mlflow.db?timeout=60",
         "postgresql://host:5432/name",
         "postgresql://user@host/name",
+        "give postgresql://user:password@host/name",  # a hint of our own
         "synthetic_share 1.4 is not in [0, 1] (configs/faces.yaml, balance)",
         "learning_rate=0.001, tokens=3",
         "file:///a/b:c@d",
