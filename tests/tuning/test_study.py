@@ -157,7 +157,7 @@ def test_two_workers_finish_the_exact_total(
         ({"enqueue": [{"learning_rate": 1.0}]}, r"study.enqueue\[0\].learning_rate: 1.0 is not in"),
         ({"generators": {"g": Path("nowhere")}}, "no generator in nowhere"),
         ({"storage": "mysql://u:secret@h/d"}, r"study.storage mysql://u:\*\*\*@h/d is no PostgreSQL address"),
-        ({"storage": "postgresql://u:secret@127.0.0.1:9/d"}, r"u:\.\.\.@127.0.0.1:9/d cannot be opened"),
+        ({"storage": "postgresql://u:secret@127.0.0.1:9/d"}, r"u:\*\*\*@127.0.0.1:9/d cannot be opened"),
         ({"sampler": "gp", "pruner": "median"}, "take pruner none"),
         ({"warm_start": "none"}, "no study is called 'none'"),
     ],
