@@ -22,6 +22,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from classifier.models.detector import Detector
 from classifier.models.ensemble import Combination, Ensemble
 from classifier.scoring import BATCH_SIZE, batches
+from classifier.venn_abers import ValScores
 from core.errors import UserError
 from core.manifest import Manifest
 from faces.loading import load_crops
@@ -41,6 +42,7 @@ class Combined:
     auc: float
     member_log_loss: tuple[float, ...]
     member_auc: tuple[float, ...]
+    val: ValScores
 
 
 def combine(
@@ -75,6 +77,7 @@ def combine(
         float(roc_auc_score(val.targets, left_out)),
         tuple(_log_loss(column, val.targets) for column in each.T),
         tuple(float(roc_auc_score(val.targets, column)) for column in each.T),
+        ValScores.of(left_out, val.targets, val.groups),
     )
 
 

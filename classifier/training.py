@@ -31,6 +31,7 @@ from classifier.models.detector import Detector, read_description
 from classifier.models.forensics import ForensicNetwork, backbone_of
 from classifier.optim import averaged, optimizer, prepare, schedule, set_learning_rate
 from classifier.scoring import BATCH_SIZE, frozen_features, logits
+from classifier.venn_abers import ValScores
 from core.device import autocast, derived_seed, keep_freed_memory, pick_device, pick_precision
 from core.errors import UserError
 from core.files import write_json
@@ -332,7 +333,9 @@ class _Job:
         detector.module.load_state_dict(best["state"])
         if self.judged:
             outputs = logits(detector, self.crops, self.val_rows) if self.features is None else self._stored_logits()
-            detector.calibrate(outputs, self.targets[self.val_rows])
+            targets = self.targets[self.val_rows]
+            detector.calibrate(outputs, targets)
+            ValScores.of(outputs, targets, self.rows.groups[self.val_rows]).save(self.out)
         detector.manifest_digest = self.digest
         write_json(self.out / HISTORY, {"epochs": self.progress.history, "best_epoch": best["epoch"]})
         detector.save(self.out)

@@ -187,26 +187,34 @@ def detector(
 
 
 def crop(frame: Pixels, box: tuple[float, float, float, float], margin: float = 0.3) -> Pixels:
-    """The square around a box, its side the box's longer side plus `margin` of it at each end.
+    """The pixels of `crop_square`: [S, S, 3] uint8, a copy, of a frame [H, W, 3] uint8.
+
+    Every pixel of a crop is a pixel of the frame, none is mirrored or made up, for those would be traces of ours.
+    """
+    x, y, side = crop_square((frame.shape[0], frame.shape[1]), box, margin)
+    return frame[y : y + side, x : x + side].copy()
+
+
+def crop_square(
+    shape: tuple[int, int], box: tuple[float, float, float, float], margin: float = 0.3
+) -> tuple[int, int, int]:
+    """Left, top and side S of the square around a box, S the box's longer side plus `margin` of it at each end.
 
     A square that would leave the frame is moved inwards, and one larger than the frame is cut to the frame's shorter
-    side: every pixel of a crop is a pixel of the frame, none is mirrored or made up, for those would be traces of ours.
+    side.
 
     Args:
-        frame: [H, W, 3] uint8.
+        shape: H, W of the frame.
         box: left, top, right, bottom in pixels.
         margin: at least 0.
-
-    Returns:
-        [S, S, 3] uint8, a copy.
     """
-    height, width = frame.shape[:2]
+    height, width = shape
     left, top, right, bottom = box
     side = round(max(right - left, bottom - top) * (1 + 2 * margin))
     side = max(1, min(side, height, width))
     x = round(min(max((left + right - side) / 2, 0), width - side))
     y = round(min(max((top + bottom - side) / 2, 0), height - side))
-    return frame[y : y + side, x : x + side].copy()
+    return x, y, side
 
 
 @contextmanager

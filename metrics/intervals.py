@@ -39,7 +39,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from math import hypot, inf, isnan, nan, sqrt
+from math import ceil, hypot, inf, isnan, nan, sqrt
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -376,3 +376,25 @@ def curve_band(
             drawn += [y[np.searchsorted(x, at)] for x, y in zip(ranked.tpr[:, 1:], ranked.precision, strict=True)]
     low, high = np.quantile(np.stack(drawn), [(1 - level) / 2, (1 + level) / 2], axis=0)
     return low, high
+
+
+def block_bootstrap_mean(
+    values: ArrayLike, level: float = 0.95, replicates: int = 2000, seed: int = 0
+) -> tuple[float, float]:
+    """Percentile interval of the mean of a series [N] whose neighbours resemble each other, as frames of a video do.
+
+    Circular blocks of ceil(N^(1/3)) values are drawn (Politis & Romano 1992, "A circular block-resampling procedure for
+    stationary data"). It says how much the mean would move with other frames of the same video.
+
+    Returns:
+        low and high; nan for under two values.
+    """
+    series = np.asarray(values, dtype=np.float64)
+    n = len(series)
+    if n < 2:
+        return nan, nan
+    length = ceil(n ** (1 / 3))
+    starts = np.random.default_rng(seed).integers(0, n, (replicates, ceil(n / length)))
+    rows = ((starts[..., None] + np.arange(length)) % n).reshape(replicates, -1)[:, :n]
+    low, high = np.quantile(series[rows].mean(axis=1), [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)

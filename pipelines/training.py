@@ -190,6 +190,7 @@ def train_ensemble(
         members.append(member)
     combined = combine(members, rows.select(dataset=list(datasets)) if datasets else rows, cache, combination)
     made = combined.ensemble
+    combined.val.save(out)
     folder = made.save(out)
     tags = {"manifest": rows.digest, "training_manifest": made.manifest_digest, **_lineage(models, found)}
     tags["combination"] = made.config.combination

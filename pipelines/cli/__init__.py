@@ -6,21 +6,25 @@ import errno
 import os
 import signal
 import sys
+from importlib import import_module
 from typing import Annotated
 
 import typer
 
 from core.errors import UserError, one_line
 from core.secrets import redact_logs
-from pipelines.cli import detector, experiments, faces, gan, models, study
+from pipelines.cli import detector, experiments, faces, gan, models, predict, study
 
 app = typer.Typer(name="counterforge", no_args_is_help=True, pretty_exceptions_enable=False)
 experiments.add_to(app)
 app.add_typer(faces.app, name="faces")
 app.add_typer(gan.app, name="gan")
 detector.add_to(app)
+predict.add_to(app)
 app.add_typer(study.app, name="study")
 app.add_typer(models.app, name="models")
+# The service stands beside the command line, above the pipelines: neither imports the other but through this door.
+app.add_typer(import_module("serving.cli").app, name="serve")
 
 
 def _show_version(wanted: bool) -> None:

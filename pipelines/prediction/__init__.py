@@ -1,0 +1,1 @@
+"""What the promoted model says about pictures and videos of the user's own."""
