@@ -49,7 +49,8 @@ def file_name(name: str) -> str:
     """The name itself where it is safe; else what can be kept of it, and a digest that tells it from others."""
     if is_safe(name):
         return name
-    kept = _UNSAFE.sub("-", name).strip("-. ")[:40]
+    plain = _UNSAFE.sub("-", name).strip("-. ").encode()[:40].decode(errors="ignore")
+    kept = plain if plain.isprintable() else ""
     return f"{kept}-{digest(name, length=12)}".lstrip("-")
 
 

@@ -39,6 +39,11 @@ _VIDEO_STARTS = (
     b"OggS",
 )
 _PICTURE_STARTS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"II*\x00", b"MM\x00*")
+# Of FFmpeg's formats: those that people have. Others (HLS, concat, DASH, ...) would read what a hostile file names.
+_CONTAINERS = (
+    *("mov", "mp4", "m4a", "3gp", "3g2", "mj2", "matroska", "webm", "avi", "mpegts", "mpeg", "mpegvideo", "m4v", "flv"),
+    *("asf", "ogg", "h264", "hevc", "gif", "mxf", "dv", "rm", "ivf", "yuv4mpegpipe", "nut", "wtv"),
+)
 _PACKETS = ((0, 188), (4, 192))  # where the first byte 0x47 of MPEG transport packets stands, and their length
 _GREY = (128, 128, 128)  # what transparent pixels lie on
 # Pillow's own limit, above which it warns of a decompression bomb: a quarter of a gigabyte of RGB.
@@ -106,9 +111,18 @@ def _opens_as_picture(path: Path) -> bool:
     return True
 
 
+def open_video(path: Path) -> InputContainer:
+    """A file that holds its video itself: playlists and the like, which make FFmpeg open other files, are refused.
+
+    Raises:
+        OSError, ValueError: as PyAV does, whose errors are subclasses of these.
+    """
+    return av.open(os.fspath(path), options={"format_whitelist": ",".join(_CONTAINERS)})
+
+
 def _opens_as_video(path: Path) -> bool:
     try:
-        with av.open(os.fspath(path)) as container:
+        with open_video(path) as container:
             # FFmpeg takes any text for a terminal's recording.
             return bool(container.streams.video) and container.format.name != "tty"
     except (OSError, ValueError):  # PyAV's errors are subclasses of these
@@ -193,7 +207,7 @@ def read_frames(path: Path, every_seconds: float = 3.0, max_frames: int | None =
             header says it does; at once where it is no video at all.
     """
     try:
-        container = av.open(os.fspath(path))
+        container = open_video(path)
     except (OSError, ValueError) as error:  # PyAV's errors are subclasses of these
         raise UnreadableError(f"not a readable video: {_short(error)}") from error
     with container:

@@ -19,7 +19,7 @@ from pebble import ProcessExpired, ProcessPool
 from PIL import Image
 
 from faces.detection import FaceDetector, Pixels
-from faces.media import UnreadableError, media_kind, read_frames, read_image
+from faces.media import UnreadableError, media_kind, open_video, read_frames, read_image
 from pipelines.prediction.media_faces import Kind, MediaFaces, PredictConfig, face_finder, find_faces
 
 _TASKS_A_WORKER = 500  # then a fresh one: whatever a library leaks goes with it
@@ -110,7 +110,7 @@ def _picture(path: Path) -> tuple[int, int]:
 
 def _video(path: Path) -> tuple[int, int, float]:
     try:
-        with av.open(str(path)) as container:
+        with open_video(path) as container:
             if not container.streams.video:
                 raise UnreadableError("it has no picture, only sound")
             stream = container.streams.video[0]

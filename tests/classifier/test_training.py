@@ -92,7 +92,8 @@ def test_it_learns_reports_and_leaves_a_calibrated_detector(write_faces: Faces, 
     assert torch.equal(state, torch.get_rng_state())
     assert [step for _, step in reports] == [1, 2, 3, 4, 5, 6]
     assert all(set(m) == {"train_loss", "val_loss", "val_auc", "images_per_second"} for m, _ in reports)
-    assert sorted(file.name for file in out.iterdir()) == ["config.json", "history.json", "weights.safetensors"]
+    kept = ["config.json", "history.json", "val.safetensors", "weights.safetensors"]
+    assert sorted(file.name for file in out.iterdir()) == kept
     detector = Detector.load(out, "cpu")
     assert detector.config == config
     assert detector.manifest_digest == rows.digest

@@ -2,6 +2,8 @@ import io
 import os
 import struct
 import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import av
 import numpy as np
@@ -246,3 +248,20 @@ def test_a_telephone_video_that_lies_on_its_side_is_turned_upright(tmp_path, wri
     assert pixels.shape == (128, 96, 3)
     assert pixels[10].mean() > 240
     assert pixels[-10].mean() < 15
+
+
+@pytest.mark.parametrize("name", ["list.m3u8", "list.mp4", "list.png"])
+def test_a_playlist_cannot_make_us_read_other_files(
+    tmp_path: Path, write_video: Callable[..., Path], name: str
+) -> None:
+    secret = write_video(tmp_path / "secret.mp4", [np.zeros((64, 64, 3), np.uint8)] * 12)
+    playlists = (
+        f"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\nfile://{secret}\n#EXT-X-ENDLIST\n",
+        f"ffconcat version 1.0\nfile {secret}\n",
+    )
+    for text in playlists:
+        (tmp_path / name).write_text(text)
+        with pytest.raises(UnreadableError):
+            list(read_frames(tmp_path / name))
+        with pytest.raises(UnreadableError):
+            read_image(tmp_path / name)

@@ -30,9 +30,8 @@ from faces.features import packaged_lite0
 def test_every_backbone_learns_two_steps_at_its_minimal_size(name: str) -> None:
     row = spec(name)
     size = row.minimal_size
-    module, mean, std = create(name, "none", size)
+    module = create(name, "none", size)
     module.to(memory_format=torch.channels_last)  # as a detector has it
-    assert (mean, std) == (row.mean, row.std)
     images = torch.randn(4, 3, size, size, generator=torch.Generator().manual_seed(1))
     module.eval()
     with torch.no_grad():
