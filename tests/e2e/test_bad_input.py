@@ -59,7 +59,7 @@ def pictures(folder: Path, *labels: str) -> Path:
         (["gan", "sample", "nowhere", "--out", "o"], "no generator at nowhere"),
         (["demo", "--set", "mlruns=/proc/nothing"], "/proc"),
         (["study", "status", "none"], "no study is called 'none'"),
-        (["models", "promote", "7"], "7"),
+        (["models", "promote", "7"], "has no version '7': nothing is registered yet"),
         (["evaluate", "--model", "champion"], "champion"),
         (["models", "rollback"], "no previous champion"),
         (["models", "promote", "challenger"], "nothing is registered yet"),

@@ -14,12 +14,10 @@ from PIL import Image
 from classifier.models.detector import Detector
 from classifier.scoring import score
 from core.errors import UserError
-from core.manifest import COLUMNS, Manifest
+from core.manifest import Manifest
 from pipelines.evaluation.explanation import LOCALISATION, PICTURE, explain_faces, explain_model
 from tracking.runs import test_openings as openings
 from tracking.store import Store
-
-needs_masks = pytest.mark.skipif("mask" not in COLUMNS, reason="this manifest has no column of masks")
 
 
 def test_mistakes_come_first(make_detector: Callable[..., Detector], faces: Path, cache: Path, tmp_path: Path) -> None:
@@ -42,7 +40,6 @@ def test_mistakes_come_first(make_detector: Callable[..., Detector], faces: Path
     assert list(chosen.table["path"]) == manifest.rows["path"].iloc[[5, 2]].tolist()
 
 
-@needs_masks
 def test_maps_are_scored_against_known_masks(
     make_detector: Callable[..., Detector], cache: Path, tmp_path: Path
 ) -> None:
