@@ -67,6 +67,8 @@ def ingest(
         files = found.counts(resolved.seed, resolved.split_shares)
         told = {"configuration": resolved.model_dump(mode="json"), **found.described}
         told |= {"rejected": dict(found.rejected), "counts": files.to_dict("records")}
+        if not as_json:
+            opt.show(resolved)
         unusable = Counter(reason for _, reason in found.rejected).most_common()
         lines = [str(found), *(f"not usable: {count} files, as {reason}" for reason, count in unusable)]
         opt.answer(told, as_json, "\n".join(lines), (files, "files, none decoded"))
