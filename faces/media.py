@@ -45,6 +45,7 @@ _CONTAINERS = (
     *("asf", "ogg", "h264", "hevc", "gif", "mxf", "dv", "rm", "ivf", "yuv4mpegpipe", "nut", "wtv"),
 )
 _PACKETS = ((0, 188), (4, 192))  # where the first byte 0x47 of MPEG transport packets stands, and their length
+_FFMPEG = (av.FFmpegError, OSError, ValueError)  # what PyAV raises over damaged files
 _GREY = (128, 128, 128)  # what transparent pixels lie on
 # Pillow's own limit, above which it warns of a decompression bomb: a quarter of a gigabyte of RGB.
 MAX_PIXELS = 89_478_485
@@ -115,7 +116,7 @@ def open_video(path: Path) -> InputContainer:
     """A file that holds its video itself: playlists and the like, which make FFmpeg open other files, are refused.
 
     Raises:
-        OSError, ValueError: as PyAV does, whose errors are subclasses of these.
+        av.FFmpegError, OSError, ValueError: as PyAV does; not all of its errors are of the last two.
     """
     return av.open(os.fspath(path), options={"format_whitelist": ",".join(_CONTAINERS)})
 
@@ -125,7 +126,7 @@ def _opens_as_video(path: Path) -> bool:
         with open_video(path) as container:
             # FFmpeg takes any text for a terminal's recording.
             return bool(container.streams.video) and container.format.name != "tty"
-    except (OSError, ValueError):  # PyAV's errors are subclasses of these
+    except _FFMPEG:
         return False
 
 
@@ -208,7 +209,7 @@ def read_frames(path: Path, every_seconds: float = 3.0, max_frames: int | None =
     """
     try:
         container = open_video(path)
-    except (OSError, ValueError) as error:  # PyAV's errors are subclasses of these
+    except _FFMPEG as error:
         raise UnreadableError(f"not a readable video: {_short(error)}") from error
     with container:
         if not container.streams.video:
@@ -257,7 +258,7 @@ class _Sampler:
             if keyframe is not None:
                 try:
                     self.container.seek(keyframe, stream=self.stream, backward=True)
-                except OSError as error:
+                except _FFMPEG as error:
                     self._errors.append(_short(error))
                     break
                 frames = self._decode()
@@ -290,12 +291,12 @@ class _Sampler:
                 packet = next(packets)
             except StopIteration:
                 return
-            except (OSError, ValueError) as error:
+            except _FFMPEG as error:
                 self._errors.append(_short(error))
                 return
             try:
                 decoded = packet.decode()
-            except (OSError, ValueError) as error:
+            except _FFMPEG as error:
                 self._errors.append(_short(error))
                 continue
             for frame in decoded:

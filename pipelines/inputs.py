@@ -133,8 +133,8 @@ def _inputs(config: RunConfig) -> str:
     for source in config.faces:
         if not source.source.is_dir():
             raise UserError(
-                f"no folder at {source.source} (faces.source): give a folder that holds real/ and fake/, or a dataset of "
-                "`counterforge faces layouts`"
+                f"no folder at {source.source} (faces.source): give a folder that holds real/ and fake/, or a "
+                "dataset of `counterforge faces layouts`"
             )
     media: list[tuple[str, int, int]] = []
     for source in config.faces:

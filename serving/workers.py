@@ -115,7 +115,7 @@ def _video(path: Path) -> tuple[int, int, float]:
                 raise UnreadableError("it has no picture, only sound")
             stream = container.streams.video[0]
             return stream.width, stream.height, (container.duration or 0) / av.time_base
-    except (OSError, ValueError) as error:
+    except (av.FFmpegError, OSError, ValueError) as error:
         raise UnreadableError("no video that can be read") from error
 
 
