@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import re
 import time
@@ -28,7 +29,7 @@ from serving.config import ServingConfig
 from serving.gate import Gate, problem
 from serving.jobs import Job
 from serving.pictures import faces_at, heatmap
-from serving.service import Service, job_json
+from serving.service import LEASE, Service, job_json
 from serving.workers import RefusedError
 
 _HERE = Path(__file__).parent
@@ -39,6 +40,7 @@ _TYPES = (
     (b"GIF8", "image/gif"),
     (b"\x1a\x45\xdf\xa3", "video/webm"),
 )
+_log = logging.getLogger(__name__)
 _ID = re.compile(r"[0-9a-f]{32}")
 
 
@@ -117,6 +119,12 @@ def _add_errors(app: FastAPI) -> None:
         content = problem(422, one_line(f"{where}: {first['msg']}"))
         return JSONResponse(content, 422, media_type="application/problem+json")
 
+    @app.exception_handler(Exception)
+    async def failed(_request: Request, error: Exception) -> Response:
+        _log.error("a request failed", exc_info=error)
+        content = problem(500, "the request could not be answered: the log of the service says why")
+        return JSONResponse(content, 500, media_type="application/problem+json")
+
     @app.exception_handler(UserError)
     async def away(_request: Request, error: UserError) -> Response:
         content = problem(503, str(error))
@@ -151,7 +159,15 @@ def _add_verdicts(app: FastAPI, service: Service) -> None:
             raise
         at_once = wait and kind == "image"
         name = one_line(Path(file.filename or "upload").name, 200)
-        job = await _kept(service, request.state.owner, name, sha256, size, scratch, held=at_once)
+        job = await _kept(
+            service,
+            request.state.owner,
+            name,
+            sha256,
+            size,
+            scratch,
+            held=LEASE * service.config.deadline_seconds * at_once,
+        )
         if not at_once:
             return JSONResponse(job_json(job), 202, {"Location": f"/v1/verdicts/{job.id}"})
         try:

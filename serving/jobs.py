@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -115,10 +115,10 @@ class Jobs:
         sha256: str,
         size: int,
         batch: str | None = None,
-        held: bool = False,
         id: str = "",
+        held: float = 0,
     ) -> Job:
-        """A new job; `held` is for who judges it at once, in the same request."""
+        """A new job; who judges it at once, in the same request, holds it for so many seconds."""
         row = {
             "id": id or uuid.uuid4().hex,
             "owner": owner,
@@ -129,8 +129,8 @@ class Jobs:
             "status": "running" if held else "queued",
             "created": _now(),
             "holder": self.holder if held else None,
-            "held_until": _now() + 60 if held else None,
-            "attempts": int(held),
+            "held_until": _now() + held if held else None,
+            "attempts": int(held > 0),
         }
         self._do(sql.insert(VERDICTS).values(row))
         return self.get(str(row["id"]))
@@ -220,13 +220,13 @@ class Jobs:
         with self._begin() as connection:
             return int(connection.execute(query).scalar_one())
 
-    def expired(self, minutes: float) -> Sequence[str]:
-        """Ids of verdicts that were finished longer ago than that, whose uploads go, unless feedback keeps them."""
-        kept = sql.select(FEEDBACK.c.verdict).where(FEEDBACK.c.consent_to_train)
-        old = VERDICTS.c.finished < _now() - 60 * minutes
-        query = sql.select(VERDICTS.c.id).where(old, VERDICTS.c.id.not_in(kept))
+    def is_over(self, id: str, minutes: float) -> bool:
+        """Whether the upload of that id may go: it has no job, or one that ended so long ago; feedback may keep it."""
+        kept = sql.exists().where(FEEDBACK.c.verdict == id, FEEDBACK.c.consent_to_train)
+        young = sql.or_(VERDICTS.c.finished.is_(None), VERDICTS.c.finished >= _now() - 60 * minutes)
+        wanted = sql.exists().where(VERDICTS.c.id == id, young)
         with self._begin() as connection:
-            return [str(row) for row in connection.execute(query).scalars()]
+            return not connection.execute(sql.select(sql.or_(kept, wanted))).scalar_one()
 
     def say(self, id: str, owner: str, truth: str, note: str, consent: bool) -> None:
         """Feedback on a verdict; said again, it takes the place of what was said before."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from serving.predictor import Answer, Batcher, Predictor
 from serving.workers import Limits, RefusedError, Workers
 
 _CHUNK = 1 << 20
-_LEASE = 1.5  # a job is held for so many times its deadline
+LEASE = 2.0  # a job is held for so many times its deadline
 _log = logging.getLogger(__name__)
 
 
@@ -144,7 +145,7 @@ class Service:
             job = None
             try:
                 if self.champion.current is not None:
-                    job = await run_in_threadpool(self.jobs.claim, _LEASE * self.config.deadline_seconds)
+                    job = await run_in_threadpool(self.jobs.claim, LEASE * self.config.deadline_seconds)
             except UserError as error:
                 _log.warning("%s", error)
             if job is None:
@@ -154,11 +155,16 @@ class Service:
 
     async def _tidy(self) -> None:
         while True:
-            with suppress(UserError):
-                for id in await run_in_threadpool(self.jobs.expired, self.config.keep_minutes):
-                    for file in self.uploads.glob(f"{id}*"):
-                        file.unlink(missing_ok=True)
+            with suppress(UserError, OSError):
+                await run_in_threadpool(self.delete_old_uploads)
             await asyncio.sleep(30)
+
+    def delete_old_uploads(self) -> None:
+        """Uploads whose verdict is older than `keep_minutes`, and those that a death left without a job."""
+        for file in self.uploads.iterdir():
+            old = time.time() - file.stat().st_mtime > 60 * self.config.keep_minutes
+            if old and self.jobs.is_over(file.name, self.config.keep_minutes):
+                file.unlink(missing_ok=True)
 
 
 class Metrics:

@@ -205,6 +205,19 @@ def test_other_sites_are_refused(client: TestClient) -> None:
     assert answer.headers["x-content-type-options"] == "nosniff"
 
 
+def test_uploads_go_in_time_unless_feedback_keeps_them(serve: Serve, media: Path) -> None:
+    client = serve(keep_minutes=0)
+    service = client.app.state.service  # type: ignore[attr-defined]
+    gone, kept = (send(client, media / name).json()["id"] for name in ("one.png", "meadow.png"))
+    client.post(f"/v1/verdicts/{kept}/feedback", json={"truth": "real", "consent_to_train": True})
+    (service.uploads / ("0" * 32)).write_bytes(b"left by a death")
+    time.sleep(0.05)
+    service.delete_old_uploads()
+    assert [file.name for file in service.uploads.iterdir()] == [kept]
+    assert client.get(f"/v1/verdicts/{gone}/media").status_code == 410
+    assert client.get(f"/v1/verdicts/{gone}").json()["status"] == "done"
+
+
 def test_before_there_is_a_champion(serve: Serve, media: Path, tmp_path: Path) -> None:
     client = serve(model="champion", mlruns=tmp_path / "mlruns")
     answer = send(client, media / "one.png")
