@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 
 import optuna
+import psutil
 import pytest
 from optuna.trial import TrialState
 
@@ -17,7 +18,7 @@ from tests.tuning.test_study import config
 from tracking.store import Store
 from tuning.queue import TrialQueue
 from tuning.status import overview
-from tuning.storage import AWAY, StudyStorage
+from tuning.storage import AWAY, StudyStorage, load
 from tuning.study import launch
 from tuning.trial import TrialContext, TrialSpec
 from tuning.worker import join
@@ -103,6 +104,37 @@ def test_a_study_in_a_database_is_launched_joined_and_listed(
     assert listed["complete"][result.name] == 4
     # One more worker finds nothing to do and says so.
     assert join(server.url, result.name) == "all 4 trials are done"
+
+
+def test_the_password_of_the_database_is_nowhere_to_be_read(
+    server: postgres.Postgres, base: TrialSpec, context: TrialContext, store: Store, capfd: pytest.CaptureFixture[str]
+) -> None:
+    secret = "s3cret-w0rd-of-the-database"
+    address = server.url.replace("tester@", f"tester:{secret}@")
+    seen: list[str] = []
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.is_set():
+            for process in psutil.process_iter(["cmdline"]):
+                seen.append(" ".join(process.info["cmdline"] or []))
+            time.sleep(0.2)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        result = launch(config(name="secret", trials=2, storage=address), base, context, workers=2)
+    finally:
+        over.set()
+        thread.join(timeout=60)
+    assert any(f"tuning.worker {result.name}" in line for line in seen)  # the workers were seen
+    study = load(store.root, result.name, address)
+    runs = store.client.search_runs([store.experiment(context.experiment)])
+    kept = [*seen, str(study.user_attrs), *map(str, study.get_trials()), *(str(run.data) for run in runs)]
+    files = [path for folder in (context.work, store.root) for path in folder.rglob("*") if path.is_file()]
+    assert any(path.name == "worker-1.log" for path in files)
+    kept += [path.read_bytes().decode("latin-1") for path in files]
+    assert [each[:200] for each in [*kept, *capfd.readouterr()] if secret in each] == []
 
 
 def test_a_silent_worker_is_found_by_its_heartbeat(server: postgres.Postgres) -> None:

