@@ -15,14 +15,14 @@ import pytest
 import yaml
 
 from core.config import read_yaml
+from tracking.registry import Registry
+from tracking.store import open_store
 
 ROOT = Path(__file__).parents[2]
 SMALL: dict[str, Any] = {
     "gan": {"preset": "tiny", "image_size": 16, "kimg": 0.5, "batch_size": 8},
     "detector": {"image_size": 32, "epochs": 2, "frozen_epochs": 1, "batch_size": 32},
     "study_detector": {"epochs": 1},
-    # Two epochs on 32 pixels learn nothing: the gate of this run lets pass what is hardly worse than chance.
-    "promotion": {"gate": {"champion": {"rule": "non-inferior", "margin": 0.3, "because": "it is a test"}}},
 }
 
 
@@ -68,7 +68,12 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory, config: dict[str, An
     return folder, json.loads(call(folder, "run", "config.yaml", "--json"))
 
 
-def test_it_ends_in_a_table_a_report_and_a_champion(uninterrupted: tuple[Path, dict[str, Any]]) -> None:
+def champions(folder: Path) -> list[int]:
+    models = json.loads(call(folder, "models", "list", "--json"))
+    return [model["version"] for model in models if "champion" in model["aliases"]]
+
+
+def test_it_ends_in_a_table_a_report_and_a_verdict(uninterrupted: tuple[Path, dict[str, Any]]) -> None:
     folder, result = uninterrupted
     assert {row["arm"] for row in result["table"]} == {"class weights", "gan with class weights"}
     assert {row["dataset"] for row in result["table"]} == {"orl-swap", "orl-resynth", "mean"}
@@ -77,18 +82,23 @@ def test_it_ends_in_a_table_a_report_and_a_champion(uninterrupted: tuple[Path, d
     html = (folder / result["report"]).read_text()
     assert "http" not in html.replace("http-equiv", "")  # nothing is loaded from elsewhere
     assert html.count("data:image/png;base64,") >= 8
-    models = json.loads(call(folder, "models", "list", "--json"))
-    assert result["verdict"]["promoted"]
-    assert [m["version"] for m in models if "champion" in m["aliases"]] == [result["verdict"]["version"]]
+    assert not result["verdict"]["promoted"], "two epochs on 32 pixels learn nothing"
+    assert "does not beat the floor (AUC 0.5" in result["verdict"]["reason"]
+    assert champions(folder) == []
+    call(folder, "models", "promote", str(result["verdict"]["version"]), check=1)
+    assert champions(folder) == []
 
 
 def test_run_again_it_answers_from_what_it_has(uninterrupted: tuple[Path, dict[str, Any]]) -> None:
     folder, result = uninterrupted
-    done = subprocess.run(
-        command("run", "config.yaml", "--json"), cwd=folder, env=environment(), capture_output=True, text=True
-    )
-    assert json.loads(done.stdout)["table"] == result["table"]
-    assert done.stderr.count("unchanged") == 7
+    content = read_yaml(folder / "config.yaml")
+    settings = [f"--set={key}={json.dumps(content[key])}" for key in (*SMALL, "study")]
+    for words in (["run", "config.yaml", "--json"], ["demo", *settings, "--json"]):
+        done = subprocess.run(command(*words), cwd=folder, env=environment(), capture_output=True, text=True)
+        assert json.loads(done.stdout)["table"] == result["table"]
+        assert done.stderr.count("unchanged") == 7
+    for word in (f"verdict    {result['verdict']['reason']}", "class weights", "next:"):
+        assert word in call(folder, "demo", *settings)
 
 
 def test_evaluate_gives_the_figures_of_the_report(uninterrupted: tuple[Path, dict[str, Any]]) -> None:
@@ -111,6 +121,9 @@ def test_evaluate_gives_the_figures_of_the_report(uninterrupted: tuple[Path, dic
 def test_the_champion_is_not_replaced_by_its_equal(uninterrupted: tuple[Path, dict[str, Any]]) -> None:
     """A worse or equal candidate is refused with a reason and exit 1, and the alias stays."""
     folder, result = uninterrupted
+    first = result["verdict"]["version"]
+    Registry(open_store(folder / "mlruns")).promote(first, {}, why="somebody must be the first")
+    assert champions(folder) == [first]
     manifest = folder / "runs" / "demo" / "faces" / "manifest.parquet"
     settings = ["--set", "image_size=32", "--set", "frozen_epochs=1", "--epochs", "1", "--seed", "5"]
     made = json.loads(call(folder, "train", str(manifest), "--out", "again", *settings, "--json"))
@@ -118,8 +131,7 @@ def test_the_champion_is_not_replaced_by_its_equal(uninterrupted: tuple[Path, di
     refused = json.loads(call(folder, "models", "promote", str(made["version"]), "--json", check=1))
     assert refused["difference"]["low"] <= 0
     assert "must lie above zero" in refused["reason"]
-    models = json.loads(call(folder, "models", "list", "--json"))
-    assert [m["version"] for m in models if "champion" in m["aliases"]] == [result["verdict"]["version"]]
+    assert champions(folder) == [first]
 
 
 def test_killed_at_three_moments_it_ends_in_the_same_table(
