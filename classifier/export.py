@@ -124,15 +124,27 @@ def quantise(file: Path, out: Path, crops: Crops, rows: Sequence[int] | NDArray[
     return out
 
 
-def onnx_scores(file: Path, batches: Iterable[Tensor]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Logits and P(fake), both [N], of uint8 batches [B, 3, S, S] by ONNX Runtime on the CPU."""
+def onnx_session(file: Path) -> Any:
+    """An `onnxruntime.InferenceSession` on the CPU, with as many threads as torch has.
+
+    Raises:
+        UserError: the extra `export` is not installed, or ONNX Runtime cannot read the file.
+    """
     _required("onnxruntime")
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    try:
+        return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its kinds are no part of its interface
+        raise UserError(f"{file} is no ONNX file that this onnxruntime reads: export the model anew") from error
+
+
+def onnx_scores(file: Path, batches: Iterable[Tensor]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Logits and P(fake), both [N], of uint8 batches [B, 3, S, S] by ONNX Runtime on the CPU."""
+    session = onnx_session(file)
     parts = [session.run([LOGIT, PROBABILITY], {INPUT: batch.contiguous().numpy()}) for batch in batches]
     if not parts:
         return np.zeros(0, np.float32), np.zeros(0, np.float32)

@@ -6,9 +6,11 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import islice
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -46,6 +48,22 @@ def in_threads(
                 results.append(result)
                 bar.update()
             yield results
+
+
+def in_order(
+    pool: ThreadPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item], ahead: int = 8
+) -> Iterator[Result]:
+    """`pool.map` that holds at most `ahead` results, and drops what waits when the consumer stops."""
+    items = iter(items)
+    waiting: deque[Future[Result]] = deque(pool.submit(function, item) for item in islice(items, ahead))
+    try:
+        while waiting:
+            result = waiting.popleft().result()
+            waiting.extend(pool.submit(function, item) for item in islice(items, 1))
+            yield result
+    finally:
+        for future in waiting:
+            future.cancel()
 
 
 @contextmanager

@@ -186,6 +186,14 @@ def detector(
     return DETECTORS[name](max_side=max_side, min_face_pixels=min_face_pixels, device=device, **extra)
 
 
+def overlap(a: Face, b: Face) -> float:
+    """Intersection over union of two boxes, in [0, 1]."""
+    width = min(a.box[2], b.box[2]) - max(a.box[0], b.box[0])
+    height = min(a.box[3], b.box[3]) - max(a.box[1], b.box[1])
+    shared = max(width, 0) * max(height, 0)
+    return shared / (a.width * a.height + b.width * b.height - shared)
+
+
 def crop(frame: Pixels, box: tuple[float, float, float, float], margin: float = 0.3) -> Pixels:
     """The pixels of `crop_square`: [S, S, 3] uint8, a copy, of a frame [H, W, 3] uint8.
 

@@ -9,12 +9,11 @@ from __future__ import annotations
 import io
 import os
 import re
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import imagehash
 from PIL import Image
@@ -22,8 +21,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from core.files import sha256
 from core.names import Name
+from core.progress import in_order
 from core.splits import DEFAULT_SHARES, Shares
-from faces.detection import DETECTORS, Face, FaceDetector, Pixels, crop, detector
+from faces.detection import DETECTORS, Face, FaceDetector, Pixels, crop, detector, overlap
 from faces.journal import Record, Rejection
 from faces.layouts import LAYOUTS
 from faces.media import Frame, MediaFile, UnreadableError, decode_image, read_frames, read_image
@@ -33,8 +33,6 @@ _EVENTS_AT_ONCE = 16
 # Intersection over union of a face in two frames some seconds apart; the heads of speakers move little.
 _SAME_FACE = 0.2
 _GROUPS = ("method", "identity", "identity2", "source")  # of name_pattern
-_In = TypeVar("_In")
-_Out = TypeVar("_Out")
 
 
 class IngestConfig(BaseModel):
@@ -124,7 +122,7 @@ def extract(media: list[MediaFile], out: Path, config: IngestConfig) -> Iterator
         return
     with ThreadPoolExecutor(max_workers=min(16, (os.cpu_count() or 2) + 1)) as pool:
         if config.already_cropped:
-            yield from _in_order(pool, lambda item: _copy_crop(item, out, config), media, ahead=64)
+            yield from in_order(pool, lambda item: _copy_crop(item, out, config), media, ahead=64)
         else:
             finder = detector(
                 config.detector,
@@ -184,7 +182,7 @@ def _detect(
                     _encoding(item, frame, face, number, out, config)
                     for number, face in zip(numbers, kept, strict=True)
                 ]
-            for item, row in _in_order(pool, lambda job: job(), jobs):
+            for item, row in in_order(pool, lambda job: job(), jobs):
                 records[item.name].rows.append(row)
             for item, event in batch:
                 if isinstance(event, UnreadableError):
@@ -209,7 +207,7 @@ def _decoded(media: list[MediaFile], config: IngestConfig, pool: ThreadPoolExecu
         except UnreadableError as error:
             return item, error
 
-    for item, event in _in_order(pool, picture, (item for item in media if item.kind == "image")):
+    for item, event in in_order(pool, picture, (item for item in media if item.kind == "image")):
         yield item, event
         yield item, None
     for item in media:
@@ -234,7 +232,7 @@ def _choose(faces: list[Face], config: IngestConfig, before: Face | None = None)
     large = _large(sure, config)
     if isinstance(large, str) or config.faces == "all":
         return large
-    near = [face for face in large if before is not None and _overlap(face, before) >= _SAME_FACE]
+    near = [face for face in large if before is not None and overlap(face, before) >= _SAME_FACE]
     rivals = [face for face in near if face.width * face.height * 2 >= large[0].width * large[0].height]
     return (rivals or large)[:1]
 
@@ -248,14 +246,6 @@ def _boxes(item: MediaFile) -> list[Face] | None:
     """The faces that the dataset's authors mark, one an entry; None where they mark none."""
     boxes = [entry.box for entry in item.entries if entry.box is not None]
     return [Face(box, 1.0) for box in boxes] or None
-
-
-def _overlap(a: Face, b: Face) -> float:
-    """Intersection over union of two boxes, in [0, 1]."""
-    width = min(a.box[2], b.box[2]) - max(a.box[0], b.box[0])
-    height = min(a.box[3], b.box[3]) - max(a.box[1], b.box[1])
-    shared = max(width, 0) * max(height, 0)
-    return shared / (a.width * a.height + b.width * b.height - shared)
 
 
 def _encoding(
@@ -292,22 +282,6 @@ def _crop_fields(frame: Frame, path: PurePosixPath, data: bytes, pixels: Pixels)
 def _write(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
-
-
-def _in_order(
-    pool: ThreadPoolExecutor, function: Callable[[_In], _Out], items: Iterable[_In], ahead: int = 8
-) -> Iterator[_Out]:
-    """`pool.map` that holds at most `ahead` results, and drops what waits when the consumer stops."""
-    items = iter(items)
-    waiting: deque[Future[_Out]] = deque(pool.submit(function, item) for item in islice(items, ahead))
-    try:
-        while waiting:
-            result = waiting.popleft().result()
-            waiting.extend(pool.submit(function, item) for item in islice(items, 1))
-            yield result
-    finally:
-        for future in waiting:
-            future.cancel()
 
 
 def _batched(events: Iterator[_Event], size: int) -> Iterator[list[_Event]]:

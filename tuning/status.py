@@ -20,6 +20,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from core.errors import one_line
 from tuning.config import StudyConfig
 from tuning.queue import ENDED, ERROR, concluded, finished, slot_of
 from tuning.results import feasible, ranked
@@ -136,7 +137,8 @@ def _view(now: StudyStatus, limit: int) -> Group:
         table.add_column(column, overflow="fold")
     for row in rows:
         cells = [row.get(column) for column in columns]
-        table.add_row(*("" if c is None else f"{c:.4g}" if isinstance(c, float) else str(c) for c in cells))
+        texts = ("" if c is None else f"{c:.4g}" if isinstance(c, float) else one_line(str(c), 300) for c in cells)
+        table.add_row(*map(Text, texts))  # what a trial says is no markup
     return Group(counts, table)
 
 

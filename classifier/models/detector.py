@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
@@ -28,7 +29,7 @@ WEIGHTS, CONFIG = "weights.safetensors", "config.json"
 FORMAT = 1
 
 
-class CalibratedModel(nn.Module):
+class CalibratedModel(nn.Module, ABC):
     """What detectors and ensembles share: uint8 faces [B, 3, S, S] in, the logit of "fake" out, calibrated on val.
 
     Attributes:
@@ -48,16 +49,17 @@ class CalibratedModel(nn.Module):
         self.manifest_digest = manifest_digest
 
     @property
+    @abstractmethod
     def digest(self) -> str:
         """16 hex digits of what decides the scores."""
-        raise NotImplementedError
 
+    @abstractmethod
     def describe(self) -> dict[str, object]:
         """What `config.json` holds: plain values from which the model is rebuilt around its weights."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _tensors(self) -> Mapping[str, Tensor]:
-        raise NotImplementedError
+        """What `weights.safetensors` holds."""
 
     def probability(self, images: Tensor) -> Tensor:
         """uint8 [B, 3, S, S] -> [B] calibrated P(fake)."""

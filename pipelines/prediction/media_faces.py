@@ -6,9 +6,8 @@ Files run side by side: threads decode ahead, while frames of any files go throu
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -18,7 +17,8 @@ import numpy as np
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
-from faces.detection import Face, FaceDetector, Pixels, crop, detector
+from core.progress import in_order
+from faces.detection import Face, FaceDetector, Pixels, crop, detector, overlap
 from faces.media import Frame, UnreadableError, media_kind, read_frames, read_image
 
 Kind = Literal["image", "video"]
@@ -110,26 +110,16 @@ def _events(files: Sequence[Path], config: PredictConfig, pool: ThreadPoolExecut
         except UnreadableError as error:
             return of, error
 
-    coming: deque[Future[_Event]] = deque()
-    rest = iter(files)
-    try:
-        while True:
-            coming.extend(pool.submit(opened, path) for path in islice(rest, 8 - len(coming)))
-            if not coming:
-                return
-            of, event = coming.popleft().result()
-            if event is not None:
-                yield of, event
-            else:
-                try:
-                    for frame in read_frames(of.path, config.every_seconds, config.max_frames):
-                        yield of, frame
-                except UnreadableError as error:
-                    yield of, error
-            yield of, None
-    finally:
-        for future in coming:
-            future.cancel()
+    for of, event in in_order(pool, opened, files):
+        if event is not None:
+            yield of, event
+        else:
+            try:
+                for frame in read_frames(of.path, config.every_seconds, config.max_frames):
+                    yield of, frame
+            except UnreadableError as error:
+                yield of, error
+        yield of, None
 
 
 def _see(batch: Sequence[_Event], finder: FaceDetector | None, image_size: int, config: PredictConfig) -> None:
@@ -174,14 +164,6 @@ def _tracked(faces: Sequence[Face], of: MediaFaces) -> list[tuple[int, Face]]:
             tracked.append((of.tracks, face))
             of.tracks += 1
     return tracked
-
-
-def overlap(a: Face, b: Face) -> float:
-    """Intersection over union of two boxes, in [0, 1]."""
-    width = min(a.box[2], b.box[2]) - max(a.box[0], b.box[0])
-    height = min(a.box[3], b.box[3]) - max(a.box[1], b.box[1])
-    shared = max(width, 0) * max(height, 0)
-    return shared / (a.width * a.height + b.width * b.height - shared)
 
 
 def resized(face: Pixels, image_size: int) -> Pixels:

@@ -6,14 +6,14 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from classifier.calibration import Band, probabilities
-from classifier.export import FLOAT, INT8, LOGIT, export_onnx
+from classifier.export import FLOAT, INPUT, INT8, LOGIT, export_onnx, onnx_session
 from classifier.models.detector import CONFIG
 from classifier.models.ensemble import FaceModel, load_detector
 from classifier.venn_abers import ValScores, VennAbers
@@ -114,24 +114,11 @@ def _onnx_logits(folder: Path, network: FaceModel, runtime: Runtime) -> Logits:
             f"{folder} holds no {INT8}, which takes faces to calibrate on: "
             "run `counterforge models export VERSION --int8 --out FOLDER` and give --model FOLDER"
         )
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise UserError("onnxruntime is not installed: pip install 'counterforge[export]'") from error
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3
     with tempfile.TemporaryDirectory() as scratch:
-        if not file.is_file():
-            file = export_onnx(network, Path(scratch) / FLOAT)
-        try:
-            session: Any = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime has a dozen kinds of its own, none of them in its interface
-            raise UserError(f"{file} is no ONNX file that this onnxruntime reads: export the model anew") from error
-    name = session.get_inputs()[0].name
+        session = onnx_session(file if file.is_file() else export_onnx(network, Path(scratch) / FLOAT))
 
     def logits(faces: Pixels) -> NDArray[np.float32]:
         batch = np.ascontiguousarray(faces.transpose(0, 3, 1, 2))
-        return np.asarray(session.run([LOGIT], {name: batch})[0], dtype=np.float32)
+        return np.asarray(session.run([LOGIT], {INPUT: batch})[0], dtype=np.float32)
 
     return logits
