@@ -166,14 +166,14 @@ def _add_verdicts(app: FastAPI, service: Service) -> None:
             sha256,
             size,
             scratch,
-            held=LEASE * service.config.deadline_seconds * at_once,
+            held=LEASE * at_once,
         )
         if not at_once:
             return JSONResponse(job_json(job), 202, {"Location": f"/v1/verdicts/{job.id}"})
         try:
             told = await service.judge(job)
         except RefusedError as error:
-            service.jobs.finish(job.id, problem(error.status, error.detail))
+            await service.write_down(job, problem(error.status, error.detail))
             raise
         return JSONResponse(told)
 
@@ -220,9 +220,12 @@ def _add_verdicts(app: FastAPI, service: Service) -> None:
         path, result = _upload(service, job), job.result or {}
         if job.status != "done" or not result.get("faces"):
             raise HTTPException(404, "this verdict has no face to explain")
+        model = service.model()
+        if model.digest != result["model"]["digest"]:
+            raise HTTPException(409, f"{result['model']['name']} judged it, which answers no more: send the file again")
         faces = faces_at(result, t)
         pixels = await service.workers.frame(path, faces[0].frame, service.config.predict)
-        picture = await service.batcher.in_thread(heatmap, pixels, faces, service.model(), service.config.predict)
+        picture = await service.batcher.in_thread(heatmap, pixels, faces, model, service.config.predict)
         return Response(picture, media_type="image/png", headers={"Cache-Control": "private, no-store"})
 
     @app.get("/v1/verdicts/{id}/events")
@@ -256,7 +259,7 @@ def _add_verdicts(app: FastAPI, service: Service) -> None:
 
     most = service.config.max_batch_files
 
-    @app.post("/v1/batches", status_code=202, max_body_size=min(most, 50) * int(service.config.max_upload_mb * 1e6))
+    @app.post("/v1/batches", status_code=202, max_body_size=int(service.config.max_batch_mb * 1e6))
     async def post_batch(request: Request, files: Annotated[list[UploadFile], File()]) -> dict[str, Any]:
         """Queue many files; one that is not taken spoils none of the others."""
         service.model()
@@ -376,5 +379,5 @@ def _card(service: Service) -> str:
         store = open_store(service.config.mlruns)
         version = find_model(store, service.champion.model_id).version
         return version_card(store, version) if version else ""
-    except Exception:  # the registry is away: the model itself goes on answering
-        return ""
+    except UserError as error:  # the registry is away: the model itself goes on answering
+        return f"The card cannot be read: {error}"

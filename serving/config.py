@@ -26,6 +26,7 @@ class ServingConfig(BaseModel):
         default=None, description="address of a PostgreSQL database that replicas share; SQLite in the folder without"
     )
     max_upload_mb: float = Field(default=200, gt=0, description="of one file")
+    max_batch_mb: float = Field(default=1000, gt=0, description="of all files of a batch together")
     max_batch_files: int = Field(default=1000, ge=1, le=1000)
     max_pixels: int = Field(default=50_000_000, ge=1, description="of a picture or a frame")
     max_seconds: float = Field(default=600, gt=0, description="of a video")

@@ -170,27 +170,28 @@ class Jobs:
         now = _now()
         lost = sql.and_(VERDICTS.c.status == "running", VERDICTS.c.held_until < now)
         free = sql.or_(VERDICTS.c.status == "queued", lost)
+        oldest = sql.select(VERDICTS.c.id).where(free).order_by(VERDICTS.c.created).limit(1)
+        taken = (
+            sql.update(VERDICTS)
+            .where(VERDICTS.c.id == oldest.with_for_update(skip_locked=True).scalar_subquery(), free)
+            .values(status="running", holder=self.holder, held_until=now + seconds, attempts=VERDICTS.c.attempts + 1)
+            .returning(*VERDICTS.c)
+        )
         with self._begin() as connection:
-            query = sql.select(VERDICTS).where(free).order_by(VERDICTS.c.created).limit(1)
-            row = connection.execute(query.with_for_update(skip_locked=True)).mappings().first()
-            if row is None:
-                return None
-            if row["attempts"] >= _MOST_ATTEMPTS:
-                problem = {
-                    "title": "Processing failed",
-                    "status": 500,
-                    "detail": "it was begun three times, never ended",
-                }
-                values = {"status": "failed", "finished": now, "result": json.dumps(problem)}
-                connection.execute(sql.update(VERDICTS).where(VERDICTS.c.id == row["id"]).values(values))
-                return None
-            values = {"status": "running", "holder": self.holder, "held_until": now + seconds}
-            taken = connection.execute(
-                sql.update(VERDICTS)
-                .where(VERDICTS.c.id == row["id"], free)
-                .values(values | {"attempts": VERDICTS.c.attempts + 1})
-            )
-            return Job.of(dict(row) | values) if taken.rowcount else None
+            row = connection.execute(taken).mappings().first()
+        if row is None:
+            return None
+        if row["attempts"] > _MOST_ATTEMPTS:
+            detail = f"it was begun {_MOST_ATTEMPTS} times and never ended"
+            told = {"type": "about:blank", "title": "Processing failed", "status": 500, "detail": detail}
+            self.finish(row["id"], told)
+            return None
+        return Job.of(row)
+
+    def renew(self, seconds: float) -> None:
+        """Hold all that this process holds for so many seconds from now on."""
+        own = sql.and_(VERDICTS.c.holder == self.holder, VERDICTS.c.status == "running")
+        self._do(sql.update(VERDICTS).where(own).values(held_until=_now() + seconds))
 
     def finish(self, id: str, result: Mapping[str, Any], *, verdict: str | None = None) -> bool:
         """Write the answer, or without a verdict the problem; False where somebody else holds the job by now."""

@@ -26,7 +26,7 @@ from serving.predictor import Answer, Batcher, Predictor
 from serving.workers import Limits, RefusedError, Workers
 
 _CHUNK = 1 << 20
-LEASE = 2.0  # a job is held for so many times its deadline
+LEASE, BEAT = 15.0, 5.0  # seconds that a job is held, and between two renewals: what a death costs it
 _log = logging.getLogger(__name__)
 
 
@@ -59,7 +59,7 @@ class Service:
             await run_in_threadpool(follower.start)
         self.batcher.start()
         loops = [self._work() for _ in range(self.config.workers)]
-        self._tasks = [asyncio.create_task(each) for each in (*loops, self._tidy())]
+        self._tasks = [asyncio.create_task(each) for each in (*loops, self._beat(), self._tidy())]
 
     async def stop(self) -> None:
         """Jobs under way go on after the next start."""
@@ -111,8 +111,12 @@ class Service:
         self.metrics.judged(answer)
         if self.shadow is not None and self.shadow.current is not None:
             self._shadow(path, answer, self.shadow.current)
-        self.jobs.finish(job.id, told, verdict=told["verdict"])
+        await self.write_down(job, told, told["verdict"])
         return told
+
+    async def write_down(self, job: Job, told: dict[str, Any], verdict: str | None = None) -> None:
+        """The answer of a job, or without a verdict the problem."""
+        await run_in_threadpool(lambda: self.jobs.finish(job.id, told, verdict=verdict))
 
     def _shadow(self, path: Path, answer: Answer, model: ServedModel) -> None:
         async def score() -> None:
@@ -129,29 +133,38 @@ class Service:
         try:
             await self.judge(job)
         except RefusedError as error:
-            self.jobs.finish(job.id, problem(error.status, error.detail))
+            await self.write_down(job, problem(error.status, error.detail))
         except HTTPException:  # no model yet
             self.jobs.release(job.id)
             await asyncio.sleep(1)
         except asyncio.CancelledError:
             self.jobs.release(job.id)
             raise
+        except UserError:  # the database is away: who claims the job later judges it again
+            raise
         except Exception:
             _log.exception("job %s failed", job.id)
-            self.jobs.finish(job.id, problem(500, "the file could not be judged: the log says why"))
+            await self.write_down(job, problem(500, "the file could not be judged: the log says why"))
 
     async def _work(self) -> None:
         while True:
             job = None
             try:
                 if self.champion.current is not None:
-                    job = await run_in_threadpool(self.jobs.claim, LEASE * self.config.deadline_seconds)
+                    job = await run_in_threadpool(self.jobs.claim, LEASE)
+                if job is not None:
+                    await self.finish(job)
             except UserError as error:
                 _log.warning("%s", error)
+                await asyncio.sleep(1)
             if job is None:
                 await asyncio.sleep(0.2)
-            else:
-                await self.finish(job)
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(BEAT)
+            with suppress(UserError):
+                await run_in_threadpool(self.jobs.renew, LEASE)
 
     async def _tidy(self) -> None:
         while True:

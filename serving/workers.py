@@ -16,10 +16,9 @@ from typing import Any, TypeVar
 
 import av
 from pebble import ProcessExpired, ProcessPool
-from PIL import Image
 
 from faces.detection import FaceDetector, Pixels
-from faces.media import UnreadableError, media_kind, open_video, read_frames, read_image
+from faces.media import UnreadableError, media_kind, open_video, opened, read_frames, read_image
 from pipelines.prediction.media_faces import Kind, MediaFaces, PredictConfig, face_finder, find_faces
 
 _TASKS_A_WORKER = 500  # then a fresh one: whatever a library leaks goes with it
@@ -102,8 +101,10 @@ def inspect(path: Path, limits: Limits) -> Kind:
 
 def _picture(path: Path) -> tuple[int, int]:
     try:
-        with Image.open(path) as image:
+        with opened(path.read_bytes()) as image:
             return image.size
+    except UnreadableError:
+        raise
     except Exception as error:  # Pillow's plugins raise a dozen kinds over damaged files
         raise UnreadableError("no picture that can be read") from error
 
