@@ -22,6 +22,7 @@ from scipy.stats import binomtest
 
 from classifier.evaluation import Evaluation, columns, per_source
 from classifier.robustness import CLEAN, LABELS, Ladder
+from core.figures import PlainFigure
 from metrics.binary import ECE_BINS, Ranking, ece, equal_mass_bins, validated
 from metrics.intervals import Interval, curve_band
 
@@ -289,7 +290,7 @@ def robustness_figure(ladder: Ladder) -> Figure:
 
 
 def _figure(width: float, height: float) -> Figure:
-    return Figure(figsize=(width, height), dpi=100, layout="constrained")
+    return PlainFigure(figsize=(width, height), dpi=100, layout="constrained")
 
 
 def _square() -> tuple[Figure, Axes]:

@@ -24,7 +24,7 @@ from faces.layouts import Tree
 from faces.orl import embedded
 from faces.sheets import contact_sheet
 from pipelines.configuration import RunConfig
-from pipelines.training import train_and_log_generator
+from pipelines.generator import train_and_log_generator
 from tracking.store import Store
 from tuning.trial import TrialContext
 

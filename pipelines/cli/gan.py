@@ -44,7 +44,7 @@ def train(
     from gan.config import GanConfig
     from gan.distributed import is_first, launch
     from gan.training import train as train_with_others
-    from pipelines.training import train_and_log_generator
+    from pipelines.generator import train_and_log_generator
 
     named = {"preset": preset, "image_size": image_size, "minutes": minutes, "kimg": kimg, "seed": seed}
     resolved = opt.configuration(GanConfig, config, settings, named | {"start_from": start_from})
@@ -137,7 +137,7 @@ def score(
 ) -> None:
     """Evaluate a generator: distances to the reals with their floor, diversity, memorisation, detectable faces."""
     from core.manifest import Manifest
-    from pipelines.training import score_and_log_generator
+    from pipelines.generator import score_and_log_generator
 
     options = {"samples": samples, "psi": psi, "inception": inception, "alexnet": alexnet, "seed": seed or 0}
     faces = Manifest.read(manifest)

@@ -12,6 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from classifier.figures import COLOURS
+from core.figures import PlainFigure
 from core.files import atomic, write_text
 from core.manifest import Manifest
 from faces.audit.audit import Audit, AuditConfig, DatasetAudit, audit
@@ -57,7 +58,7 @@ def faultless_note(of: DatasetAudit) -> str:
 def audit_figure(found: Audit) -> Figure:
     """What a probe reaches with each family of cues, one panel a dataset; what is flagged is coloured."""
     shown = [one for one in found.datasets.values() if one.whole is not None]
-    figure = Figure(figsize=(4.2 * max(len(shown), 1), 3.8), dpi=100, layout="constrained")
+    figure = PlainFigure(figsize=(4.2 * max(len(shown), 1), 3.8), dpi=100, layout="constrained")
     if not shown:
         axes = figure.add_subplot()
         axes.set_axis_off()

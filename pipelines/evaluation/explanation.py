@@ -18,6 +18,7 @@ from classifier.explanation import METHODS, Map, Method, explain, localisation
 from classifier.models.ensemble import FaceModel, load_detector
 from classifier.scoring import score
 from core.errors import UserError
+from core.figures import PlainFigure
 from core.manifest import Manifest
 from faces.loading import load_crops
 from pipelines.evaluation.sealed import open_test_rows
@@ -188,7 +189,7 @@ def _draw(
 ) -> Figure:
     """One row a face: the face, then each method's map over it; the mask's outline where it is known."""
     columns = 1 + len(maps)
-    figure = Figure(figsize=(columns * _TILE_INCHES + 1.4, len(images) * _TILE_INCHES + 0.4), layout="constrained")
+    figure = PlainFigure(figsize=(columns * _TILE_INCHES + 1.4, len(images) * _TILE_INCHES + 0.4), layout="constrained")
     panels = figure.subplots(len(images), columns, squeeze=False)
     for panel, name in zip(panels[0], ("face", *maps), strict=True):
         panel.set_title(name, fontsize=9)

@@ -14,6 +14,7 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from classifier.explanation import explain
+from core.figures import PlainFigure
 from core.files import atomic, digest
 from faces.detection import Pixels, crop_square
 from faces.media import UnreadableError, read_frames, read_image
@@ -71,7 +72,7 @@ def _square(pixels: Pixels, face: FoundFace, config: PredictConfig) -> tuple[int
 def _picture(said: FilePrediction, model: ServedModel, config: PredictConfig) -> Figure:
     pixels = read_image(Path(said.path)).pixels
     height, width = pixels.shape[:2]
-    figure = Figure(figsize=(11, 5.5 * min(max(height / width, 0.5), 1.6) + 0.8), layout="constrained")
+    figure = PlainFigure(figsize=(11, 5.5 * min(max(height / width, 0.5), 1.6) + 0.8), layout="constrained")
     left, right = figure.subplots(1, 2)
     _boxed(left, pixels, said.faces)
     heat = saliency(pixels, said.faces, model, config)
@@ -80,7 +81,7 @@ def _picture(said: FilePrediction, model: ServedModel, config: PredictConfig) ->
     right.set_title("saliency map for the fake logit (Grad-CAM)", fontsize=9)
     for panel in (left, right):
         panel.set_axis_off()
-    figure.suptitle(_headline(said), fontsize=11, parse_math=False)
+    figure.suptitle(_headline(said), fontsize=11)
     return figure
 
 
@@ -94,7 +95,7 @@ def _video(said: FilePrediction, model: ServedModel, config: PredictConfig) -> F
                 found.append((by_frame[frame.index], frame.pixels))
     except UnreadableError:  # the part that could be read was judged, and is shown
         pass
-    figure = Figure(figsize=(11, 5), layout="constrained")
+    figure = PlainFigure(figsize=(11, 5), layout="constrained")
     upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=(1, 1.1))[:, 0]
     panels = upper.subplots(1, max(len(found), 1), squeeze=False)[0]
     for panel, (face, pixels) in zip(panels, found, strict=False):
@@ -105,7 +106,7 @@ def _video(said: FilePrediction, model: ServedModel, config: PredictConfig) -> F
     for panel in panels:
         panel.set_axis_off()
     timeline(lower.subplots(), said, model)
-    figure.suptitle(_headline(said), fontsize=11, parse_math=False)
+    figure.suptitle(_headline(said), fontsize=11)
     return figure
 
 

@@ -49,6 +49,17 @@ def test_what_is_not_a_number_is_null_in_json() -> None:
     )
 
 
+def test_numbers_of_numpy_are_numbers() -> None:
+    values = {
+        "a": np.float32("nan"),
+        "b": np.int64(3),
+        "c": np.bool_(True),
+        "d": np.array([1.5, np.inf]),
+        "e": np.float32(0.5),
+    }
+    assert json.loads(strict_json(values)) == {"a": None, "b": 3, "c": True, "d": [1.5, None], "e": 0.5}
+
+
 def test_null_is_read_as_nan() -> None:
     read = with_nan(json.loads(strict_json({"a": [float("nan"), 1.5], "b": Path("c")})))
     assert np.isnan(read["a"][0])

@@ -26,3 +26,13 @@ def test_ctrl_c_ends_the_looking_and_keeps_the_last_view(monkeypatch: pytest.Mon
     show(look, live=True, console=Console(file=written))
     assert len(looks) == 3
     assert "1 of 4 done" in written.getvalue()
+
+
+def test_what_a_trial_says_is_text_and_no_markup() -> None:
+    trial = {"trial": 0, "state": "FAIL", "error": "[red]no face[/nothing] \x1b[31m" + "x" * 1000}
+    now = StudyStatus("faces-1a2b3c4d", 4, 0, 0, 0, 1, 3, 0, "mean_auc", None, None, None, [trial])
+    written = io.StringIO()
+    show(lambda: now, live=False, console=Console(file=written, width=400))
+    assert "[red]no face[/nothing]" in written.getvalue()
+    assert "\x1b" not in written.getvalue()
+    assert written.getvalue().count("x") < 400
