@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +32,6 @@ class Follower:
         self.problem = ""
         self.swaps = 0
         self.model_id: str | None = None
-        self.changed: Callable[[ServedModel], None] = lambda _model: None
         self._store: Store | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, name=f"follow {reference}", daemon=True)
@@ -78,7 +76,6 @@ class Follower:
         self.swaps += self.current is not None
         self.current, self.model_id = model, model_id
         _log.info("%s answers from now on", model.name)
-        self.changed(model)
 
     def _tell(self, problem: str) -> None:
         if problem != self.problem:

@@ -221,13 +221,14 @@ class Jobs:
         with self._begin() as connection:
             return int(connection.execute(query).scalar_one())
 
-    def is_over(self, id: str, minutes: float) -> bool:
-        """Whether the upload of that id may go: it has no job, or one that ended so long ago; feedback may keep it."""
-        kept = sql.exists().where(FEEDBACK.c.verdict == id, FEEDBACK.c.consent_to_train)
-        young = sql.or_(VERDICTS.c.finished.is_(None), VERDICTS.c.finished >= _now() - 60 * minutes)
-        wanted = sql.exists().where(VERDICTS.c.id == id, young)
+    def is_over(self, id: str, minutes: float) -> bool | None:
+        """Whether a job ended so long ago, and no feedback keeps its upload; None where there is no such job."""
+        kept = sql.exists().where(FEEDBACK.c.verdict == VERDICTS.c.id, FEEDBACK.c.consent_to_train)
+        ended = VERDICTS.c.finished < _now() - 60 * minutes
+        over = sql.select(sql.and_(sql.func.coalesce(ended, False), ~kept)).where(VERDICTS.c.id == id)
         with self._begin() as connection:
-            return not connection.execute(sql.select(sql.or_(kept, wanted))).scalar_one()
+            found = connection.execute(over).scalar_one_or_none()
+        return None if found is None else bool(found)
 
     def say(self, id: str, owner: str, truth: str, note: str, consent: bool) -> None:
         """Feedback on a verdict; said again, it takes the place of what was said before."""

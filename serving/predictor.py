@@ -39,7 +39,6 @@ class Batcher:
         self._waiting = asyncio.Queue()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="score")
         self._task: asyncio.Task[None] | None = None
-        self.passes = self.faces = 0
 
     def start(self) -> None:
         """In the running event loop."""
@@ -88,8 +87,6 @@ class Batcher:
                 if not future.done():
                     future.set_exception(error)
             return
-        self.passes += len(parts)
-        self.faces += len(faces)
         for faces, future in own:
             if not future.done():  # the client may have gone
                 future.set_result(logits[: len(faces)])

@@ -27,6 +27,7 @@ from serving.workers import Limits, RefusedError, Workers
 
 _CHUNK = 1 << 20
 LEASE, BEAT = 15.0, 5.0  # seconds that a job is held, and between two renewals: what a death costs it
+_FORGOTTEN = 600.0  # seconds since an upload without a job was written to last
 _log = logging.getLogger(__name__)
 
 
@@ -175,8 +176,10 @@ class Service:
     def delete_old_uploads(self) -> None:
         """Uploads whose verdict is older than `keep_minutes`, and those that a death left without a job."""
         for file in self.uploads.iterdir():
-            old = time.time() - file.stat().st_mtime > 60 * self.config.keep_minutes
-            if old and self.jobs.is_over(file.name, self.config.keep_minutes):
+            over = self.jobs.is_over(file.name, self.config.keep_minutes)
+            if over is None:  # being received, which changes it all the time, or forgotten
+                over = time.time() - file.stat().st_mtime > _FORGOTTEN
+            if over:
                 file.unlink(missing_ok=True)
 
 
@@ -196,6 +199,7 @@ class Metrics:
         gauges = {
             "active": ("Requests under way", lambda: service.active),
             "swaps": ("Changes of the champion", lambda: service.champion.swaps),
+            "jobs_waiting": ("Jobs queued or running", service.jobs.waiting),
             "lost_workers": ("Workers that died or were stopped", lambda: service.workers.lost),
         }
         for of, (text, value) in gauges.items():

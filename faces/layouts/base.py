@@ -212,15 +212,9 @@ class Tree:
 class Listing:
     """Every file of a tree accounted for."""
 
-    layout: str
     entries: tuple[Entry, ...]
     rejected: tuple[tuple[str, str], ...]  # (path, reason)
     ignored: Counter[str]  # kind -> files
-
-    @property
-    def has_official_split(self) -> bool:
-        """Whether the authors' split is there."""
-        return any(entry.split for entry in self.entries)
 
 
 def media(layout: Layout, tree: Tree, options: Options | None = None) -> Listing:
@@ -248,7 +242,7 @@ def media(layout: Layout, tree: Tree, options: Options | None = None) -> Listing
     doubled = {entry.path for entry in entries if entry.frame is not None and entry.source in whole}
     rejected += [(path, "a frame of a video that is taken itself") for path in sorted(doubled)]
     entries = [entry for entry in entries if entry.path not in doubled]
-    return Listing(layout.name, tuple(entries), tuple(rejected), ignored)
+    return Listing(tuple(entries), tuple(rejected), ignored)
 
 
 def label_of(word: str) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -210,10 +211,13 @@ def test_uploads_go_in_time_unless_feedback_keeps_them(serve: Serve, media: Path
     service = client.app.state.service  # type: ignore[attr-defined]
     gone, kept = (send(client, media / name).json()["id"] for name in ("one.png", "meadow.png"))
     client.post(f"/v1/verdicts/{kept}/feedback", json={"truth": "real", "consent_to_train": True})
-    (service.uploads / ("0" * 32)).write_bytes(b"left by a death")
+    left, coming = (service.uploads / (sign * 32) for sign in "01")
+    left.write_bytes(b"left by a death")
+    os.utime(left, (0, 0))
+    coming.write_bytes(b"the first part")
     time.sleep(0.05)
     service.delete_old_uploads()
-    assert [file.name for file in service.uploads.iterdir()] == [kept]
+    assert {file.name for file in service.uploads.iterdir()} == {kept, coming.name}
     assert client.get(f"/v1/verdicts/{gone}/media").status_code == 410
     assert client.get(f"/v1/verdicts/{gone}").json()["status"] == "done"
 
@@ -234,6 +238,7 @@ def test_about(client: TestClient, media: Path) -> None:
     assert 0 < told["threshold"] < 1
     figures = client.get("/metrics").text
     assert "counterforge_verdicts_total" in figures
+    assert "counterforge_jobs_waiting 0.0" in figures
     assert 'route="/v1/verdicts"' in figures
     assert client.get("/openapi.json").json()["info"]["title"] == "Counterforge"
     assert client.get("/readyz").json()["registry"] == "ok"

@@ -106,3 +106,15 @@ def test_a_database_that_is_away_is_told_without_its_password(tmp_path: Path) ->
     with pytest.raises(UserError, match="database of jobs") as told:
         Jobs(tmp_path, "postgresql://user:secret@127.0.0.1:9/none")
     assert "secret" not in str(told.value)
+
+
+def test_when_an_upload_may_go(opened: Callable[[], Jobs]) -> None:
+    jobs = opened()
+    young, done, kept = (add(jobs) for _ in range(3))
+    for _ in range(3):
+        assert jobs.claim(60) is not None
+    for id in (done, kept):
+        assert jobs.finish(id, {}, verdict="real")
+    jobs.say(kept, "local", "real", "", consent=True)
+    assert [jobs.is_over(id, 0) for id in (young, done, kept, "0" * 32)] == [False, True, False, None]
+    assert jobs.is_over(done, 5) is False
